@@ -1,0 +1,46 @@
+//! What the kernel programs count, per CPU. Every fault has a counter; `enforcer status` shows them all.
+
+use crate::wire_enum;
+
+wire_enum! {
+    /// An index into `COUNTERS`.
+    pub enum Counter: u32 = "counter" {
+        /// Operations of sessions that were allowed.
+        Allowed = 0 => "allowed",
+        /// Operations of sessions that were refused.
+        Refused = 1 => "refused",
+        /// Operations that enforce mode would have refused, let through in audit mode.
+        Audited = 2 => "audited",
+        /// Processes tagged, by fork or enrolment.
+        TagsMade = 3 => "tags_made",
+        /// Tags removed at the exit of a process.
+        TagsRemoved = 4 => "tags_removed",
+        /// Children whose tag could not be stored: denied everything by their cgroup.
+        FaultTagStore = 5 => "fault_tag_store",
+        /// Tags that belonged to an earlier process with the same tgid.
+        FaultTagStale = 6 => "fault_tag_stale",
+        /// Records that did not fit the ring buffer.
+        FaultRecordLost = 7 => "fault_record_lost",
+        /// A session table had no entry for a tag's slot: denied.
+        FaultNoSession = 8 => "fault_no_session",
+        /// A kernel structure could not be read: denied, or the record is incomplete.
+        FaultKernelRead = 9 => "fault_kernel_read",
+    }
+}
+
+impl Counter {
+    /// The number of counters.
+    pub const COUNT: u32 = Self::ALL.len() as u32;
+
+    /// Whether anything but zero means that something went wrong.
+    pub const fn is_fault(self) -> bool {
+        matches!(
+            self,
+            Self::FaultTagStore
+                | Self::FaultTagStale
+                | Self::FaultRecordLost
+                | Self::FaultNoSession
+                | Self::FaultKernelRead
+        )
+    }
+}

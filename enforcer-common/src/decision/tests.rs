@@ -1,0 +1,198 @@
+extern crate std;
+
+use super::*;
+use crate::net::{Family, Protocol};
+use crate::rules::{DestKey, PortKey, PortRule};
+use proptest::prelude::*;
+use std::vec::Vec;
+
+const SESSION: SessionRef = SessionRef { slot: 3, generation: 9 };
+const ENVELOPE: u32 = 77;
+
+/// One rule per (address, port), found by equality: the obvious table.
+#[derive(Default)]
+struct Table(Vec<(Address, u16, Verdict)>);
+
+impl RuleTable for Table {
+    fn port_set(&self, key: &DestKey, family: Family) -> Option<u32> {
+        assert_eq!(key.envelope, ENVELOPE);
+        let found = self.0.iter().position(|(a, ..)| a.octets() == key.address && a.family() == family)?;
+        Some(found as u32)
+    }
+
+    fn port_rule(&self, key: &PortKey) -> Option<PortRule> {
+        let (_, port, verdict) = self.0[key.port_set as usize];
+        (port.to_be_bytes() == key.port_be).then_some(PortRule {
+            rule: key.port_set,
+            verdict: verdict.raw(),
+            pad: [0; 3],
+        })
+    }
+}
+
+fn control(state: SessionState, mode: Mode) -> Control {
+    Control { state, mode, envelope: ENVELOPE, generation: SESSION.generation }
+}
+
+fn standing(state: SessionState, mode: Mode) -> Standing {
+    Standing {
+        claim: Claim::Tagged(SESSION),
+        control: control(state, mode).pack(),
+        expires_ns: 1_000,
+        now_ns: 999,
+    }
+}
+
+fn to(address: &str, port: u16) -> Option<Destination> {
+    let address: core::net::IpAddr = address.parse().unwrap();
+    Some(Destination { protocol: Protocol::Tcp, address: address.into(), port })
+}
+
+fn check(standing: &Standing, destination: Option<Destination>, table: &Table, expect: (Verdict, Reason)) {
+    let decision = decide(standing, destination, table);
+    assert_eq!((decision.verdict, decision.reason), expect);
+}
+
+#[test]
+fn rules_decide_for_an_active_session() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    let table = Table(std::vec![
+        (Address::v4([10, 0, 0, 1]), 443, Verdict::Allow),
+        (Address::v4([10, 0, 0, 2]), 443, Verdict::Deny),
+    ]);
+    check(&active, to("10.0.0.1", 443), &table, (Verdict::Allow, Reason::AllowRule));
+    check(&active, to("::ffff:10.0.0.1", 443), &table, (Verdict::Allow, Reason::AllowRule));
+    check(&active, to("10.0.0.2", 443), &table, (Verdict::Deny, Reason::DenyRule));
+    check(&active, to("10.0.0.1", 80), &table, (Verdict::Deny, Reason::NoRule));
+    check(&active, to("2001:db8::1", 443), &table, (Verdict::Deny, Reason::NoRule));
+    check(&active, None, &table, (Verdict::Deny, Reason::Unclassifiable));
+}
+
+#[test]
+fn an_entry_with_a_broken_verdict_denies() {
+    struct Broken;
+    impl RuleTable for Broken {
+        fn port_set(&self, _: &DestKey, _: Family) -> Option<u32> {
+            Some(0)
+        }
+        fn port_rule(&self, _: &PortKey) -> Option<PortRule> {
+            Some(PortRule { rule: 0, verdict: 0, pad: [0; 3] })
+        }
+    }
+    let active = standing(SessionState::Active, Mode::Enforce);
+    assert!(decide(&active, to("10.0.0.1", 1), &Broken).is_refused());
+}
+
+#[test]
+fn unspecified_v6_needs_both_loopbacks() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    let v4 = (Address::LOOPBACK_V4, 80, Verdict::Allow);
+    let v6 = (Address::LOOPBACK_V6, 80, Verdict::Allow);
+    check(&active, to("::", 80), &Table(std::vec![v6]), (Verdict::Deny, Reason::NoRule));
+    check(&active, to("::", 80), &Table(std::vec![v4]), (Verdict::Deny, Reason::NoRule));
+    check(&active, to("::", 80), &Table(std::vec![v4, v6]), (Verdict::Allow, Reason::AllowRule));
+    check(&active, to("0.0.0.0", 80), &Table(std::vec![v4]), (Verdict::Allow, Reason::AllowRule));
+    check(&active, to("::ffff:0.0.0.0", 80), &Table(std::vec![v4]), (Verdict::Allow, Reason::AllowRule));
+    check(&active, to("0.0.0.0", 80), &Table(std::vec![v6]), (Verdict::Deny, Reason::NoRule));
+}
+
+#[test]
+fn only_stream_and_datagram_of_the_plain_protocols_are_created() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17)] {
+        assert!(!decide_socket(&active, kind, protocol).is_refused(), "{kind} {protocol}");
+    }
+    // MPTCP, SCTP, DCCP, UDP-Lite, raw, ping, L2TP, SMC, and a protocol that merely looks right in its low byte.
+    for (kind, protocol) in [
+        (1, 262),
+        (1, 132),
+        (6, 33),
+        (2, 136),
+        (3, 255),
+        (3, 1),
+        (2, 1),
+        (2, 58),
+        (2, 115),
+        (1, 256),
+        (1, 256 + 6),
+    ] {
+        let decision = decide_socket(&active, kind, protocol);
+        assert_eq!((decision.is_refused(), decision.reason), (true, Reason::SocketType), "{kind} {protocol}");
+    }
+}
+
+#[test]
+fn audit_lets_through_what_rules_refuse_and_nothing_else() {
+    let table = Table::default();
+    let audit = standing(SessionState::Active, Mode::Audit);
+    let decision = decide(&audit, to("10.0.0.1", 1), &table);
+    assert_eq!((decision.verdict, decision.is_refused()), (Verdict::Deny, false));
+    assert!(!decide_socket(&audit, 3, 1).is_refused());
+
+    assert!(decide(&standing(SessionState::Revoked, Mode::Audit), to("10.0.0.1", 1), &table).is_refused());
+    assert!(decide(&Standing { now_ns: 1_000, ..audit }, to("10.0.0.1", 1), &table).is_refused());
+    assert!(
+        decide(&Standing { claim: Claim::Untagged(SESSION), ..audit }, to("10.0.0.1", 1), &table)
+            .is_refused()
+    );
+}
+
+fn any_address() -> impl Strategy<Value = Address> {
+    prop_oneof![
+        Just(Address::LOOPBACK_V4),
+        Just(Address::LOOPBACK_V6),
+        Just(Address::v4([0; 4])),
+        Just(Address::v6([0; 16])),
+        any::<[u8; 4]>().prop_map(Address::v4),
+        any::<[u8; 16]>().prop_map(Address::v6),
+    ]
+}
+
+proptest! {
+    /// Against the order as DESIGN states it, spelled out slowly.
+    #[test]
+    fn order_of_precedence(
+        tagged: bool,
+        word in prop_oneof![
+            any::<u64>(),
+            (0usize..3, 0usize..2).prop_map(|(s, m)| control(SessionState::ALL[s], Mode::ALL[m]).pack().0),
+        ],
+        expires_ns in 0u64..4,
+        now_ns in 0u64..4,
+        address in any_address(),
+        listed in any::<Option<bool>>(),
+    ) {
+        let claim = if tagged { Claim::Tagged(SESSION) } else { Claim::Untagged(SESSION) };
+        let word = ControlWord(word & !(0xff_ffff << 16) | u64::from(ENVELOPE) << 16);
+        let facts = Standing { claim, control: word, expires_ns, now_ns };
+        let verdict = |allow| if allow { Verdict::Allow } else { Verdict::Deny };
+        let table = Table(listed.into_iter().map(|allow| (address, 5, verdict(allow))).collect());
+        let destination = Destination { protocol: Protocol::Udp, address, port: 5 };
+        let decision = decide(&facts, Some(destination), &table);
+
+        let state = word.0 as u8;
+        let mode = (word.0 >> 8) as u8;
+        let expect = if !tagged {
+            (Verdict::Deny, Reason::Untagged)
+        } else if state > 2 || mode == 0 || mode > 2 || word.0 >> 40 != 9 || state == 0 {
+            (Verdict::Deny, Reason::SessionOver)
+        } else if state == 2 {
+            (Verdict::Deny, Reason::Revoked)
+        } else if now_ns >= expires_ns {
+            (Verdict::Deny, Reason::Expired)
+        } else if address.is_unspecified() {
+            // Not in the table under its own name.
+            (Verdict::Deny, Reason::NoRule)
+        } else {
+            match listed {
+                Some(true) => (Verdict::Allow, Reason::AllowRule),
+                Some(false) => (Verdict::Deny, Reason::DenyRule),
+                None => (Verdict::Deny, Reason::NoRule),
+            }
+        };
+        prop_assert_eq!((decision.verdict, decision.reason), expect);
+        let let_through = decision.verdict == Verdict::Allow
+            || (mode == 2 && matches!(decision.reason, Reason::NoRule | Reason::DenyRule));
+        prop_assert_eq!(decision.is_refused(), !let_through);
+    }
+}

@@ -1,0 +1,136 @@
+//! Addresses, ports and protocols that know their byte order and their canonical form.
+
+use crate::wire_enum;
+
+wire_enum! {
+    /// A transport protocol that an envelope can speak of, by its IP protocol number.
+    pub enum Protocol: u8 = "protocol" {
+        /// TCP.
+        Tcp = 6 => "tcp",
+        /// UDP.
+        Udp = 17 => "udp",
+    }
+}
+
+wire_enum! {
+    /// An address family in a rule key. Not `AF_INET` and `AF_INET6`: this is our own map key.
+    pub enum Family: u8 = "address family" {
+        /// IPv4, including IPv4-mapped IPv6.
+        V4 = 4 => "ipv4",
+        /// IPv6.
+        V6 = 6 => "ipv6",
+    }
+}
+
+impl Family {
+    /// The number of bits in an address.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+}
+
+/// An IP address in canonical form: an IPv4-mapped IPv6 address is the IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    family: Family,
+    /// Network byte order; an IPv4 address stands in the first four bytes, the rest is zero.
+    octets: [u8; 16],
+}
+
+impl Address {
+    /// 127.0.0.1.
+    pub const LOOPBACK_V4: Self = Self::v4([127, 0, 0, 1]);
+    /// `::1`.
+    pub const LOOPBACK_V6: Self =
+        Self { family: Family::V6, octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
+
+    /// The IPv4 address with these octets.
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        let [a, b, c, d] = octets;
+        Self { family: Family::V4, octets: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+
+    /// The address with these octets: IPv4 if it is IPv4-mapped (`::ffff:a.b.c.d`), else IPv6.
+    pub const fn v6(octets: [u8; 16]) -> Self {
+        match octets {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Self::v4([a, b, c, d]),
+            octets => Self { family: Family::V6, octets },
+        }
+    }
+
+    /// The family.
+    pub const fn family(self) -> Family {
+        self.family
+    }
+
+    /// The octets, network order; IPv4 in the first four.
+    pub const fn octets(self) -> [u8; 16] {
+        self.octets
+    }
+
+    /// `0.0.0.0` or `::`, which the kernel takes for "this host".
+    pub const fn is_unspecified(self) -> bool {
+        matches!(self.octets, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self::v4(v4.octets()),
+            core::net::IpAddr::V6(v6) => Self::v6(v6.octets()),
+        }
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    fn from(address: Address) -> Self {
+        match (address.family, address.octets) {
+            (Family::V4, [a, b, c, d, ..]) => Self::from([a, b, c, d]),
+            (Family::V6, octets) => Self::from(octets),
+        }
+    }
+}
+
+/// Where a packet is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The address as the program named it, in canonical form.
+    pub address: Address,
+    /// The port, host byte order.
+    pub port: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+
+    #[test]
+    fn mapped_address_is_the_v4_address() {
+        let mapped: IpAddr = "::ffff:10.1.2.3".parse().unwrap();
+        assert_eq!(Address::from(mapped), Address::v4([10, 1, 2, 3]));
+        assert_eq!(IpAddr::from(Address::from(mapped)), IpAddr::from([10, 1, 2, 3]));
+    }
+
+    #[test]
+    fn v4_compatible_and_nat64_addresses_stay_v6() {
+        for text in ["::10.1.2.3", "64:ff9b::10.1.2.3", "::ffff:0:10.1.2.3"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(Address::from(address).family(), Family::V6, "{text}");
+        }
+    }
+
+    #[test]
+    fn unspecified_is_recognised_in_each_form() {
+        for text in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert!(Address::from(address).is_unspecified(), "{text}");
+        }
+    }
+}

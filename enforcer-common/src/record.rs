@@ -1,0 +1,138 @@
+//! Records: what the kernel programs put into the ring buffer, one per thing that happened.
+
+use crate::identity::SessionRef;
+use crate::{kernel_pod, wire_enum};
+
+/// The length of a task's `comm`, with its closing zero.
+pub const COMM_LEN: usize = 16;
+
+/// The bytes of an executable's path that a record keeps.
+pub const PATH_LEN: usize = 256;
+
+wire_enum! {
+    /// What a record is about.
+    pub enum RecordKind: u16 = "record kind" {
+        /// [`EgressRecord`].
+        Egress = 1 => "egress",
+        /// [`ForkRecord`].
+        Fork = 2 => "fork",
+        /// [`ExecRecord`].
+        Exec = 3 => "exec",
+        /// [`ExitRecord`].
+        Exit = 4 => "exit",
+    }
+}
+
+wire_enum! {
+    /// The operation that was decided.
+    pub enum Operation: u8 = "operation" {
+        /// `socket()`.
+        Socket = 1 => "socket",
+        /// `connect()`, or a first send that connects (TCP Fast Open).
+        Connect = 2 => "connect",
+        /// A datagram on a socket that is not connected, or to another address than the connected one.
+        Send = 3 => "send",
+    }
+}
+
+/// Starts every record.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RecordHeader {
+    /// When, ns on the boot clock.
+    pub time_ns: u64,
+    /// [`crate::ABI_VERSION`].
+    pub abi: u16,
+    /// [`RecordKind`] as a number.
+    pub kind: u16,
+    /// The whole record's size, bytes.
+    pub len_bytes: u32,
+}
+
+/// One decision.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct EgressRecord {
+    pub header: RecordHeader,
+    /// The socket's cookie, unique until reboot; 0 before the socket has one.
+    pub cookie: u64,
+    pub session: SessionRef,
+    pub tgid: u32,
+    pub tid: u32,
+    /// As seen from the initial user namespace.
+    pub uid: u32,
+    /// [`crate::rules::NO_RULE`] when none decided.
+    pub rule: u32,
+    pub envelope: u32,
+    /// As given to `socket()`; an IP protocol number, or larger (MPTCP is 262).
+    pub protocol: u16,
+    /// Network byte order.
+    pub port_be: [u8; 2],
+    /// Network order; IPv4 in the first four octets.
+    pub address: [u8; 16],
+    /// [`crate::net::Family`] of `address`; 0 when there is no address.
+    pub family: u8,
+    /// `SOCK_STREAM` and so on.
+    pub socket_type: u8,
+    /// [`Operation`] as a number.
+    pub operation: u8,
+    /// [`crate::verdict::Verdict`] as a number.
+    pub verdict: u8,
+    /// [`crate::verdict::Reason`] as a number.
+    pub reason: u8,
+    /// 1 if the operation was refused; a deny in audit mode is not.
+    pub refused: u8,
+    /// Always zero.
+    pub pad: [u8; 2],
+    pub comm: [u8; COMM_LEN],
+}
+
+/// A process of a session made another process.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ForkRecord {
+    pub header: RecordHeader,
+    pub session: SessionRef,
+    /// The child's start, ns on the boot clock.
+    pub child_start_ns: u64,
+    pub parent_tgid: u32,
+    pub child_tgid: u32,
+    pub comm: [u8; COMM_LEN],
+    /// 1 if the child's tag could not be stored: it is in the session's cgroup without one, and so denied everything.
+    pub untagged: u8,
+    /// Always zero.
+    pub pad: [u8; 7],
+}
+
+/// A process of a session executes another program.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExecRecord {
+    pub header: RecordHeader,
+    pub session: SessionRef,
+    pub tgid: u32,
+    pub uid: u32,
+    pub comm: [u8; COMM_LEN],
+    /// The bytes of `path` that are filled.
+    pub path_len: u32,
+    /// 1 if the path is longer than `path`.
+    pub path_cut: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+    /// As the caller wrote it: it may be relative.
+    pub path: [u8; PATH_LEN],
+}
+
+/// The last thread of a process of a session is gone.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExitRecord {
+    pub header: RecordHeader,
+    pub session: SessionRef,
+    pub tgid: u32,
+    /// As `wait` gives it: exit code times 256, or the signal.
+    pub wait_status: u32,
+    pub comm: [u8; COMM_LEN],
+}
+
+kernel_pod!(RecordHeader: 16, EgressRecord: 96, ForkRecord: 64, ExecRecord: 312, ExitRecord: 48);

@@ -1,0 +1,46 @@
+//! The layout of everything that crosses the kernel boundary, as text under review. A change here is a change of the
+//! ABI: bump `ABI_VERSION` with it.
+
+use std::fmt::Write as _;
+use std::mem::{offset_of, size_of};
+
+use enforcer_common::{ABI_VERSION, config::*, identity::*, record::*, rules::*, session::*};
+
+macro_rules! describe {
+    ($out:ident, $($ty:ty { $($field:ident),+ $(,)? })+) => {
+        $(
+            write!($out, "{} {}:", stringify!($ty), size_of::<$ty>()).unwrap();
+            $( write!($out, " {}@{}", stringify!($field), offset_of!($ty, $field)).unwrap(); )+
+            $out.push('\n');
+        )+
+    };
+}
+
+#[test]
+fn layout_is_as_reviewed() {
+    let mut text = format!("abi {ABI_VERSION}\n");
+    describe!(text,
+        SessionRef { slot, generation }
+        TaskTag { start_ns, session, parent_tgid, pad }
+        EnrolRequest { tgid, session, pad }
+        SessionRow { id, expires_ns }
+        DestKey { envelope, protocol, family, pad, address }
+        PortKey { envelope, port_set, port_be, pad }
+        PortRule { rule, verdict, pad }
+        RecordHeader { time_ns, abi, kind, len_bytes }
+        EgressRecord {
+            header, cookie, session, tgid, tid, uid, rule, envelope, protocol, port_be, address, family, socket_type,
+            operation, verdict, reason, refused, pad, comm
+        }
+        ForkRecord { header, session, child_start_ns, parent_tgid, child_tgid, comm, untagged, pad }
+        ExecRecord { header, session, tgid, uid, comm, path_len, path_cut, pad, path }
+        ExitRecord { header, session, tgid, wait_status, comm }
+        Offsets {
+            task_pid, task_tgid, task_group_leader, task_start_boottime, task_signal, task_exit_code, task_comm,
+            signal_live, binprm_filename, pad
+        }
+        Config { offsets, cgroup_parent_id, cgroup_parent_level, pad }
+        Meta { abi, pad, magic, digest }
+    );
+    assert_eq!(text, include_str!("layout.txt"), "the ABI changed; now:\n{text}");
+}
