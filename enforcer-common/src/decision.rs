@@ -3,6 +3,9 @@
 //! The order, first match wins: identity not established, session over, revoked or expired: deny. Destination or socket
 //! that no rule can speak of: deny. Deny rule: deny. Allow rule: allow. Otherwise: deny. (That a deny rule beats every
 //! allow rule is settled when an envelope is compiled: an entry holds the winner.)
+//!
+//! Every function is inlined into the kernel programs: the kernel refuses the type information (BTF) of a function whose
+//! parameters are Rust enums with fields (seen on 6.18: "Invalid member bits_offset").
 
 use crate::identity::SessionRef;
 use crate::net::{Address, Destination};
@@ -73,6 +76,7 @@ impl Decision {
 }
 
 /// Judges a connection or datagram. `destination` is `None` when the address has a form that no rule can speak of.
+#[inline(always)]
 pub fn decide<R: RuleTable>(standing: &Standing, destination: Option<Destination>, rules: &R) -> Decision {
     let control = match check_standing(standing) {
         Ok(control) => control,
@@ -97,6 +101,7 @@ pub fn decide<R: RuleTable>(standing: &Standing, destination: Option<Destination
 
 /// Judges the creation of a socket of one of the IP families. `kind` is the socket type (`SOCK_STREAM` ...), `protocol`
 /// the IP protocol number, 0 for the type's default; wide, because MPTCP is 262.
+#[inline(always)]
 pub fn decide_socket(standing: &Standing, kind: u32, protocol: u32) -> Decision {
     const SOCK_STREAM: u32 = 1;
     const SOCK_DGRAM: u32 = 2;
@@ -112,6 +117,7 @@ pub fn decide_socket(standing: &Standing, kind: u32, protocol: u32) -> Decision 
     }
 }
 
+#[inline(always)]
 fn check_standing(standing: &Standing) -> Result<Control, Reason> {
     let session = match standing.claim {
         Claim::Tagged(session) => session,
@@ -129,6 +135,7 @@ fn check_standing(standing: &Standing) -> Result<Control, Reason> {
     }
 }
 
+#[inline(always)]
 fn decide_rules<R: RuleTable>(control: &Control, destination: Destination, rules: &R) -> Decision {
     let Some(hit) = rules.rule(control.envelope, &destination) else {
         return denied(control, Reason::NoRule, NO_RULE);
@@ -145,11 +152,13 @@ fn decide_rules<R: RuleTable>(control: &Control, destination: Destination, rules
     }
 }
 
+#[inline(always)]
 fn denied(control: &Control, reason: Reason, rule: u32) -> Decision {
     Decision { reason, rule, ..decision_of(control) }
 }
 
 /// A deny by no rule, with the control word's envelope and mode: what the others start from.
+#[inline(always)]
 fn decision_of(control: &Control) -> Decision {
     Decision {
         verdict: Verdict::Deny,

@@ -1,0 +1,39 @@
+//! Values fixed at load. The loader overwrites [`CONFIG`] before the map behind it is frozen, so the verifier takes each
+//! field for a constant and can check a load at such an offset against the kernel's own types.
+
+use enforcer_common::config::{Config, Offsets};
+
+/// Set by the loader; an object loaded without it has offsets that the verifier refuses.
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Config = Config {
+    offsets: Offsets {
+        task_pid: u32::MAX,
+        task_tgid: u32::MAX,
+        task_group_leader: u32::MAX,
+        task_start_boottime: u32::MAX,
+        task_signal: u32::MAX,
+        task_exit_code: u32::MAX,
+        task_comm: u32::MAX,
+        signal_live: u32::MAX,
+        binprm_filename: u32::MAX,
+        pad: 0,
+    },
+    cgroup_parent_id: 0,
+    cgroup_parent_level: 0,
+    pad: 0,
+};
+
+/// Reads one field as it is after loading, not as it was compiled.
+macro_rules! loaded {
+    ($($field:ident).+) => {
+        // SAFETY: a field of an initialised static; volatile, because the loader changes the bytes behind the compiler.
+        unsafe { core::ptr::read_volatile(&raw const $crate::config::CONFIG.$($field).+) }
+    };
+}
+pub(crate) use loaded;
+
+/// The cgroup whose children are the sessions' cgroups.
+#[inline(always)]
+pub(crate) fn cgroup_parent() -> (u64, u32) {
+    (loaded!(cgroup_parent_id), loaded!(cgroup_parent_level))
+}

@@ -1,0 +1,52 @@
+//! The only code that reserves, fills and submits a record. A record that does not fit is lost and counted; nothing else
+//! depends on it.
+
+use aya_ebpf::helpers::bpf_get_current_comm;
+use enforcer_common::{
+    ABI_VERSION,
+    counter::Counter,
+    record::{COMM_LEN, RecordHeader, RecordKind},
+};
+
+use crate::{counters, maps::RECORDS, session};
+
+/// A header for a record of type `T`.
+#[inline(always)]
+pub(crate) fn header<T>(kind: RecordKind) -> RecordHeader {
+    RecordHeader {
+        time_ns: session::now_ns(),
+        abi: ABI_VERSION,
+        kind: kind.raw(),
+        len_bytes: size_of::<T>() as u32,
+    }
+}
+
+/// Puts `record` into the ring buffer.
+#[inline(always)]
+pub(crate) fn submit<T: 'static>(record: T) {
+    fill(|to: *mut T| {
+        // SAFETY: `to` is reserved memory of this size, aligned to 8.
+        unsafe { to.write(record) }
+    });
+}
+
+/// Reserves a record and lets `write` fill every byte of it in place: for records too large for the 512-byte stack.
+#[inline(always)]
+pub(crate) fn fill<T: 'static>(write: impl FnOnce(*mut T)) {
+    match RECORDS.reserve::<T>(0) {
+        Some(mut entry) => {
+            write(entry.as_mut_ptr());
+            entry.submit(0);
+        }
+        None => counters::add(Counter::FaultRecordLost),
+    }
+}
+
+/// The current thread's name, or zeros (and a count) if the kernel does not say.
+#[inline(always)]
+pub(crate) fn current_comm() -> [u8; COMM_LEN] {
+    bpf_get_current_comm().unwrap_or_else(|_| {
+        counters::add(Counter::FaultKernelRead);
+        [0; COMM_LEN]
+    })
+}

@@ -1,0 +1,113 @@
+//! What the socket hooks share: facts from the context, the decision, the record, the return code.
+
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
+use enforcer_common::{
+    counter::Counter,
+    decision::{Claim, Decision, decide},
+    net::{Address, Destination, Family, Protocol},
+    record::{EgressRecord, Operation, RecordKind},
+    verdict::Verdict,
+};
+
+use crate::{counters, emit, maps::KernelRules, session, task};
+
+/// Return code of `cgroup/connect*`, `cgroup/sendmsg*` and `cgroup/sock_create`: the operation goes on.
+pub(crate) const PROCEED: i32 = 1;
+/// The operation fails with EPERM.
+pub(crate) const REJECT: i32 = 0;
+
+/// The socket and the destination of an operation, for its record.
+pub(crate) struct Attempt {
+    pub(crate) operation: Operation,
+    pub(crate) cookie: u64,
+    pub(crate) socket_type: u32,
+    pub(crate) protocol: u32,
+    /// `socket()` has none.
+    pub(crate) to: Option<(Address, u16)>,
+}
+
+/// Decides an operation that names its destination. The hook, not the family that the program wrote into the address,
+/// says which family it is: the kernel takes `AF_UNSPEC` for IPv4 in a send (v6.1/net/ipv4/udp.c, udp_sendmsg).
+#[inline(always)]
+pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Operation) -> i32 {
+    let Some(claim) = task::current_claim() else {
+        return PROCEED;
+    };
+    let sock_addr = ctx.sock_addr;
+    // SAFETY: context fields at fixed offsets, checked by the verifier; volatile keeps them as the 32-bit loads it allows.
+    let (port, protocol, socket_type) = unsafe {
+        (
+            (&raw const (*sock_addr).user_port).read_volatile(),
+            (&raw const (*sock_addr).protocol).read_volatile(),
+            (&raw const (*sock_addr).type_).read_volatile(),
+        )
+    };
+    let port = u16::from_be(port as u16);
+    let address = match family {
+        Family::V4 => {
+            // SAFETY: as above.
+            Address::v4(unsafe { (&raw const (*sock_addr).user_ip4).read_volatile() }.to_ne_bytes())
+        }
+        Family::V6 => {
+            let words: [u32; 4] = core::array::from_fn(|i| {
+                // SAFETY: as above, one of four words.
+                unsafe { (&raw const (*sock_addr).user_ip6[i]).read_volatile() }
+            });
+            let [a, b, c, d] = words.map(u32::to_ne_bytes);
+            let mut octets = [0; 16];
+            for i in 0..4 {
+                octets[i] = a[i];
+                octets[4 + i] = b[i];
+                octets[8 + i] = c[i];
+                octets[12 + i] = d[i];
+            }
+            Address::v6(octets)
+        }
+    };
+    let destination = u8::try_from(protocol)
+        .ok()
+        .and_then(|number| Protocol::try_from(number).ok())
+        .map(|protocol| Destination { protocol, address, port });
+    let decision = decide(&session::standing(claim), destination, &KernelRules);
+    // SAFETY: a helper on the context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let attempt = Attempt { operation, cookie, socket_type, protocol, to: Some((address, port)) };
+    conclude(claim, &decision, &attempt)
+}
+
+/// Counts and records a decision, and gives the return code for it.
+#[inline(always)]
+pub(crate) fn conclude(claim: Claim, decision: &Decision, attempt: &Attempt) -> i32 {
+    let refused = decision.is_refused();
+    counters::add(match (decision.verdict, refused) {
+        (_, true) => Counter::Refused,
+        (Verdict::Deny, false) => Counter::Audited,
+        (Verdict::Allow, false) => Counter::Allowed,
+    });
+    let (family, address, port) = match attempt.to {
+        Some((address, port)) => (address.family().raw(), address.octets(), port),
+        None => (0, [0; 16], 0),
+    };
+    emit::submit(EgressRecord {
+        header: emit::header::<EgressRecord>(RecordKind::Egress),
+        cookie: attempt.cookie,
+        session: claim.session(),
+        tgid: task::current_tgid(),
+        tid: task::current_tid(),
+        uid: task::current_uid(),
+        rule: decision.rule,
+        envelope: decision.envelope,
+        protocol: attempt.protocol as u16,
+        port_be: port.to_be_bytes(),
+        address,
+        family,
+        socket_type: attempt.socket_type as u8,
+        operation: attempt.operation.raw(),
+        verdict: decision.verdict.raw(),
+        reason: decision.reason.raw(),
+        refused: refused as u8,
+        pad: [0; 2],
+        comm: emit::current_comm(),
+    });
+    if refused { REJECT } else { PROCEED }
+}
