@@ -1,1 +1,33 @@
-fn main() {}
+//! `enforcer`: the daemon and the command line.
+
+#![deny(unsafe_code)]
+
+mod cgroup;
+mod cli;
+mod clock;
+mod control;
+mod daemon;
+mod env_vars;
+mod envelope;
+mod exit;
+mod host;
+mod kernel;
+mod privilege;
+mod procfs;
+mod record;
+mod session;
+mod settings;
+mod sinks;
+mod state;
+mod teardown;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match cli::execute(cli::Cli::parse()) {
+        Ok(status) => status.into(),
+        Err(failure) => failure.report(),
+    }
+}

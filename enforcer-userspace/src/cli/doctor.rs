@@ -1,0 +1,226 @@
+//! `enforcer doctor`: what this host offers, hook by hook. Changes nothing.
+
+use std::fmt::Write as _;
+
+use enforcer_common::config::{Config, Offsets};
+use serde::Serialize;
+
+use super::{
+    Format, print_json,
+    text::{self, Colour, colour},
+};
+use crate::{
+    exit::{ExitStatus, Failure, one_line},
+    host::HostError,
+    kernel::{self, HOOKS, PinError, Pins},
+    procfs,
+    settings::Settings,
+};
+
+#[derive(Serialize)]
+struct Report {
+    version: u32,
+    /// Whether the daemon can run here.
+    ready: bool,
+    kernel: String,
+    checks: Vec<Check>,
+    hooks: Vec<Check>,
+    /// Lines of defence that this release does not use.
+    not_covered: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Check {
+    name: String,
+    /// `ok`, `missing` or `unknown`.
+    state: State,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Missing,
+    /// Could not be looked at.
+    Unknown,
+}
+
+impl Check {
+    fn ok(name: &str, detail: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), state: State::Ok, detail: detail.into(), hint: None }
+    }
+
+    fn missing(name: &str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), state: State::Missing, detail: detail.into(), hint: Some(hint.into()) }
+    }
+}
+
+pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus, Failure> {
+    let root = nix::unistd::geteuid().is_root();
+    let offsets = kernel::kernel_offsets();
+    let checks =
+        vec![privileges(root), namespaces(), cgroups(), type_information(&offsets), pins(settings), lsm()];
+    let hooks = hooks(root, offsets.ok());
+    // BPF LSM is of use, and not needed by anything in this release.
+    let needed = checks.iter().filter(|check| check.name != LSM).chain(&hooks);
+    let ready = needed.into_iter().all(|check| check.state == State::Ok);
+    let report = Report {
+        version: 1,
+        ready,
+        kernel: procfs::kernel_release()?,
+        checks,
+        hooks,
+        not_covered: NOT_COVERED.to_vec(),
+    };
+    match format {
+        Format::Json => print_json(&report)?,
+        Format::Text => text::print(&render(&report))?,
+    }
+    Ok(if ready { ExitStatus::Ok } else { ExitStatus::Unsupported })
+}
+
+const LSM: &str = "BPF LSM";
+
+const NOT_COVERED: &[&str] = &[
+    "sockets that a process received already connected",
+    "packets whose real header differs from the named destination",
+    "open connections of a session that is revoked or expires",
+    "inbound connections",
+    "AF_PACKET, AF_VSOCK, netlink and other families; Unix sockets",
+    "a session that runs as root and undoes enforcement itself",
+];
+
+fn privileges(root: bool) -> Check {
+    if root {
+        Check::ok("root", "running as root")
+    } else {
+        let error = HostError::NotRoot;
+        Check::missing("root", "not running as root: programs cannot be tried", error.hint())
+    }
+}
+
+fn namespaces() -> Check {
+    match procfs::foreign_namespaces() {
+        Ok(foreign) if foreign.is_empty() => Check::ok("namespaces", "the host's own"),
+        Ok(foreign) => {
+            let error = HostError::Namespaced { namespaces: foreign.join(", ") };
+            Check::missing("namespaces", error.to_string(), error.hint())
+        }
+        Err(error) => {
+            let hint = HostError::Proc(error);
+            Check { state: State::Unknown, ..Check::missing("namespaces", hint.to_string(), hint.hint()) }
+        }
+    }
+}
+
+fn cgroups() -> Check {
+    match procfs::cgroup2_mount() {
+        Ok(Some(path)) => Check::ok("cgroup v2", format!("mounted at {}", path.display())),
+        Ok(None) => Check::missing("cgroup v2", "not mounted", HostError::NoCgroup2.hint()),
+        Err(error) => Check {
+            state: State::Unknown,
+            ..Check::missing("cgroup v2", error.to_string(), "is /proc mounted?")
+        },
+    }
+}
+
+fn type_information(offsets: &Result<Offsets, kernel::OffsetError>) -> Check {
+    match offsets {
+        Ok(_) => Check::ok("type information", "the kernel's own BTF has every structure we read"),
+        Err(error) => Check::missing(
+            "type information",
+            error.to_string(),
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
+        ),
+    }
+}
+
+fn pins(settings: &Settings) -> Check {
+    match Pins::at(&settings.pin_dir) {
+        Ok(_) => Check::ok("BPF file system", format!("{} can be made", settings.pin_dir.display())),
+        Err(error @ PinError::NotBpffs { .. }) => {
+            Check::missing("BPF file system", error.to_string(), "mount -t bpf bpf /sys/fs/bpf")
+        }
+        Err(error) => Check::missing("BPF file system", one_line(&error), "see `--pin-dir`"),
+    }
+}
+
+/// Listed means active; that programs of this type load and attach means nothing (Linux 6.1 and 6.12 let them, and never
+/// run them, where `bpf` is not in `lsm=`).
+fn lsm() -> Check {
+    match std::fs::read_to_string("/sys/kernel/security/lsm") {
+        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => {
+            Check::ok(LSM, "active; not used yet")
+        }
+        Ok(list) => Check::missing(
+            LSM,
+            format!("not active: {}", list.trim()),
+            "boot with `bpf` in `lsm=`; not needed yet",
+        ),
+        Err(_) => Check {
+            state: State::Unknown,
+            ..Check::missing(
+                LSM,
+                "securityfs is not mounted",
+                "mount -t securityfs none /sys/kernel/security; not needed yet",
+            )
+        },
+    }
+}
+
+fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
+    let tried = match (root, offsets) {
+        (true, Some(offsets)) => {
+            let config = Config { offsets, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
+            kernel::probe_programs(&config).map_err(|error| one_line(&error))
+        }
+        _ => Err("not tried".to_owned()),
+    };
+    match tried {
+        Ok(found) => found
+            .into_iter()
+            .map(|coverage| match coverage.program_id {
+                Ok(_) => Check::ok(
+                    coverage.hook.hook,
+                    format!("{}: {}", coverage.hook.program, coverage.hook.covers),
+                ),
+                Err(error) => Check::missing(coverage.hook.hook, error, "this kernel refuses the program"),
+            })
+            .collect(),
+        Err(why) => HOOKS
+            .iter()
+            .map(|hook| Check {
+                name: hook.hook.to_owned(),
+                state: State::Unknown,
+                detail: why.clone(),
+                hint: None,
+            })
+            .collect(),
+    }
+}
+
+fn render(report: &Report) -> String {
+    let mut out = String::new();
+    let _infallible = writeln!(out, "kernel {}", report.kernel);
+    for check in report.checks.iter().chain(&report.hooks) {
+        let state = match check.state {
+            State::Ok => colour("ok     ", Colour::Green),
+            State::Missing => colour("MISSING", Colour::Red),
+            State::Unknown => colour("unknown", Colour::Yellow),
+        };
+        let _infallible = writeln!(out, "{state} {:<26} {}", check.name, check.detail);
+        if let Some(hint) = &check.hint {
+            let _infallible = writeln!(out, "        hint: {hint}");
+        }
+    }
+    let _infallible = writeln!(out, "not covered by this release, on any host:");
+    for line in &report.not_covered {
+        let _infallible = writeln!(out, "  - {line}");
+    }
+    let verdict = if report.ready { "the daemon can run here" } else { "the daemon cannot run here" };
+    let _infallible = writeln!(out, "{verdict}");
+    out
+}

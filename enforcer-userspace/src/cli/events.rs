@@ -1,0 +1,128 @@
+//! `enforcer events`: what happened, and with `--follow` what happens.
+
+use std::ops::ControlFlow;
+
+use super::{
+    Format, ask,
+    text::{self, Colour, colour, harmless, short},
+};
+use crate::{
+    exit::{ExitStatus, Failure},
+    record::{EventKind, EventLine, LineEgress},
+    settings::Settings,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Go on with what is still to come
+    #[arg(long, short)]
+    follow: bool,
+}
+
+pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
+    let path = format!("/v1/events?follow={}", args.follow);
+    let mut failed = None;
+    ask(settings, async |client| {
+        let print = |line: &str| {
+            let line = match format {
+                Format::Json => format!("{line}\n"),
+                Format::Text => render(line),
+            };
+            match text::print(&line) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(failure) => {
+                    failed = Some(failure);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        client.lines(&path, print).await
+    })?;
+    failed.map_or(Ok(ExitStatus::Ok), Err)
+}
+
+/// One event in at most three short lines; a line that is no event as it stands.
+fn render(line: &str) -> String {
+    let Ok(event) = serde_json::from_str::<EventLine>(line) else {
+        return format!("{}\n", harmless(line));
+    };
+    let time = event.time.get(11..23).unwrap_or(&event.time);
+    let process = event.process.as_ref();
+    let comm =
+        process.map_or_else(String::new, |process| format!("{}[{}]", harmless(&process.comm), process.pid));
+    let what = match (event.kind, &event.egress) {
+        (EventKind::Egress, Some(egress)) => describe(egress),
+        (EventKind::Fork, _) => format!("fork    {comm} made {}", event.child_pid.unwrap_or(0)),
+        (EventKind::Exec, _) => {
+            let path = process.and_then(|process| process.path.as_deref()).unwrap_or("?");
+            format!("exec    {comm} runs {}", harmless(path))
+        }
+        (EventKind::Exit, _) => match (event.exit_code, event.exit_signal) {
+            (_, Some(signal)) => format!("exit    {comm} by signal {signal}"),
+            (code, None) => format!("exit    {comm} with {}", code.unwrap_or(0)),
+        },
+        (EventKind::RecordsLost, _) => {
+            colour(&format!("LOST    {} records", event.lost.unwrap_or(0)), Colour::Yellow)
+        }
+        (kind, _) => kind_name(kind).to_owned(),
+    };
+    let mut out = format!("{} {what}\n", colour(time, Colour::Dim));
+    if let Some(session) = &event.session {
+        let who = format!("{} for {} ({})", session.agent, session.owner, short(&session.id));
+        out.push_str(&format!("             {}\n", harmless(&who)));
+    }
+    if let (EventKind::Egress, Some(process)) = (event.kind, process) {
+        let lineage: Vec<String> = process
+            .lineage
+            .iter()
+            .map(|ancestor| {
+                format!("{}[{}]", harmless(ancestor.comm.as_deref().unwrap_or("?")), ancestor.pid)
+            })
+            .collect();
+        out.push_str(&format!(
+            "             {}\n",
+            if lineage.is_empty() { comm } else { lineage.join(" > ") }
+        ));
+    }
+    if let Some(detail) = &event.detail {
+        out.push_str(&format!("             {}\n", harmless(detail)));
+    }
+    out
+}
+
+fn describe(egress: &LineEgress) -> String {
+    let verdict = match (egress.verdict.as_str(), egress.refused) {
+        ("allow", _) => colour("ALLOW ", Colour::Green),
+        (_, true) => colour("REFUSE", Colour::Red),
+        (_, false) => colour("AUDIT ", Colour::Yellow),
+    };
+    let to = egress.destination.as_ref().map_or_else(String::new, |to| {
+        if to.address.contains(':') {
+            format!(" [{}]:{}", to.address, to.port)
+        } else {
+            format!(" {}:{}", to.address, to.port)
+        }
+    });
+    let why = match &egress.rule {
+        Some(rule) => format!("{} {}", egress.reason, harmless(rule)),
+        None => egress.reason.clone(),
+    };
+    format!("{verdict}  {} {}{to}  {why}", egress.operation, egress.protocol)
+}
+
+fn kind_name(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::DaemonStarted => "daemon started",
+        EventKind::DaemonStopped => "daemon stopped",
+        EventKind::SessionStarted => "session started",
+        EventKind::SessionRevoked => "session revoked",
+        EventKind::SessionExpired => "session expired",
+        EventKind::SessionEnded => "session ended",
+        EventKind::RequestRefused => "request refused",
+        EventKind::Egress => "egress",
+        EventKind::Fork => "fork",
+        EventKind::Exec => "exec",
+        EventKind::Exit => "exit",
+        EventKind::RecordsLost => "records lost",
+    }
+}

@@ -1,0 +1,128 @@
+//! The command line: argument types, whose comments are the help text, and one file per command.
+
+mod check;
+mod daemon;
+mod doctor;
+mod events;
+mod ps;
+mod revoke;
+mod run;
+mod status;
+mod teardown;
+mod text;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    control::client::{Client, ClientError},
+    exit::{ExitStatus, Failure},
+    settings::Settings,
+};
+
+/// Gives AI agents an identity in the kernel, and holds them to a declared envelope
+#[derive(Debug, Parser)]
+#[command(name = "enforcer", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    /// How answers are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs: carries a version
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command as an agent's session, held to an envelope
+    ///
+    /// The command is executed only once the kernel holds it. It keeps this process's id, so its exit code and signals are
+    /// its own. Exit code 127: no such command; 126: it cannot be executed.
+    Run(run::Args),
+    /// List sessions and their processes
+    Ps,
+    /// Print what happened: decisions, processes, sessions
+    Events(events::Args),
+    /// Say how the daemon is, and which hooks are in place
+    Status,
+    /// Refuse everything to a session from now on
+    Revoke(revoke::Args),
+    /// Check an envelope; needs neither root nor a daemon
+    Check(check::Args),
+    /// Say what this host offers, hook by hook
+    Doctor,
+    /// Run the daemon, in the foreground
+    ///
+    /// When it stops, however it stops, the kernel goes on enforcing. A new daemon takes over.
+    Daemon,
+    /// End enforcement: release every session and remove all that enforcer made
+    Teardown(teardown::Args),
+}
+
+/// Does what was asked.
+pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
+    let Cli { settings, format, command } = cli;
+    match command {
+        Command::Run(args) => run::execute(&settings, &args),
+        Command::Ps => ps::execute(&settings, format),
+        Command::Events(args) => events::execute(&settings, format, &args),
+        Command::Status => status::execute(&settings, format),
+        Command::Revoke(args) => revoke::execute(&settings, format, &args),
+        Command::Check(args) => check::execute(format, &args),
+        Command::Doctor => doctor::execute(&settings, format),
+        Command::Daemon => daemon::execute(settings),
+        Command::Teardown(args) => teardown::execute(&settings, format, &args),
+    }
+}
+
+/// Asks the daemon something.
+fn ask<T, F>(settings: &Settings, question: impl FnOnce(Client) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let answer = runtime.block_on(question(Client::new(&settings.socket())));
+    answer.map_err(client_failure)
+}
+
+fn client_failure(error: ClientError) -> Failure {
+    let (status, hint) = match &error {
+        ClientError::NotRunning { .. } => {
+            (ExitStatus::No, Some("start it as root: `enforcer daemon`".to_owned()))
+        }
+        ClientError::Permission { .. } => {
+            (ExitStatus::Error, Some("root and members of the daemon's group may use it".to_owned()))
+        }
+        ClientError::Refused { status, hint, .. } if status.is_client_error() => {
+            (ExitStatus::No, hint.clone())
+        }
+        ClientError::Refused { hint, .. } => (ExitStatus::Error, hint.clone()),
+        ClientError::Connect { .. } | ClientError::Http(_) | ClientError::Answer(_) => {
+            (ExitStatus::Error, None)
+        }
+    };
+    Failure { status, error: error.into(), hint }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    text::print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Reads an envelope's text.
+fn read_envelope(path: &PathBuf) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let what = anyhow::Error::from(error).context(format!("read the envelope `{}`", path.display()));
+        Failure { status: ExitStatus::No, error: what, hint: None }
+    })
+}

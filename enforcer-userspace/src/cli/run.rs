@@ -1,0 +1,102 @@
+//! `enforcer run`: enrol this process, then become the command.
+
+use std::{
+    ffi::OsString,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::unistd::{AccessFlags, User, access};
+
+use super::{ask, read_envelope};
+use crate::{
+    control::dto,
+    env_vars,
+    exit::{ExitStatus, Failure},
+    privilege::{self, PrivilegeError},
+    settings::Settings,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The envelope that the session is held to
+    #[arg(long, value_name = "FILE")]
+    envelope: PathBuf,
+    /// Run the command as this user, by name or number; needs root
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Returns only if the command was not executed.
+pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Failure> {
+    // Everything that can be known before is checked before: what is enrolled is executed.
+    let envelope = read_envelope(&args.envelope)?;
+    let user = args.user.as_deref().map(privilege::find_user).transpose()?;
+    if user.is_some() && !nix::unistd::geteuid().is_root() {
+        let error = anyhow::anyhow!("`--user` needs root");
+        return Err(Failure { status: ExitStatus::Error, error, hint: None });
+    }
+    let program = find_program(&args.command[0])?;
+    privilege::check_streams().map_err(|error| {
+        Failure::new(ExitStatus::Error, error).hint("redirect it, for example with `< /dev/null` or `| cat`")
+    })?;
+
+    let request = dto::Enrol {
+        envelope,
+        command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+    };
+    let enrolled: dto::Enrolled = ask(settings, async |client| client.post("/v1/sessions", &request).await)?;
+
+    drop_privileges(user.as_ref())?;
+    let mut command = Command::new(&program);
+    command.arg0(&args.command[0]).args(&args.command[1..]).env(env_vars::SESSION, &enrolled.id);
+    if let Some(user) = &user {
+        command
+            .env("HOME", &user.dir)
+            .env("USER", &user.name)
+            .env("LOGNAME", &user.name)
+            .env("SHELL", &user.shell);
+    }
+    let error = command.exec();
+    let status = if error.kind() == std::io::ErrorKind::NotFound {
+        ExitStatus::NotFound
+    } else {
+        ExitStatus::NotExecutable
+    };
+    let error = anyhow::Error::from(error).context(format!("execute `{}`", program.display()));
+    Err(Failure { status, error, hint: None })
+}
+
+fn drop_privileges(user: Option<&User>) -> Result<(), PrivilegeError> {
+    privilege::close_inherited()?;
+    if let Some(user) = user {
+        privilege::become_user(user)?;
+    }
+    privilege::no_new_privileges()
+}
+
+/// The file that a shell would execute for this word.
+fn find_program(word: &OsString) -> Result<PathBuf, Failure> {
+    let candidates: Vec<PathBuf> = if word.as_bytes().contains(&b'/') {
+        vec![PathBuf::from(word)]
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+        std::env::split_paths(&path).map(|dir| dir.join(word)).collect()
+    };
+    let is_file = |path: &&PathBuf| path.is_file();
+    let executable = |path: &&PathBuf| access(path.as_path(), AccessFlags::X_OK).is_ok();
+    if let Some(found) = candidates.iter().filter(is_file).find(executable) {
+        return Ok(found.clone());
+    }
+    let exists = candidates.iter().find(|path| path.exists());
+    let shown = Path::new(word).display();
+    let (status, error) = match exists {
+        Some(path) => (ExitStatus::NotExecutable, anyhow::anyhow!("`{}` cannot be executed", path.display())),
+        None => (ExitStatus::NotFound, anyhow::anyhow!("there is no command `{shown}`")),
+    };
+    Err(Failure { status, error, hint: None })
+}

@@ -1,0 +1,50 @@
+//! `enforcer status`.
+
+use std::fmt::Write as _;
+
+use super::{
+    Format, ask, print_json,
+    text::{self, Colour, colour},
+};
+use crate::{
+    control::dto,
+    exit::{ExitStatus, Failure},
+    settings::Settings,
+};
+
+pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus, Failure> {
+    let status: dto::Status = ask(settings, async |client| client.get("/v1/status").await)?;
+    match format {
+        Format::Json => print_json(&status)?,
+        Format::Text => text::print(&render(&status))?,
+    }
+    // A hook that is missing is a promise that is not kept.
+    let complete = status.coverage.iter().all(|hook| hook.attached);
+    Ok(if complete { ExitStatus::Ok } else { ExitStatus::No })
+}
+
+fn render(status: &dto::Status) -> String {
+    let mut out = String::new();
+    let dto::DaemonInfo { pid, release, abi, start, started, kernel } = &status.daemon;
+    let _infallible =
+        writeln!(out, "daemon    pid {pid}, release {release}, ABI {abi}, {start} at {started}");
+    let _infallible = writeln!(out, "kernel    {kernel}");
+    let _infallible = writeln!(out, "sessions  {}, {} processes", status.sessions, status.tasks);
+    let _infallible = writeln!(out, "hooks");
+    for hook in &status.coverage {
+        let state =
+            if hook.attached { colour("ok     ", Colour::Green) } else { colour("MISSING", Colour::Red) };
+        let _infallible = writeln!(out, "  {state} {:<26} {}", hook.hook, hook.covers);
+        if let Some(error) = &hook.error {
+            let _infallible = writeln!(out, "          {error}");
+        }
+    }
+    let _infallible = writeln!(out, "counters");
+    for (name, count) in &status.counters {
+        let fault = status.faults.contains(name);
+        let line = format!("  {name:<22} {count}{}", if fault { "  FAULT" } else { "" });
+        let line = if fault { colour(&line, Colour::Yellow) } else { line };
+        let _infallible = writeln!(out, "{line}");
+    }
+    out
+}

@@ -1,0 +1,62 @@
+//! Text for people. Names that a process can choose are made harmless before they reach a terminal.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use crate::exit::Failure;
+
+/// A colour; meaning never rests on it alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Colour {
+    Green,
+    Red,
+    Yellow,
+    Dim,
+}
+
+/// Wraps text in a colour, if stdout is a terminal and `NO_COLOR` is not set.
+pub(super) fn colour(text: &str, colour: Colour) -> String {
+    if !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    {
+        return text.to_owned();
+    }
+    let code = match colour {
+        Colour::Green => 32,
+        Colour::Red => 31,
+        Colour::Yellow => 33,
+        Colour::Dim => 2,
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+/// Writes to stdout. A reader that has gone away (`| head`) is no failure.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Text from a process, with everything that a terminal would act on spelled out.
+pub(super) fn harmless(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars().flat_map(|c| if acts(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+}
+
+/// The first part of an id, enough to tell sessions apart.
+pub(super) fn short(id: &str) -> &str {
+    // A UUIDv7 starts with the time: its last part is the random one, but a prefix is what `revoke` takes.
+    id.get(..18).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn escapes_what_a_terminal_would_act_on() {
+        assert_eq!(harmless("a\x1b[31mb\n\u{202e}c é"), "a\\u{1b}[31mb\\u{a}\\u{202e}c é");
+    }
+}

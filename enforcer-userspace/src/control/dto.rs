@@ -1,0 +1,141 @@
+//! The wire format of the control socket, which is also what `--format json` prints.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of every document here.
+pub(crate) const VERSION: u32 = 1;
+
+/// `POST /v1/sessions`: enrol the process that asks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Enrol {
+    /// The envelope's text.
+    pub(crate) envelope: String,
+    /// What the process is about to execute, for people to read.
+    pub(crate) command: Vec<String>,
+}
+
+/// Answer to [`Enrol`]: the kernel state is in place.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Enrolled {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+}
+
+/// `GET /v1/sessions`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Sessions {
+    pub(crate) version: u32,
+    pub(crate) sessions: Vec<SessionInfo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SessionInfo {
+    pub(crate) id: String,
+    pub(crate) agent: String,
+    pub(crate) owner: String,
+    pub(crate) operator: String,
+    pub(crate) purpose: String,
+    pub(crate) model: String,
+    pub(crate) mode: String,
+    pub(crate) state: String,
+    /// SHA-256 of the envelope's text.
+    pub(crate) envelope_digest: String,
+    pub(crate) command: Vec<String>,
+    /// RFC 3339.
+    pub(crate) started: String,
+    /// RFC 3339, as the wall clock is set now; what counts is the boot clock.
+    pub(crate) expires: String,
+    pub(crate) cgroup: String,
+    pub(crate) registered_by_uid: u32,
+    pub(crate) processes: Vec<ProcessInfo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProcessInfo {
+    pub(crate) pid: u32,
+    /// The process of this session that made it.
+    pub(crate) parent_pid: Option<u32>,
+    pub(crate) comm: Option<String>,
+    pub(crate) path: Option<String>,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: u32,
+    pub(crate) daemon: DaemonInfo,
+    pub(crate) coverage: Vec<HookInfo>,
+    pub(crate) sessions: usize,
+    /// Entries in the kernel's table of tagged processes.
+    pub(crate) tasks: usize,
+    pub(crate) counters: std::collections::BTreeMap<String, u64>,
+    /// Names of counters that are above zero and mean that something went wrong.
+    pub(crate) faults: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DaemonInfo {
+    pub(crate) pid: u32,
+    pub(crate) release: String,
+    pub(crate) abi: u16,
+    /// `fresh`, `adopted` or `upgraded`.
+    pub(crate) start: String,
+    /// RFC 3339.
+    pub(crate) started: String,
+    pub(crate) kernel: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HookInfo {
+    pub(crate) hook: String,
+    pub(crate) program: String,
+    pub(crate) covers: String,
+    pub(crate) attached: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) program_id: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// Answer to `DELETE /v1/sessions/{id}`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Revoked {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    /// Live processes that are refused from now on.
+    pub(crate) processes: usize,
+}
+
+/// Answer to `DELETE /v1/enforcement`, and what `teardown` prints.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TornDown {
+    pub(crate) version: u32,
+    /// Sessions whose processes are no longer held to anything.
+    pub(crate) released: Vec<Released>,
+    /// What could not be removed.
+    pub(crate) left: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Released {
+    pub(crate) id: String,
+    pub(crate) agent: String,
+    pub(crate) owner: String,
+    pub(crate) processes: usize,
+}
+
+/// Every error.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    pub(crate) error: ProblemBody,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProblemBody {
+    /// Stable, for programs.
+    pub(crate) code: String,
+    /// For people.
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}

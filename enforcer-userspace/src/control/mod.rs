@@ -1,0 +1,6 @@
+//! The control socket: HTTP and JSON over a Unix socket. `dto` is its wire format, `peer` says who is asking.
+
+pub(crate) mod client;
+pub(crate) mod dto;
+pub(crate) mod peer;
+pub(crate) mod server;

@@ -1,0 +1,240 @@
+//! The server side: routes to requests, answers to HTTP. Decides nothing; the daemon's loop does.
+
+use std::{
+    fs::File,
+    io::{Read as _, Take},
+    sync::Arc,
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{delete, get},
+};
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, mpsc, oneshot},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    dto,
+    peer::{Peer, PeerInfo},
+};
+
+/// The largest request: an envelope of a million rules fits.
+const MAX_BODY_BYTES: usize = 64 << 20;
+
+/// What can be asked of the daemon.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Enrol(dto::Enrol),
+    Sessions,
+    Status,
+    Revoke { id: String },
+    Events,
+    Teardown { keep_events: bool },
+}
+
+/// What the daemon answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Enrolled(dto::Enrolled),
+    Sessions(dto::Sessions),
+    Status(dto::Status),
+    Revoked(dto::Revoked),
+    Events(Feed),
+    TornDown(dto::TornDown),
+}
+
+/// The lines written so far, and those to come; nothing is in both, nothing between.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pub(crate) history: Vec<(File, u64)>,
+    pub(crate) live: broadcast::Receiver<Arc<str>>,
+}
+
+/// A request that is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let error = dto::ProblemBody { code: self.code.to_owned(), message: self.message, hint: self.hint };
+        (self.status, Json(dto::Problem { error })).into_response()
+    }
+}
+
+/// A request on its way to the daemon's loop.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) peer: Peer,
+    pub(crate) request: Request,
+    pub(crate) reply: oneshot::Sender<Result<Answer, Refusal>>,
+}
+
+type Calls = mpsc::Sender<Call>;
+
+/// Serves until `stop` resolves and the answers under way are sent.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    calls: Calls,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/v1/sessions", get(sessions).post(enrol))
+        .route("/v1/sessions/{id}", delete(revoke))
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .route("/v1/enforcement", delete(teardown))
+        .fallback(async || {
+            Refusal::new(StatusCode::NOT_FOUND, "no-such-route", "there is nothing at this path")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(calls);
+    axum::serve(listener, router.into_make_service_with_connect_info::<PeerInfo>())
+        .with_graceful_shutdown(stop)
+        .await
+}
+
+type Peered = ConnectInfo<PeerInfo>;
+
+async fn call(calls: &Calls, peer: PeerInfo, request: Request) -> Result<Answer, Refusal> {
+    let peer =
+        peer.0.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, "unknown-peer", error.to_string()))?;
+    let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping");
+    let (reply, answer) = oneshot::channel();
+    calls.send(Call { peer, request, reply }).await.map_err(|_closed| stopping())?;
+    answer.await.map_err(|_dropped| stopping())?
+}
+
+async fn enrol(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    body: Result<Json<dto::Enrol>, JsonRejection>,
+) -> Response {
+    let request = match body {
+        Ok(Json(enrol)) => Request::Enrol(enrol),
+        Err(error) => return Refusal::new(error.status(), "bad-request", error.body_text()).into_response(),
+    };
+    respond(call(&calls, peer, request).await)
+}
+
+async fn sessions(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::Sessions).await)
+}
+
+async fn revoke(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
+    respond(call(&calls, peer, Request::Revoke { id }).await)
+}
+
+async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::Status).await)
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct TeardownQuery {
+    #[serde(default)]
+    keep_events: bool,
+}
+
+async fn teardown(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    Query(query): Query<TeardownQuery>,
+) -> Response {
+    respond(call(&calls, peer, Request::Teardown { keep_events: query.keep_events }).await)
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct EventsQuery {
+    /// Go on with what is still to come.
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn events(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    Query(query): Query<EventsQuery>,
+) -> Response {
+    match call(&calls, peer, Request::Events).await {
+        Ok(Answer::Events(feed)) => {
+            let (send, receive) = mpsc::channel(16);
+            tokio::spawn(stream(feed, query.follow, send));
+            let body = Body::from_stream(ReceiverStream::new(receive));
+            ([("content-type", "application/x-ndjson")], body).into_response()
+        }
+        other => respond(other),
+    }
+}
+
+/// Sends the feed to one client; ends when the client is gone. A client too slow for the live lines is told how many it
+/// missed: all of them are in the files.
+async fn stream(feed: Feed, follow: bool, send: mpsc::Sender<std::io::Result<Bytes>>) {
+    for (file, bytes) in feed.history {
+        let mut file = file.take(bytes);
+        while let Some(chunk) = chunk(&mut file) {
+            if send.send(chunk).await.is_err() {
+                return;
+            }
+        }
+    }
+    let mut live = feed.live;
+    while follow {
+        let line = match live.recv().await {
+            Ok(line) => format!("{line}\n"),
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                format!(
+                    "{{\"version\":1,\"kind\":\"records-lost\",\"time\":\"\",\"sequence\":0,\"lost\":{missed},\"detail\":\"this client was too slow\"}}\n"
+                )
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if send.send(Ok(Bytes::from(line))).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn chunk(file: &mut Take<File>) -> Option<std::io::Result<Bytes>> {
+    let mut buffer = vec![0; 64 << 10];
+    match file.read(&mut buffer) {
+        Ok(0) => None,
+        Ok(read) => {
+            buffer.truncate(read);
+            Some(Ok(buffer.into()))
+        }
+        Err(error) => Some(Err(error)),
+    }
+}
+
+fn respond(answer: Result<Answer, Refusal>) -> Response {
+    match answer {
+        Ok(Answer::Enrolled(dto)) => (StatusCode::CREATED, Json(dto)).into_response(),
+        Ok(Answer::Sessions(dto)) => Json(dto).into_response(),
+        Ok(Answer::Status(dto)) => Json(dto).into_response(),
+        Ok(Answer::Revoked(dto)) => Json(dto).into_response(),
+        Ok(Answer::TornDown(dto)) => Json(dto).into_response(),
+        Ok(Answer::Events(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}

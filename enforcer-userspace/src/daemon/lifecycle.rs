@@ -1,0 +1,305 @@
+//! The life of a session: enrolment, expiry, revocation, end, release.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use enforcer_common::{
+    identity::SessionRef,
+    session::{Control, SessionRow, SessionState},
+    verdict::Mode,
+};
+use ring::digest::{SHA256, digest as sha256};
+use uuid::Uuid;
+
+use super::{Daemon, DaemonError, internal};
+use crate::{
+    cgroup::SessionCgroup,
+    clock,
+    control::{dto, peer::Peer, server::Refusal},
+    envelope::{self, Envelope},
+    kernel::MapsError,
+    procfs,
+    record::{EventKind, EventLine},
+    session::{EnvelopeInForce, Grant, ProcessKey, Session, Status},
+    state::SessionFile,
+};
+
+/// SHA-256 of an envelope's text, hexadecimal.
+pub(super) fn digest(text: &str) -> String {
+    sha256(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Daemon {
+    /// Enrols the process that asks. When this returns `Ok`, the kernel holds it to its envelope; when it returns `Err`,
+    /// nothing is left of the attempt. A client that dies without reading the answer ends its session by dying.
+    pub(super) fn enrol(&mut self, peer: &Peer, request: dto::Enrol) -> Result<dto::Enrolled, Refusal> {
+        let envelope = envelope::parse(&request.envelope).map_err(|diagnostics| {
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
+        })?;
+        let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
+        let envelope = self.envelope_in_force(request.envelope, envelope)?;
+        let id = Uuid::now_v7();
+        let enrolled = self.try_enrol(peer, id, slot, &envelope, request.command);
+        if enrolled.is_err() {
+            self.remove_unused_rules(&envelope).map_err(|error| internal(&error))?;
+        }
+        enrolled?;
+        Ok(dto::Enrolled { version: dto::VERSION, id: id.to_string() })
+    }
+
+    fn try_enrol(
+        &mut self,
+        peer: &Peer,
+        id: Uuid,
+        slot: u32,
+        envelope: &Arc<EnvelopeInForce>,
+        command: Vec<String>,
+    ) -> Result<(), Refusal> {
+        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
+        let cgroup_before = procfs::cgroup2_of(peer.pid)
+            .map_err(|error| failed(&error))?
+            .ok_or_else(|| Refusal::new(StatusCode::GONE, "gone", "the process that asked is gone"))?;
+        let previous = self.kernel.sessions.control(slot).map_err(|error| failed(&error))?.generation();
+        let slot = SessionRef { slot, generation: previous % Control::MAX_GENERATION + 1 };
+        let cgroup = self.cgroups.create(&id.to_string()).map_err(|error| failed(&error))?;
+
+        let started_ns = clock::boot_ns();
+        let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
+        let mut session = Session::new(Grant {
+            id,
+            slot,
+            envelope: Arc::clone(envelope),
+            cgroup: cgroup.path.clone(),
+            cgroup_id: cgroup.id,
+            cgroup_before,
+            started_ns,
+            expires_ns: started_ns.saturating_add(ttl_ns),
+            command,
+            registered_by_uid: peer.uid,
+            root: ProcessKey { tgid: peer.pid, start_ns: 0 },
+        });
+        match self.put_in_force(&mut session, peer) {
+            Ok(()) => {
+                let line =
+                    EventLine::new(EventKind::SessionStarted, &clock::wall(started_ns)).session(&session);
+                self.registry.insert(session);
+                self.events.write(line).map_err(|error| failed(&error))
+            }
+            Err(refusal) => {
+                self.take_back(&session, &cgroup, peer).map_err(|error| failed(&error))?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Kernel state before the process is in it, its row before its control word, and the tag last: at each step the
+    /// process is held to nothing yet, or to all of it.
+    fn put_in_force(&mut self, session: &mut Session, peer: &Peer) -> Result<(), Refusal> {
+        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
+        let grant = &session.grant;
+        let row = SessionRow { id: grant.id.into_bytes(), expires_ns: grant.expires_ns };
+        let maps = &mut self.kernel.sessions;
+        maps.prepare(grant.slot.slot, row).map_err(|error| failed(&error))?;
+        maps.set_cgroup(grant.cgroup_id, grant.slot).map_err(|error| failed(&error))?;
+        maps.set_control(grant.slot.slot, session.control()).map_err(|error| failed(&error))?;
+        self.cgroups.enter(&grant.cgroup, peer.pid).map_err(|error| failed(&error))?;
+        let tag = self.kernel.enrol(peer.pid, grant.slot).map_err(|error| failed(&error))?;
+        if tag.session != grant.slot {
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "enrolled",
+                "the process belongs to a session already",
+            ));
+        }
+        session.grant.root.start_ns = tag.start_ns;
+        session.processes = crate::session::ProcessTree::new(session.grant.root);
+        let (comm, path) = procfs::describe(peer.pid);
+        session.processes.describe(peer.pid, comm, path);
+        if !peer.is_alive() {
+            return Err(Refusal::new(StatusCode::GONE, "gone", "the process that asked is gone"));
+        }
+        let file = SessionFile::new(session, &self.host.boot_id);
+        self.state.save(&file).map_err(|error| failed(&error))
+    }
+
+    /// Undoes a failed enrolment. The process has not been told that it may go on, so it goes back to what it was.
+    fn take_back(
+        &mut self,
+        session: &Session,
+        cgroup: &SessionCgroup,
+        peer: &Peer,
+    ) -> Result<(), DaemonError> {
+        let grant = &session.grant;
+        self.state.forget(grant.id)?;
+        if self.kernel.sessions.tag(peer.pid)?.is_some_and(|tag| tag.session == grant.slot) {
+            self.kernel.sessions.remove_tag(peer.pid)?;
+        }
+        for pid in self.cgroups.processes(&cgroup.path)? {
+            self.cgroups.release(&grant.cgroup_before, pid)?;
+        }
+        self.free_slot(grant.slot)?;
+        self.kernel.sessions.remove_cgroup(cgroup.id)?;
+        self.cgroups.remove(&cgroup.path)?;
+        Ok(())
+    }
+
+    /// The envelope's rules in the kernel: shared, if a session with the same text is held to them already.
+    fn envelope_in_force(
+        &mut self,
+        text: String,
+        envelope: Envelope,
+    ) -> Result<Arc<EnvelopeInForce>, Refusal> {
+        let digest = digest(&text);
+        if let Some(known) = self.registry.envelope(&digest) {
+            return Ok(known);
+        }
+        let rules = envelope::compile(&envelope).map_err(|error| {
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", error.to_string())
+        })?;
+        let number = self.registry.free_envelope_number().map_err(|error| no_room(&error))?;
+        self.kernel.rules.install(number, &rules).map_err(|error| {
+            let refusal = internal(&error);
+            Refusal { status: StatusCode::INSUFFICIENT_STORAGE, code: "no-room", ..refusal }
+        })?;
+        Ok(Arc::new(EnvelopeInForce { number, digest, text, envelope, rules }))
+    }
+
+    fn remove_unused_rules(&mut self, envelope: &EnvelopeInForce) -> Result<(), MapsError> {
+        if self.registry.uses_envelope(envelope.number) {
+            return Ok(());
+        }
+        self.kernel.rules.remove(envelope.number, &envelope.rules)
+    }
+
+    /// One store in the kernel; then it is written down and recorded.
+    pub(super) fn revoke(&mut self, id: &str) -> Result<dto::Revoked, Refusal> {
+        let found = self.registry.starting_with(id);
+        let [id] = found[..] else {
+            let (status, code, message) = if found.is_empty() {
+                (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`"))
+            } else {
+                (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len()))
+            };
+            return Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"));
+        };
+        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
+        let missing = || Refusal::new(StatusCode::NOT_FOUND, "no-such-session", "the session has just ended");
+        let session = self.registry.get_mut(id).ok_or_else(missing)?;
+        let already = std::mem::replace(&mut session.revoked, true);
+        self.kernel
+            .sessions
+            .set_control(session.grant.slot.slot, session.control())
+            .map_err(|e| failed(&e))?;
+        let processes = session.processes.live().count();
+        if !already {
+            let file = SessionFile::new(session, &self.host.boot_id);
+            let line =
+                EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns())).session(session);
+            self.state.save(&file).map_err(|error| failed(&error))?;
+            self.events.write(line).map_err(|error| failed(&error))?;
+        }
+        Ok(dto::Revoked { version: dto::VERSION, id: id.to_string(), processes })
+    }
+
+    /// The kernel has enforced it since the moment it came; here it is written down.
+    pub(super) fn record_expiries(&mut self) -> Result<(), DaemonError> {
+        let now_ns = clock::boot_ns();
+        for session in self.registry.iter_mut() {
+            if session.status(now_ns) == Status::Expired && !session.expiry_recorded {
+                session.expiry_recorded = true;
+                let time = clock::wall(session.grant.expires_ns);
+                self.events.write(EventLine::new(EventKind::SessionExpired, &time).session(session))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions whose last process has ended, as their records say.
+    pub(super) fn end_finished(&mut self) -> Result<(), DaemonError> {
+        let finished: Vec<_> = self
+            .registry
+            .iter()
+            .filter(|session| session.processes.live().next().is_none())
+            .map(|session| (session.grant.id, session.grant.slot.slot))
+            .collect();
+        for (id, slot) in finished {
+            if self.kernel.sessions.processes(slot)? == 0 {
+                self.end(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions that have had no process for a whole tick, though a record of an exit is missing.
+    pub(super) fn end_empty(&mut self) -> Result<(), DaemonError> {
+        let mut empty = std::collections::BTreeSet::new();
+        for session in self.registry.iter() {
+            if self.kernel.sessions.processes(session.grant.slot.slot)? == 0 {
+                empty.insert(session.grant.id);
+            }
+        }
+        for id in self.empty.intersection(&empty).copied().collect::<Vec<_>>() {
+            empty.remove(&id);
+            self.end(id)?;
+        }
+        self.empty = empty;
+        for stray in self.registry.strays() {
+            if self.kernel.sessions.processes(stray.slot)? == 0 {
+                self.free_slot(stray)?;
+                self.registry.remove_stray(stray);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a session without processes out of the kernel. One whose cgroup still holds a process stays: that process
+    /// has no tag, and is refused everything for as long as it is there.
+    fn end(&mut self, id: Uuid) -> Result<(), DaemonError> {
+        let Some(session) = self.registry.get_mut(id) else {
+            return Ok(());
+        };
+        let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
+        if !self.cgroups.remove(&session.grant.cgroup)? {
+            return Ok(());
+        }
+        let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns())).session(session);
+        self.events.write(line)?;
+        self.free_slot(slot)?;
+        self.kernel.sessions.remove_cgroup(cgroup_id)?;
+        let ended = self.registry.remove(id);
+        if let Some(session) = ended {
+            self.remove_unused_rules(&session.grant.envelope)?;
+        }
+        Ok(self.state.forget(id)?)
+    }
+
+    /// Gives a slot back. The generation stays in it, so that whoever still holds it is refused.
+    fn free_slot(&mut self, slot: SessionRef) -> Result<(), MapsError> {
+        let free = Control {
+            state: SessionState::Free,
+            mode: Mode::Enforce,
+            envelope: 0,
+            generation: slot.generation,
+        };
+        self.kernel.sessions.set_control(slot.slot, free.pack())
+    }
+
+    /// Takes enforcement away, with everything this instance made.
+    pub(super) fn release(&mut self, keep_events: bool) -> dto::TornDown {
+        let sessions = self.registry.iter().map(|session| crate::teardown::Held {
+            released: dto::Released {
+                id: session.grant.id.to_string(),
+                agent: session.grant.envelope.envelope.metadata.name.clone(),
+                owner: session.grant.envelope.envelope.metadata.owner.clone(),
+                processes: session.processes.live().count(),
+            },
+            cgroup: session.grant.cgroup.clone(),
+            cgroup_before: session.grant.cgroup_before.clone(),
+        });
+        crate::teardown::remove_all(&self.settings, &self.cgroups, sessions.collect(), keep_events)
+    }
+}
+
+fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    Refusal { status: StatusCode::INSUFFICIENT_STORAGE, code: "no-room", ..internal(error) }
+}

@@ -1,0 +1,316 @@
+//! The daemon: joins the kernel, the sessions, the control socket and the event file in one loop. Everything that can
+//! happen to it is an [`Input`].
+
+mod events;
+mod lifecycle;
+mod records;
+mod restore;
+mod start;
+
+use std::{collections::BTreeSet, io, time::Duration};
+
+use axum::http::StatusCode;
+use enforcer_common::{ABI_VERSION, counter::Counter};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::{
+    cgroup::{CgroupError, Cgroups},
+    clock,
+    control::{
+        dto,
+        server::{Answer, Call, Feed, Refusal, Request},
+    },
+    exit::one_line,
+    host::Host,
+    kernel::{Kernel, MapsError, Ring},
+    procfs,
+    record::{EventKind, EventLine},
+    session::{Registry, Session},
+    settings::Settings,
+    sinks::SinkError,
+    state::{State, StateError},
+};
+
+pub(crate) use events::Events;
+pub(crate) use start::{StartError, run};
+
+/// Records handled before the loop looks at its other inputs again.
+const RECORDS_AT_ONCE: usize = 1024;
+/// How often the daemon looks for what no record tells it.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Everything that can happen to the daemon.
+enum Input {
+    /// Records are waiting, and have been handled.
+    Records,
+    Call(Call),
+    Tick,
+    Stop(&'static str),
+}
+
+/// What went wrong while the daemon ran. The kernel goes on enforcing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    #[error("wait for records")]
+    Records(#[source] io::Error),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+/// The daemon's state. One task owns it: there are no locks.
+pub(crate) struct Daemon {
+    settings: Settings,
+    host: Host,
+    cgroups: Cgroups,
+    kernel: Kernel,
+    registry: Registry,
+    state: State,
+    events: Events,
+    /// Sessions that had no process at the last tick, though no record of an exit said so.
+    empty: BTreeSet<Uuid>,
+    lost: u64,
+    started_ns: u64,
+}
+
+/// What the loop ends with.
+#[derive(Debug)]
+struct Ended {
+    /// Enforcement was taken away, too.
+    torn_down: bool,
+}
+
+impl Daemon {
+    /// Runs until told to stop.
+    async fn serve(
+        &mut self,
+        ring: &mut Ring,
+        calls: &mut mpsc::Receiver<Call>,
+        mut signals: Signals,
+    ) -> Result<Ended, DaemonError> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let input = tokio::select! {
+                biased;
+                reason = signals.next() => Input::Stop(reason),
+                Some(call) = calls.recv() => Input::Call(call),
+                _ = ticks.tick() => Input::Tick,
+                read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)) => {
+                    read.map_err(DaemonError::Records)?;
+                    Input::Records
+                }
+            };
+            match input {
+                Input::Records => self.end_finished()?,
+                Input::Tick => self.tick(ring)?,
+                Input::Call(Call { peer, request, reply }) => {
+                    // What happened before the question is in the answer.
+                    ring.drain(|bytes| self.take_record(bytes));
+                    self.end_finished()?;
+                    let torn_down = matches!(request, Request::Teardown { .. });
+                    let answer = self.authorise(&peer, &request).and_then(|()| self.answer(&peer, request));
+                    let torn_down = torn_down && answer.is_ok();
+                    reply_to(reply, answer);
+                    if torn_down {
+                        return Ok(Ended { torn_down });
+                    }
+                }
+                Input::Stop(reason) => {
+                    ring.drain(|bytes| self.take_record(bytes));
+                    self.end_finished()?;
+                    let line = EventLine::new(EventKind::DaemonStopped, &clock::wall(clock::boot_ns()));
+                    self.events.write(line.detail(format!("{reason}; enforcement goes on")))?;
+                    return Ok(Ended { torn_down: false });
+                }
+            }
+            self.events.check()?;
+        }
+    }
+
+    /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
+    /// runs as.
+    fn authorise(&mut self, peer: &crate::control::peer::Peer, request: &Request) -> Result<(), Refusal> {
+        let refusal = if !peer.is_alive() {
+            "the process that made the connection is gone"
+        } else if self.is_in_session(peer.pid) {
+            "a process of a session may not operate the daemon"
+        } else {
+            return Ok(());
+        };
+        let line = EventLine::new(EventKind::RequestRefused, &clock::wall(clock::boot_ns()));
+        let asked = match request {
+            Request::Enrol(_) => "enrol",
+            Request::Sessions => "list sessions",
+            Request::Status => "status",
+            Request::Revoke { .. } => "revoke",
+            Request::Events => "read events",
+            Request::Teardown { .. } => "teardown",
+        };
+        let detail = format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid);
+        let written = self.events.write(line.detail(detail));
+        written.map_err(|error| internal(&error))?;
+        Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
+    }
+
+    /// By its tag, or by its cgroup. What cannot be told counts as yes.
+    fn is_in_session(&self, pid: u32) -> bool {
+        let tagged = !matches!(self.kernel.sessions.tag(pid), Ok(None));
+        let cgroup = procfs::cgroup2_of(pid);
+        let inside = match cgroup {
+            Ok(Some(path)) => self.cgroups.holds(&path),
+            Ok(None) | Err(_) => true,
+        };
+        tagged || inside
+    }
+
+    fn answer(&mut self, peer: &crate::control::peer::Peer, request: Request) -> Result<Answer, Refusal> {
+        match request {
+            Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
+            Request::Sessions => Ok(Answer::Sessions(self.list())),
+            Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
+            Request::Revoke { id } => self.revoke(&id).map(Answer::Revoked),
+            Request::Events => {
+                let (history, live) = self.events.feed().map_err(|error| internal(&error))?;
+                Ok(Answer::Events(Feed { history, live }))
+            }
+            Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
+        }
+    }
+
+    fn list(&self) -> dto::Sessions {
+        let now_ns = clock::boot_ns();
+        dto::Sessions {
+            version: dto::VERSION,
+            sessions: self.registry.iter().map(|session| describe(session, now_ns)).collect(),
+        }
+    }
+
+    fn status(&self) -> Result<dto::Status, MapsError> {
+        let counters = self.kernel.sessions.counters()?;
+        let faults = counters.iter().filter(|(counter, count)| counter.is_fault() && *count > 0);
+        let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {
+            hook: coverage.hook.hook.to_owned(),
+            program: coverage.hook.program.to_owned(),
+            covers: coverage.hook.covers.to_owned(),
+            attached: coverage.program_id.is_ok(),
+            program_id: coverage.program_id.as_ref().ok().copied(),
+            error: coverage.program_id.err(),
+        });
+        Ok(dto::Status {
+            version: dto::VERSION,
+            daemon: dto::DaemonInfo {
+                pid: std::process::id(),
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+                abi: ABI_VERSION,
+                start: self.kernel.start.name().to_owned(),
+                started: clock::wall(self.started_ns).to_string(),
+                kernel: self.host.release.clone(),
+            },
+            coverage: coverage.collect(),
+            sessions: self.registry.len(),
+            tasks: self.kernel.sessions.tags()?.len(),
+            faults: faults.map(|(counter, _)| counter.name().to_owned()).collect(),
+            counters: counters
+                .into_iter()
+                .map(|(counter, count)| (counter.name().to_owned(), count))
+                .chain(self.events.counters())
+                .collect(),
+        })
+    }
+
+    /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
+    fn tick(&mut self, ring: &mut Ring) -> Result<(), DaemonError> {
+        ring.drain(|bytes| self.take_record(bytes));
+        self.report_lost()?;
+        self.record_expiries()?;
+        self.end_empty()?;
+        self.end_finished()
+    }
+
+    fn report_lost(&mut self) -> Result<(), DaemonError> {
+        let counters = self.kernel.sessions.counters()?;
+        let lost =
+            counters.iter().find(|(counter, _)| *counter == Counter::FaultRecordLost).map_or(0, |(_, n)| *n);
+        if lost <= self.lost {
+            return Ok(());
+        }
+        let mut line = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
+            .detail("the kernel's ring buffer was full; verdicts were not affected");
+        line.lost = Some(lost - self.lost);
+        self.events.write(line)?;
+        self.lost = lost;
+        self.state.save_lost(&self.host.boot_id, lost)?;
+        // What the process trees missed, the kernel's tags say.
+        self.reconcile_trees()?;
+        Ok(())
+    }
+}
+
+fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
+    let grant = &session.grant;
+    let metadata = &grant.envelope.envelope.metadata;
+    dto::SessionInfo {
+        id: grant.id.to_string(),
+        agent: metadata.name.clone(),
+        owner: metadata.owner.clone(),
+        operator: metadata.operator.clone(),
+        purpose: metadata.purpose.clone(),
+        model: metadata.model.clone(),
+        mode: session.mode().name().to_owned(),
+        state: session.status(now_ns).name().to_owned(),
+        envelope_digest: grant.envelope.digest.clone(),
+        command: grant.command.clone(),
+        started: clock::wall(grant.started_ns).to_string(),
+        expires: clock::wall(grant.expires_ns).to_string(),
+        cgroup: grant.cgroup.to_string_lossy().into_owned(),
+        registered_by_uid: grant.registered_by_uid,
+        processes: session
+            .processes
+            .live()
+            .map(|process| dto::ProcessInfo {
+                pid: process.tgid,
+                parent_pid: process.parent,
+                comm: process.comm.map(str::to_owned),
+                path: process.path.map(str::to_owned),
+            })
+            .collect(),
+    }
+}
+
+/// The refusal for a fault of ours.
+fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", one_line(error))
+}
+
+fn reply_to(reply: oneshot::Sender<Result<Answer, Refusal>>, answer: Result<Answer, Refusal>) {
+    // A client that has gone away does not get its answer; for an enrolment see `Daemon::enrol`.
+    drop(reply.send(answer));
+}
+
+/// The signals that end the daemon.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupted",
+        }
+    }
+}

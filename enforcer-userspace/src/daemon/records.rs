@@ -1,0 +1,92 @@
+//! A record from the kernel becomes a change of the process tree and a line.
+
+use enforcer_common::identity::SessionRef;
+
+use super::Daemon;
+use crate::{
+    clock,
+    record::{self, Body, EventKind, EventLine, LineEgress, LineProcess, Record},
+    session::ProcessKey,
+};
+
+impl Daemon {
+    /// Takes one record, whatever its bytes are.
+    pub(super) fn take_record(&mut self, bytes: &[u8]) {
+        match record::decode(bytes) {
+            Ok(record) => {
+                let line = self.line(record);
+                self.events.write_later_checked(line);
+            }
+            Err(_undecodable) => self.events.count_undecodable(),
+        }
+    }
+
+    fn line(&mut self, record: Record) -> EventLine {
+        let Record { time_ns, session: slot, tgid, comm, body } = record;
+        let time = clock::wall(time_ns);
+        // A fork and an exec are in the tree before their line is made, an exit after: its lineage is still there.
+        if let Some(session) = self.registry.at_mut(slot) {
+            match &body {
+                Body::Fork { child_tgid, child_start_ns, untagged: false } => {
+                    let child = ProcessKey { tgid: *child_tgid, start_ns: *child_start_ns };
+                    session.processes.fork(tgid, child);
+                }
+                Body::Exec { path, .. } => session.processes.exec(tgid, comm.clone(), path.clone()),
+                Body::Fork { untagged: true, .. } | Body::Egress(_) | Body::Exit { .. } => {}
+            }
+        }
+        let session = self.registry.at(slot);
+        let kind = match &body {
+            Body::Egress(_) => EventKind::Egress,
+            Body::Fork { .. } => EventKind::Fork,
+            Body::Exec { .. } => EventKind::Exec,
+            Body::Exit { .. } => EventKind::Exit,
+        };
+        let mut line = EventLine::new(kind, &time);
+        line.session = session.map(Into::into);
+        if session.is_none() {
+            line.detail = Some(unattributed(slot));
+        }
+        let mut process = LineProcess::new(tgid, comm, session);
+        match body {
+            Body::Egress(egress) => {
+                process.tid = Some(egress.tid);
+                process.uid = Some(egress.uid);
+                line.egress = Some(LineEgress::new(&egress, session));
+            }
+            Body::Fork { child_tgid, untagged, .. } => {
+                line.child_pid = Some(child_tgid);
+                if untagged {
+                    line.detail = Some("the child could not be tagged: it is refused everything".to_owned());
+                }
+            }
+            Body::Exec { uid, path, path_cut } => {
+                process.uid = Some(uid);
+                process.path = path;
+                if path_cut {
+                    line.detail = Some("the path is longer than a record holds".to_owned());
+                }
+            }
+            Body::Exit { wait_status } => {
+                let (code, signal) = (wait_status >> 8 & 0xff, wait_status & 0x7f);
+                line.exit_code = (signal == 0).then_some(code.cast_signed());
+                line.exit_signal = (signal != 0).then_some(signal.cast_signed());
+            }
+        }
+        line.process = Some(process);
+        if kind == EventKind::Exit
+            && let Some(session) = self.registry.at_mut(slot)
+        {
+            session.processes.exit(tgid);
+        }
+        line
+    }
+}
+
+fn unattributed(slot: SessionRef) -> String {
+    if slot == SessionRef::UNKNOWN {
+        "in one of enforcer's cgroups, in no session".to_owned()
+    } else {
+        format!("session slot {} generation {}, which the daemon does not know", slot.slot, slot.generation)
+    }
+}

@@ -1,0 +1,138 @@
+//! Joining what the kernel enforces with what the state directory knows, after a restart. Any disagreement is settled for
+//! less access, and recorded.
+
+use std::{collections::HashMap, sync::Arc};
+
+use enforcer_common::{
+    config::MAX_SESSIONS,
+    identity::SessionRef,
+    session::{Control, SessionState},
+    verdict::Mode,
+};
+
+use super::{Daemon, DaemonError, lifecycle};
+use crate::{
+    clock, envelope, procfs,
+    record::{EventKind, EventLine},
+    session::{EnvelopeInForce, Grant, ProcessKey, Session},
+    state::SessionFile,
+};
+
+impl Daemon {
+    /// Takes up the sessions of an earlier daemon.
+    pub(super) fn restore(&mut self) -> Result<(), DaemonError> {
+        for file in self.state.sessions()? {
+            match file {
+                Ok(file) => self.restore_session(file)?,
+                // Its slot, if it has one, is found below and revoked.
+                Err(error) => {
+                    self.note(EventKind::SessionEnded, format!("{error}: the session is revoked"))?
+                }
+            }
+        }
+        self.revoke_unknown()?;
+        self.reconcile_trees()?;
+        let Self { registry, kernel, .. } = self;
+        kernel.rules.sweep(|envelope| registry.uses_envelope(envelope))?;
+        Ok(())
+    }
+
+    fn restore_session(&mut self, file: SessionFile) -> Result<(), DaemonError> {
+        let (id, slot) = (file.id, file.slot());
+        let revoked_on_disk = file.revoked;
+        let kernel = if file.boot_id == self.host.boot_id && slot.slot < MAX_SESSIONS {
+            self.kernel.sessions.control(slot.slot)?.unpack()
+        } else {
+            None
+        };
+        let standing = kernel.filter(|control| {
+            control.generation == slot.generation
+                && control.state != SessionState::Free
+                && control.envelope == file.envelope_number
+        });
+        let envelope = standing.and_then(|_| self.read_envelope(&file));
+        let (Some(control), Some(envelope)) = (standing, envelope) else {
+            self.state.forget(id)?;
+            return self.note(EventKind::SessionEnded, format!("session {id} is not in the kernel any more"));
+        };
+        let mut session = Session::new(Grant {
+            id,
+            slot,
+            envelope,
+            root: file.root(),
+            cgroup: file.cgroup,
+            cgroup_id: file.cgroup_id,
+            cgroup_before: file.cgroup_before,
+            started_ns: file.started_ns,
+            expires_ns: file.expires_ns,
+            command: file.command,
+            registered_by_uid: file.registered_by_uid,
+        });
+        session.revoked = revoked_on_disk || control.state != SessionState::Active;
+        // An expiry that an earlier daemon saw is not recorded again.
+        session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
+        self.kernel.sessions.set_control(slot.slot, session.control())?;
+        self.registry.insert(session);
+        Ok(())
+    }
+
+    /// The envelope that a file holds, if this release still reads it.
+    fn read_envelope(&self, file: &SessionFile) -> Option<Arc<EnvelopeInForce>> {
+        let digest = lifecycle::digest(&file.envelope);
+        let known = self.registry.envelope(&digest).filter(|known| known.number == file.envelope_number);
+        if known.is_some() {
+            return known;
+        }
+        let envelope = envelope::parse(&file.envelope).ok()?;
+        let rules = envelope::compile(&envelope).ok()?;
+        let text = file.envelope.clone();
+        Some(Arc::new(EnvelopeInForce { number: file.envelope_number, digest, text, envelope, rules }))
+    }
+
+    /// Revokes what the kernel holds for a session and the state directory does not know.
+    fn revoke_unknown(&mut self) -> Result<(), DaemonError> {
+        for slot in 0..MAX_SESSIONS {
+            let word = self.kernel.sessions.control(slot)?;
+            let held = word.unpack().is_some_and(|control| control.state != SessionState::Free);
+            let stray = SessionRef { slot, generation: word.generation() };
+            if !held || self.registry.at(stray).is_some() {
+                continue;
+            }
+            let revoked = Control {
+                state: SessionState::Revoked,
+                mode: Mode::Enforce,
+                envelope: 0,
+                generation: stray.generation,
+            };
+            self.kernel.sessions.set_control(slot, revoked.pack())?;
+            self.registry.insert_stray(stray);
+            self.note(
+                EventKind::SessionRevoked,
+                format!("slot {slot} belongs to a session that is not known here"),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Brings every process tree to what the kernel's tags say.
+    pub(super) fn reconcile_trees(&mut self) -> Result<(), DaemonError> {
+        let mut tags: HashMap<SessionRef, Vec<(ProcessKey, u32)>> = HashMap::new();
+        for (tgid, tag) in self.kernel.sessions.tags()? {
+            let key = ProcessKey { tgid, start_ns: tag.start_ns };
+            tags.entry(tag.session).or_default().push((key, tag.parent_tgid));
+        }
+        for session in self.registry.iter_mut() {
+            let tags = tags.remove(&session.grant.slot).unwrap_or_default();
+            session.processes.reconcile(&tags);
+            for (key, _) in tags {
+                let (comm, path) = procfs::describe(key.tgid);
+                session.processes.describe(key.tgid, comm, path);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn note(&mut self, kind: EventKind, detail: impl Into<String>) -> Result<(), DaemonError> {
+        Ok(self.events.write(EventLine::new(kind, &clock::wall(clock::boot_ns())).detail(detail))?)
+    }
+}

@@ -1,0 +1,257 @@
+//! Bringing the daemon up, and taking it down.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use enforcer_common::config::Config;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::stat::{Mode, umask},
+    unistd::{Group, chown},
+};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+};
+
+use super::{Daemon, DaemonError, Events, Signals};
+use crate::{
+    cgroup::{CgroupError, Cgroups},
+    clock,
+    control::server,
+    exit::{ExitStatus, Failure},
+    host::{self, HostError},
+    kernel::{Kernel, KernelError, PinError, Pins},
+    record::{EventKind, EventLine},
+    session::Registry,
+    settings::Settings,
+    sinks::SinkError,
+    state::{State, StateError},
+};
+
+/// Requests that wait for the loop.
+const CALLS: usize = 64;
+/// How long answers under way may take when the daemon stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the daemon did not come up. Nothing was changed, or it was taken back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("a daemon is already running, with pid {pid}")]
+    Running { pid: String },
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("{action} `{}`", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("look up the group `{group}`")]
+    Group {
+        group: String,
+        #[source]
+        source: nix::Error,
+    },
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+}
+
+impl From<PinError> for StartError {
+    fn from(error: PinError) -> Self {
+        Self::Kernel(error.into())
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    let path = path.to_owned();
+    move |source| StartError::Io { action, path, source }
+}
+
+impl StartError {
+    /// With exit code and hint.
+    pub(crate) fn into_failure(self) -> Failure {
+        let hint = match &self {
+            Self::Host(error) => Some(error.hint()),
+            Self::Running { .. } => Some("`enforcer status` asks it how it is"),
+            Self::Kernel(KernelError::Pins(PinError::NotBpffs { .. })) => {
+                Some("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name a directory on one with `--pin-dir`")
+            }
+            Self::Kernel(KernelError::Pins(PinError::Foreign { .. }) | KernelError::NotOurs { .. }) => {
+                Some("name another directory with `--pin-dir`, or remove what is there")
+            }
+            Self::Kernel(KernelError::Abi { .. }) => Some(
+                "sessions stay enforced; run the release that made the pins, or `enforcer teardown` to end enforcement",
+            ),
+            Self::Kernel(KernelError::Btf(_) | KernelError::Object(_) | KernelError::Program { .. }) => {
+                Some("`enforcer doctor` shows what this kernel offers")
+            }
+            _ => None,
+        };
+        let status = match &self {
+            Self::Running { .. } => ExitStatus::No,
+            Self::Host(_)
+            | Self::Kernel(
+                KernelError::Btf(_)
+                | KernelError::Object(_)
+                | KernelError::Program { .. }
+                | KernelError::Abi { .. }
+                | KernelError::NotOurs { .. }
+                | KernelError::Pins(PinError::NotBpffs { .. } | PinError::Foreign { .. }),
+            ) => ExitStatus::Unsupported,
+            _ => ExitStatus::Error,
+        };
+        let failure = Failure::new(status, self);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+/// Runs a daemon until it is told to stop. Enforcement goes on afterwards, unless that was what it was told.
+pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
+    let host = host::inspect()?;
+    let pins = Pins::at(&settings.pin_dir)?;
+    pins.exist()?;
+    let made_run_dir = make_dir(&settings.run_dir)?;
+    let lock = match lock(&settings.lock()) {
+        Ok(lock) => lock,
+        Err(error) => {
+            if made_run_dir {
+                fs::remove_dir(&settings.run_dir).map_err(io_error("remove", &settings.run_dir))?;
+            }
+            return Err(error);
+        }
+    };
+    let cgroups = Cgroups::new(&host.cgroup_root, &settings.cgroup);
+    let kernel = match start_kernel(&pins, &cgroups, &host) {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            // Only what is empty goes: a session's cgroup stays.
+            cgroups.remove_parent_if_empty()?;
+            fs::remove_file(settings.lock()).map_err(io_error("remove", &settings.lock()))?;
+            if made_run_dir {
+                fs::remove_dir(&settings.run_dir).map_err(io_error("remove", &settings.run_dir))?;
+            }
+            return Err(error);
+        }
+    };
+    let mut ring = kernel.records()?;
+    let state = State::open(&settings.state_dir, &settings.sessions())?;
+    let lost = state.lost(&host.boot_id);
+    let mut daemon = Daemon {
+        events: Events::open(&settings.events())?,
+        registry: Registry::default(),
+        empty: Default::default(),
+        started_ns: clock::boot_ns(),
+        settings: settings.clone(),
+        host,
+        cgroups,
+        kernel,
+        state,
+        lost,
+    };
+    let started = format!(
+        "enforcer {}, ABI version {}, kernel {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        enforcer_common::ABI_VERSION,
+        daemon.host.release,
+        daemon.kernel.start.name(),
+    );
+    let line = EventLine::new(EventKind::DaemonStarted, &clock::wall(daemon.started_ns)).detail(started);
+    daemon.events.write(line).map_err(DaemonError::Sink)?;
+    daemon.restore()?;
+
+    let signals = Signals::new().map_err(io_error("watch the signals of", Path::new("/proc/self")))?;
+    let listener = listen(&settings)?;
+    let (calls, mut called) = mpsc::channel(CALLS);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(server::serve(listener, calls, async {
+        // A sender that is gone means stop, too.
+        drop(stopped.await);
+    }));
+    let ended = daemon.serve(&mut ring, &mut called, signals).await;
+    drop((stop, called));
+    // A client that follows events would keep the server up for ever.
+    drop(tokio::time::timeout(STOP_TIMEOUT, server).await);
+    if !ended?.torn_down {
+        fs::remove_file(settings.socket()).map_err(io_error("remove", &settings.socket()))?;
+    }
+    drop(lock);
+    Ok(())
+}
+
+fn start_kernel(pins: &Pins, cgroups: &Cgroups, host: &host::Host) -> Result<Kernel, StartError> {
+    let config = Config {
+        offsets: host.offsets,
+        cgroup_parent_id: cgroups.create_parent()?,
+        cgroup_parent_level: cgroups.level(),
+        pad: 0,
+    };
+    Ok(Kernel::start(pins, &host.cgroup_root, &config, host.max_tasks)?)
+}
+
+/// Makes a directory that everybody may enter: the socket in it has permissions of its own. True if it was not there.
+fn make_dir(path: &Path) -> Result<bool, StartError> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    fs::create_dir_all(path).map_err(io_error("create", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(io_error("set the mode of", path))?;
+    Ok(true)
+}
+
+/// Holds the place of the one daemon; the kernel lets go of it when the process ends, however it ends.
+fn lock(path: &Path) -> Result<Flock<File>, StartError> {
+    let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
+    let mut file = opened.map_err(io_error("open", path))?;
+    let mut pid = String::new();
+    file.read_to_string(&mut pid).map_err(io_error("read", path))?;
+    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| StartError::Running { pid: pid.trim().to_owned() })?;
+    lock.set_len(0).map_err(io_error("write", path))?;
+    io::Seek::rewind(&mut *lock).map_err(io_error("write", path))?;
+    writeln!(lock, "{}", std::process::id()).map_err(io_error("write", path))?;
+    Ok(lock)
+}
+
+/// Binds the control socket, for root and the group if there is one. The lock is ours, so a socket that is there is a
+/// dead daemon's.
+fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
+    let path = settings.socket();
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error("remove", &path)(error));
+        }
+        _ => {}
+    }
+    let group = Group::from_name(&settings.group)
+        .map_err(|source| StartError::Group { group: settings.group.clone(), source })?;
+    // For root alone until the group is set.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(&path);
+    umask(before);
+    let listener = bound.map_err(io_error("listen at", &path))?;
+    if let Some(group) = group {
+        chown(&path, None, Some(group.gid))
+            .map_err(|errno| io_error("set the group of", &path)(errno.into()))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o660))
+            .map_err(io_error("set the mode of", &path))?;
+    }
+    Ok(listener)
+}

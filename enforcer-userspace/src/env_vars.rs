@@ -1,0 +1,14 @@
+//! Every environment variable that enforcer reads or sets.
+
+/// Where sessions and events are kept.
+pub(crate) const STATE_DIR: &str = "ENFORCER_STATE_DIR";
+/// Where the control socket is.
+pub(crate) const RUN_DIR: &str = "ENFORCER_RUN_DIR";
+/// Where kernel objects are pinned.
+pub(crate) const PIN_DIR: &str = "ENFORCER_PIN_DIR";
+/// The name of the sessions' parent cgroup.
+pub(crate) const CGROUP: &str = "ENFORCER_CGROUP";
+/// The group that may operate the daemon.
+pub(crate) const GROUP: &str = "ENFORCER_GROUP";
+/// Set by `run` for the command: the session's id.
+pub(crate) const SESSION: &str = "ENFORCER_SESSION";

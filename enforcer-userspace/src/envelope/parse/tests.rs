@@ -1,0 +1,235 @@
+use super::*;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::path::Path;
+
+/// The repository.
+pub(in super::super) const ROOT: &str = match option_env!("ENVELOPE_TEST_ROOT") {
+    Some(root) => root,
+    None => concat!(env!("CARGO_MANIFEST_DIR"), "/.."),
+};
+
+const VALID: &str = "\
+apiVersion: enforcer/v1
+kind: Envelope
+metadata:
+  name: coding-agent
+  owner: alice@example.com
+  operator: platform-team
+  purpose: Fix failing tests
+  model: example-model-1
+spec:
+  mode: audit
+  ttl: 1h30m
+  loopback: allow
+  egress:
+    - name: model-api
+      to: [203.0.113.0/24, 2001:db8::/32, 10.0.0.7]
+      ports: [443, 8000-8010]
+      protocol: tcp
+    - {name: dns, to: ['::ffff:192.0.2.0/120'], ports: 53, protocol: any}
+  deny:
+    - name: metadata
+      to: [\"169.254.169.254\"]
+      ports: any
+      protocol: udp
+";
+
+#[test]
+fn every_field_is_read() {
+    let prefix = |text| Prefix::parse(text).unwrap();
+    let ports = |first, last| PortRange { first, last };
+    let [tcp, udp] = [Protocol::Tcp, Protocol::Udp];
+    let rule = |name: &str, line, verdict, protocols: &[Protocol], to: &[Prefix], ports: &[PortRange]| Rule {
+        name: name.to_owned(),
+        line,
+        verdict,
+        protocols: protocols.to_vec(),
+        to: to.to_vec(),
+        ports: ports.to_vec(),
+    };
+    let expect = Envelope {
+        metadata: Metadata {
+            name: "coding-agent".to_owned(),
+            owner: "alice@example.com".to_owned(),
+            operator: "platform-team".to_owned(),
+            purpose: "Fix failing tests".to_owned(),
+            model: "example-model-1".to_owned(),
+        },
+        mode: Mode::Audit,
+        ttl: Duration::from_secs(5400),
+        rules: vec![
+            rule(
+                "model-api",
+                14,
+                Verdict::Allow,
+                &[tcp],
+                &[prefix("203.0.113.0/24"), prefix("2001:db8::/32"), prefix("10.0.0.7")],
+                &[ports(443, 443), ports(8000, 8010)],
+            ),
+            rule("dns", 18, Verdict::Allow, &[tcp, udp], &[prefix("192.0.2.0/24")], &[ports(53, 53)]),
+            rule(
+                "loopback",
+                12,
+                Verdict::Allow,
+                &[tcp, udp],
+                &[Prefix::LOOPBACK_V4, Prefix::LOOPBACK_V6],
+                &[PortRange::ANY],
+            ),
+            rule("metadata", 20, Verdict::Deny, &[udp], &[prefix("169.254.169.254")], &[PortRange::ANY]),
+        ],
+    };
+    assert_eq!(parse(VALID), Ok(expect));
+}
+
+#[test]
+fn defaults_are_the_strict_choice() {
+    let text = "{apiVersion: enforcer/v1, kind: Envelope, \
+                metadata: {name: a, owner: b, operator: c, purpose: d, model: e}, spec: {ttl: 1d, egress: }}";
+    let envelope = parse(text).unwrap();
+    assert_eq!((envelope.mode, envelope.rules), (Mode::Enforce, vec![]));
+}
+
+#[test]
+fn line_ends_brackets_and_quotes_do_not_matter() {
+    let expect = parse(VALID);
+    assert_eq!(parse(&VALID.replace('\n', "\r\n")), expect);
+    assert_eq!(
+        parse(&format!("\u{feff}---\n{VALID}...\n")).map(|e| e.metadata),
+        expect.clone().map(|e| e.metadata)
+    );
+    assert_eq!(
+        parse(&VALID.replace("ports: 53", "ports: '53'").replace("ttl: 1h30m", "\"ttl\": '1h30m'")),
+        expect
+    );
+    assert!(parse(&VALID.replace("[443, 8000-8010]", "\n        - 443\n        - 8000-8010")).is_ok());
+    let prefixes =
+        |text: &str| parse(&VALID.replace("\"169.254.169.254\"", text)).unwrap().rules.pop().unwrap().to;
+    assert_eq!(prefixes("::1, ::/0, '::1'"), prefixes("'::1', '::/0', '::1'"));
+}
+
+#[test]
+fn what_stands_after_the_hundredth_error_is_counted() {
+    let unknown: String = (0..150).map(|n| format!("unknown{n}: 1\n")).collect();
+    let Diagnostics(list) = parse(&format!("{unknown}{VALID}")).unwrap_err();
+    assert_eq!(list.len(), 101);
+    assert_eq!(list[100].to_string(), "101:1: 50 more errors are not shown");
+}
+
+#[test]
+fn text_too_long_is_refused_unread() {
+    let text = " ".repeat((64 << 20) + 1);
+    let message = parse(&text).unwrap_err().to_string();
+    assert_eq!(message, "1:1: the text has 67108865 bytes, more than 67108864");
+}
+
+/// Each envelope in `tests/envelopes` is refused with exactly the text beside it.
+#[test]
+fn bad_envelopes_are_reported_exactly() {
+    let dir = Path::new(ROOT).join("tests/envelopes");
+    let mut cases = 0;
+    let mut wrong = String::new();
+    for file in std::fs::read_dir(&dir).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        cases += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let actual = match parse(&text) {
+            Ok(_) => "it was accepted\n".to_owned(),
+            Err(diagnostics) => format!("{diagnostics}\n"),
+        };
+        match std::fs::read_to_string(path.with_extension("expected")) {
+            Ok(expected) if expected == actual => {}
+            Ok(expected) => {
+                wrong += &format!("{}: expected\n{expected}but found\n{actual}\n", path.display());
+            }
+            Err(_) => wrong += &format!("{}: no `.expected` beside it; found\n{actual}\n", path.display()),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(cases >= 25, "{cases} cases in {}", dir.display());
+}
+
+/// What YAML and the language give a meaning to, to put together at random.
+const PIECES: &[&str] = &[
+    "apiVersion: enforcer/v1\n",
+    "kind: Envelope\n",
+    "metadata:\n",
+    "spec:\n",
+    "egress:\n",
+    "deny: ",
+    "name: a\n",
+    "to: [",
+    "]",
+    "{",
+    "}",
+    "[",
+    ", ",
+    "- ",
+    "? ",
+    ": ",
+    "\n",
+    "  ",
+    "\t",
+    "&a ",
+    "*a",
+    "!t ",
+    "<<: ",
+    "---\n",
+    "...\n",
+    "%YAML 1.2\n",
+    "|\n",
+    ">-\n",
+    "'",
+    "\"",
+    "# ",
+    "~",
+    "null",
+    "10.0.0.0/8",
+    "::/0",
+    "443",
+    "1-2",
+    "ttl: 8h\n",
+    "\u{feff}",
+    "\u{85}",
+    "\u{2028}",
+    "\0",
+    "\r",
+    "\\",
+    "\u{10ffff}",
+    "é",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_panics(text in any::<String>()) {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_yaml_panics(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+        let _ = parse(&pieces.concat());
+    }
+
+    #[test]
+    fn no_mutated_envelope_panics(
+        changes in prop::collection::vec((any::<Index>(), 0usize..6, prop::sample::select(PIECES)), 1..4),
+    ) {
+        let mut chars: Vec<char> = VALID.chars().collect();
+        for (at, remove, insert) in changes {
+            let at = at.index(chars.len());
+            let end = (at + remove).min(chars.len());
+            chars.splice(at..end, insert.chars());
+        }
+        let text: String = chars.into_iter().collect();
+        // Positions are places in the text.
+        if let Err(Diagnostics(list)) = parse(&text) {
+            prop_assert!(!list.is_empty());
+            prop_assert!(list.iter().all(|d| d.line >= 1 && d.column >= 1 && !d.message.is_empty()));
+        }
+    }
+}

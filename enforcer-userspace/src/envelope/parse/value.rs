@@ -1,0 +1,198 @@
+//! The texts that stand in fields. A plain `443` and a quoted `"443"` are the same text.
+
+use super::super::PortRange;
+use super::super::diagnostic::{Problem, is_hidden, quoted};
+use std::time::Duration;
+
+const DAY: u64 = 24 * 60 * 60;
+const MAX_TTL: u64 = 365 * DAY;
+
+/// A decimal number. None of what one reader of YAML takes for another number than the next: signs, leading zeros
+/// (octal, in YAML 1.1), underscores, exponents.
+pub(in super::super) fn number(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    if plain { text.parse().ok() } else { None }
+}
+
+/// The one text that may stand here.
+pub(super) fn constant(text: &str, expected: &str) -> Result<(), Problem> {
+    if text == expected {
+        return Ok(());
+    }
+    Err(Problem::new(format!("expected `{expected}`, found `{}`", quoted(text))))
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Clone>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {
+    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+        return Ok(value.clone());
+    }
+    let words: Vec<_> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
+    Err(Problem::new(format!("expected {}, found `{}`", words.join(" or "), quoted(text))))
+}
+
+/// The name of an agent or a rule: fit for a file name, a metric label and a log line.
+pub(super) fn name(text: &str) -> Result<String, Problem> {
+    const MAX: usize = 63;
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let ends = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
+    if ends && bytes.len() <= MAX && bytes.iter().all(|b| alphanumeric(b) || matches!(b, b'.' | b'-')) {
+        return Ok(text.to_owned());
+    }
+    Err(Problem::new(format!("`{}` is not a valid name", quoted(text))).hint(format!(
+        "use 1 to {MAX} of `a`-`z`, `0`-`9`, `-` and `.`, with a letter or digit at both ends"
+    )))
+}
+
+/// One line of text for people to read.
+pub(super) fn line(text: &str, max_bytes: usize) -> Result<String, Problem> {
+    if text.trim().is_empty() {
+        return Err(Problem::new("the text is empty"));
+    }
+    if text.len() > max_bytes {
+        return Err(Problem::new(format!("the text has {} bytes, more than {max_bytes}", text.len())));
+    }
+    if let Some(hidden) = text.chars().find(|c| is_hidden(*c)) {
+        let problem = Problem::new(format!("the text has the character {}", describe(hidden)));
+        return Err(if hidden == '\n' {
+            problem.hint("write it on one line, or after `>-`, which joins lines")
+        } else {
+            problem.hint("control characters and invisible ones are not allowed")
+        });
+    }
+    Ok(text.to_owned())
+}
+
+fn describe(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
+}
+
+/// A time to live such as `8h` or `1h30m`: each unit at most once, the larger first.
+pub(super) fn ttl(text: &str) -> Result<Duration, Problem> {
+    const UNITS: [(char, u64); 4] = [('d', DAY), ('h', 60 * 60), ('m', 60), ('s', 1)];
+    let malformed = || {
+        Problem::new(format!("`{}` is not a duration", quoted(text))).hint(
+            "write it like `90s`, `8h` or `1h30m`: whole numbers, units `d`, `h`, `m` and `s`, larger first",
+        )
+    };
+    let too_long = || Problem::new(format!("`{}` is more than 365d", quoted(text)));
+    let mut seconds: u64 = 0;
+    let mut units = UNITS.iter();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (digits, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?);
+        let mut tail = tail.chars();
+        let unit = tail.next().ok_or_else(malformed)?;
+        // Goes on where the unit before was found, so that units come in order and once.
+        let (_, scale) = units.find(|(name, _)| *name == unit).ok_or_else(malformed)?;
+        if digits.is_empty() || digits.len() > 1 && digits.starts_with('0') {
+            return Err(malformed());
+        }
+        let count = number(digits).ok_or_else(too_long)?;
+        seconds = count.checked_mul(*scale).and_then(|s| s.checked_add(seconds)).ok_or_else(too_long)?;
+        rest = tail.as_str();
+    }
+    match seconds {
+        0 if text.is_empty() => Err(malformed()),
+        0 => Err(Problem::new("the duration is zero")),
+        1..=MAX_TTL => Ok(Duration::from_secs(seconds)),
+        _ => Err(too_long()),
+    }
+}
+
+/// One port or one range of ports.
+pub(super) fn ports(text: &str) -> Result<PortRange, Problem> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (Some(first), Some(last)) = (number(first), number(last)) else {
+        let problem = Problem::new(format!("`{}` is not a port or range", quoted(text)));
+        return Err(if text == "any" {
+            problem.hint("write `ports: any`, without brackets, for every port")
+        } else {
+            problem.hint("write it like `443` or `8000-8010`, without signs, spaces or leading zeros")
+        });
+    };
+    let in_range = |port: u64| u16::try_from(port).ok().filter(|port| *port > 0);
+    let (Some(first), Some(last)) = (in_range(first), in_range(last)) else {
+        return Err(Problem::new(format!("`{}` is outside the ports 1 to 65535", quoted(text))));
+    };
+    if first > last {
+        return Err(Problem::new(format!("the range `{}` is reversed", quoted(text)))
+            .hint(format!("write `{last}-{first}`")));
+    }
+    Ok(PortRange { first, last })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_exactly() {
+        for (text, expect) in [
+            ("1s", Some(1)),
+            ("8h", Some(8 * 3600)),
+            ("1h30m", Some(5400)),
+            ("0h5m", Some(300)),
+            ("365d", Some(MAX_TTL)),
+            ("364d23h59m60s", Some(MAX_TTL)),
+            ("365d1s", None),
+            ("0s", None),
+            ("", None),
+            ("8", None),
+            ("h", None),
+            ("1.5h", None),
+            ("-1h", None),
+            ("08h", None),
+            ("00h5m", None),
+            ("30m1h", None),
+            ("1h1h", None),
+            ("1h 30m", None),
+            ("8H", None),
+            ("1é", None),
+            ("99999999999999999999d", None),
+            ("18446744073709551615d", None),
+        ] {
+            assert_eq!(ttl(text).ok().map(|d| d.as_secs()), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_read_exactly() {
+        for (text, expect) in [
+            ("1", Some((1, 1))),
+            ("65535", Some((65535, 65535))),
+            ("1-65535", Some((1, 65535))),
+            ("443-443", Some((443, 443))),
+            ("0", None),
+            ("0-10", None),
+            ("65536", None),
+            ("2-1", None),
+            ("0443", None),
+            ("+443", None),
+            ("-443", None),
+            ("443-", None),
+            ("1-2-3", None),
+            ("1e3", None),
+            ("0x1bb", None),
+            ("8_000", None),
+            ("8000 - 8010", None),
+            ("٤٤٣", None),
+            ("", None),
+        ] {
+            assert_eq!(ports(text).ok().map(|p| (p.first, p.last)), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_keep_to_their_characters() {
+        let longest = "a".repeat(63);
+        for text in ["a", "0", "coding-agent", "v1.2", "a--b", &longest] {
+            assert!(name(text).is_ok(), "{text}");
+        }
+        let too_long = "a".repeat(64);
+        for text in ["", "-a", "a-", ".", "A", "a_b", "a b", "ä", "a/b", &too_long] {
+            assert!(name(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Which program goes to which hook, and attaching it.
+
+use std::{fs::File, path::Path};
+
+use aya::{
+    Btf, Ebpf,
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Iter, Program, ProgramError,
+        links::{FdLink, LinkError, PinnedLink},
+    },
+};
+
+use super::object::KernelError;
+
+/// A place in the kernel that one of our programs is attached to.
+#[derive(Debug)]
+pub(crate) struct Hook {
+    /// As the kernel's documentation writes it.
+    pub(crate) hook: &'static str,
+    pub(crate) program: &'static str,
+    /// What this hook's program promises.
+    pub(crate) covers: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    SockAddr,
+    Sock,
+    Tracepoint(&'static str),
+    TaskIter,
+}
+
+/// Every hook, in the order of attaching: identity is tracked before anything is decided by it.
+pub(crate) const HOOKS: &[Hook] = &[
+    Hook {
+        hook: "tp_btf/task_newtask",
+        program: "track_fork",
+        covers: "a child has its parent's identity before it runs",
+        kind: Kind::Tracepoint("task_newtask"),
+    },
+    Hook {
+        hook: "tp_btf/sched_process_exec",
+        program: "track_exec",
+        covers: "records name the program that runs",
+        kind: Kind::Tracepoint("sched_process_exec"),
+    },
+    Hook {
+        hook: "tp_btf/sched_process_exit",
+        program: "track_exit",
+        covers: "an identity ends with the last thread of its process",
+        kind: Kind::Tracepoint("sched_process_exit"),
+    },
+    Hook {
+        hook: "iter/task",
+        program: "enrol_task",
+        covers: "a process is enrolled under the kernel's own start time",
+        kind: Kind::TaskIter,
+    },
+    Hook {
+        hook: "cgroup/sock_create",
+        program: "egress_socket",
+        covers: "no raw, MPTCP, SCTP, DCCP, UDP-Lite or ping sockets",
+        kind: Kind::Sock,
+    },
+    Hook {
+        hook: "cgroup/connect4",
+        program: "egress_connect4",
+        covers: "connections to IPv4 destinations",
+        kind: Kind::SockAddr,
+    },
+    Hook {
+        hook: "cgroup/connect6",
+        program: "egress_connect6",
+        covers: "connections to IPv6 and IPv4-mapped destinations",
+        kind: Kind::SockAddr,
+    },
+    Hook {
+        hook: "cgroup/sendmsg4",
+        program: "egress_sendmsg4",
+        covers: "datagrams to IPv4 and IPv4-mapped destinations",
+        kind: Kind::SockAddr,
+    },
+    Hook {
+        hook: "cgroup/sendmsg6",
+        program: "egress_sendmsg6",
+        covers: "datagrams to IPv6 destinations",
+        kind: Kind::SockAddr,
+    },
+];
+
+/// Whether a hook is in place.
+#[derive(Debug)]
+pub(crate) struct Coverage {
+    pub(crate) hook: &'static Hook,
+    /// The attached program's id, or why there is none.
+    pub(crate) program_id: Result<u32, String>,
+}
+
+impl Hook {
+    /// Verifies and loads the program, without attaching it.
+    pub(super) fn load(&'static self, object: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
+        let program = self.find(object)?;
+        let loaded = match self.kind {
+            Kind::SockAddr => as_kind::<CgroupSockAddr>(program).and_then(|program| program.load()),
+            Kind::Sock => as_kind::<CgroupSock>(program).and_then(|program| program.load()),
+            Kind::Tracepoint(name) => {
+                as_kind::<BtfTracePoint>(program).and_then(|program| program.load(name, btf))
+            }
+            Kind::TaskIter => as_kind::<Iter>(program).and_then(|program| program.load("task", btf)),
+        };
+        loaded.map_err(|source| self.error("load", source))
+    }
+
+    /// Attaches the loaded program and pins its link, so that it stays when we are gone.
+    pub(super) fn attach(
+        &'static self,
+        object: &mut Ebpf,
+        cgroup_root: &File,
+        pin: &Path,
+    ) -> Result<PinnedLink, KernelError> {
+        let program = self.find(object)?;
+        let link = self.link(program, cgroup_root).map_err(|source| self.error("attach", source))?;
+        link.pin(pin).map_err(|source| KernelError::Pin { path: pin.to_owned(), source })
+    }
+
+    fn link(&self, program: &mut Program, cgroup_root: &File) -> Result<FdLink, ProgramError> {
+        // A link on a cgroup always allows others beside it; the flag for it is refused (EINVAL).
+        let mode = CgroupAttachMode::Single;
+        let not_pinnable = |_: LinkError| ProgramError::UnexpectedProgramType;
+        match self.kind {
+            Kind::SockAddr => {
+                let program = as_kind::<CgroupSockAddr>(program)?;
+                let id = program.attach(cgroup_root, mode)?;
+                program.take_link(id)?.try_into().map_err(not_pinnable)
+            }
+            Kind::Sock => {
+                let program = as_kind::<CgroupSock>(program)?;
+                let id = program.attach(cgroup_root, mode)?;
+                program.take_link(id)?.try_into().map_err(not_pinnable)
+            }
+            Kind::Tracepoint(_) => {
+                let program = as_kind::<BtfTracePoint>(program)?;
+                let id = program.attach()?;
+                Ok(program.take_link(id)?.into())
+            }
+            Kind::TaskIter => {
+                let program = as_kind::<Iter>(program)?;
+                let id = program.attach()?;
+                program.take_link(id)?.try_into().map_err(not_pinnable)
+            }
+        }
+    }
+
+    fn find<'a>(&self, object: &'a mut Ebpf) -> Result<&'a mut Program, KernelError> {
+        object.program_mut(self.program).ok_or(KernelError::NoProgram { program: self.program })
+    }
+
+    fn error(&'static self, action: &'static str, source: ProgramError) -> KernelError {
+        KernelError::Program { action, program: self.program, hook: self.hook, source: Box::new(source) }
+    }
+}
+
+fn as_kind<'a, T>(program: &'a mut Program) -> Result<&'a mut T, ProgramError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    program.try_into()
+}

@@ -1,0 +1,253 @@
+//! The programs' maps, typed. Opened from their pins, whoever made them; every key and value size is checked when a map
+//! is opened.
+
+use std::path::PathBuf;
+
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key};
+use enforcer_common::{
+    config::{MAX_SESSIONS, Meta},
+    counter::Counter,
+    identity::{EnrolRequest, SessionRef, TaskTag},
+    rules::{DestKey, PortKey, PortRule},
+    session::{ControlWord, SessionRow},
+};
+
+use super::{control::ControlWords, pins::Pins};
+use crate::envelope::CompiledRules;
+
+/// The names of all maps, as pinned.
+pub(super) const NAMES: &[&str] = &[
+    "TASKS", "CGROUPS", "CONTROL", "SESSIONS", "PROCS", "DESTS", "PORTS", "ENROL", "RECORDS", "COUNTERS",
+    "META",
+];
+
+/// Why a map could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MapsError {
+    #[error("open the map at `{}`", path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error("map the session control words into memory")]
+    Mmap(#[source] nix::Error),
+    #[error("{action} the kernel map `{map}`")]
+    Access {
+        action: &'static str,
+        map: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error("the kernel has no session slot {slot}")]
+    NoSlot { slot: u32 },
+}
+
+fn access(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+    move |source| MapsError::Access { action, map, source: Box::new(source) }
+}
+
+fn open<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<T, MapsError> {
+    let path = pins.map(name);
+    let opened = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(T::try_from);
+    opened.map_err(|source| MapsError::Open { path, source: Box::new(source) })
+}
+
+/// The map that says what the others are.
+pub(super) fn open_meta(pins: &Pins) -> Result<Array<MapData, Meta>, MapsError> {
+    open(pins, "META")
+}
+
+pub(super) fn read_meta(meta: &Array<MapData, Meta>) -> Result<Meta, MapsError> {
+    meta.get(&0, 0).map_err(access("read", "META"))
+}
+
+pub(super) fn write_meta(meta: &mut Array<MapData, Meta>, value: Meta) -> Result<(), MapsError> {
+    meta.set(0, value, 0).map_err(access("write", "META"))
+}
+
+pub(super) fn open_records(pins: &Pins) -> Result<RingBuf<MapData>, MapsError> {
+    open(pins, "RECORDS")
+}
+
+/// Who is in which session, and which sessions stand.
+pub(crate) struct SessionMaps {
+    tasks: HashMap<MapData, u32, TaskTag>,
+    cgroups: HashMap<MapData, u64, SessionRef>,
+    control: ControlWords,
+    sessions: Array<MapData, SessionRow>,
+    procs: Array<MapData, u64>,
+    enrol: Array<MapData, EnrolRequest>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl SessionMaps {
+    pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
+        let path = pins.map("CONTROL");
+        let open_error = |source| MapsError::Open { path: path.clone(), source: Box::new(source) };
+        let control = MapData::from_pin(&path).map_err(open_error)?;
+        let words = ControlWords::map(&control).map_err(MapsError::Mmap)?;
+        // Checks the sizes that the mapping relies on.
+        let typed = Map::from_map_data(control).and_then(Array::<MapData, u64>::try_from);
+        let typed = typed.map_err(open_error)?;
+        if typed.len() != MAX_SESSIONS {
+            return Err(MapsError::NoSlot { slot: typed.len() });
+        }
+        Ok(Self {
+            tasks: open(pins, "TASKS")?,
+            cgroups: open(pins, "CGROUPS")?,
+            control: words,
+            sessions: open(pins, "SESSIONS")?,
+            procs: open(pins, "PROCS")?,
+            enrol: open(pins, "ENROL")?,
+            counters: open(pins, "COUNTERS")?,
+        })
+    }
+
+    /// The tag of a process, if it has one.
+    pub(crate) fn tag(&self, tgid: u32) -> Result<Option<TaskTag>, MapsError> {
+        match self.tasks.get(&tgid, 0) {
+            Ok(tag) => Ok(Some(tag)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(access("read", "TASKS")(error)),
+        }
+    }
+
+    /// Every tag. Processes come and go meanwhile: one that lives throughout is in it.
+    pub(crate) fn tags(&self) -> Result<Vec<(u32, TaskTag)>, MapsError> {
+        self.tasks.iter().collect::<Result<_, _>>().map_err(access("read", "TASKS"))
+    }
+
+    /// Removes a tag by hand: only for an enrolment that is taken back.
+    pub(crate) fn remove_tag(&mut self, tgid: u32) -> Result<(), MapsError> {
+        ignore_absent(self.tasks.remove(&tgid)).map_err(access("write", "TASKS"))
+    }
+
+    pub(crate) fn set_cgroup(&mut self, id: u64, session: SessionRef) -> Result<(), MapsError> {
+        self.cgroups.insert(id, session, 0).map_err(access("write", "CGROUPS"))
+    }
+
+    pub(crate) fn remove_cgroup(&mut self, id: u64) -> Result<(), MapsError> {
+        ignore_absent(self.cgroups.remove(&id)).map_err(access("write", "CGROUPS"))
+    }
+
+    /// Every cgroup that belongs to a session.
+    pub(crate) fn cgroups(&self) -> Result<Vec<(u64, SessionRef)>, MapsError> {
+        self.cgroups.iter().collect::<Result<_, _>>().map_err(access("read", "CGROUPS"))
+    }
+
+    pub(crate) fn control(&self, slot: u32) -> Result<ControlWord, MapsError> {
+        self.control.load(slot).ok_or(MapsError::NoSlot { slot })
+    }
+
+    /// One atomic store: the change is in force for every decision that starts after it.
+    pub(crate) fn set_control(&mut self, slot: u32, word: ControlWord) -> Result<(), MapsError> {
+        if self.control.store(slot, word) { Ok(()) } else { Err(MapsError::NoSlot { slot }) }
+    }
+
+    /// Fills a slot that no session has: its row, and no live process.
+    pub(crate) fn prepare(&mut self, slot: u32, row: SessionRow) -> Result<(), MapsError> {
+        self.sessions.set(slot, row, 0).map_err(access("write", "SESSIONS"))?;
+        self.procs.set(slot, 0, 0).map_err(access("write", "PROCS"))
+    }
+
+    pub(crate) fn row(&self, slot: u32) -> Result<SessionRow, MapsError> {
+        self.sessions.get(&slot, 0).map_err(access("read", "SESSIONS"))
+    }
+
+    /// Live tagged processes of a session.
+    pub(crate) fn processes(&self, slot: u32) -> Result<u64, MapsError> {
+        self.procs.get(&slot, 0).map_err(access("read", "PROCS"))
+    }
+
+    pub(super) fn set_enrol(&mut self, request: EnrolRequest) -> Result<(), MapsError> {
+        self.enrol.set(0, request, 0).map_err(access("write", "ENROL"))
+    }
+
+    /// Every counter, summed over the CPUs, in the order of [`Counter::ALL`].
+    pub(crate) fn counters(&self) -> Result<Vec<(Counter, u64)>, MapsError> {
+        let sum = |counter: &Counter| {
+            let values = self.counters.get(&counter.raw(), 0).map_err(access("read", "COUNTERS"))?;
+            Ok((*counter, values.iter().sum()))
+        };
+        Counter::ALL.iter().map(sum).collect()
+    }
+}
+
+/// The compiled rules of every envelope in use.
+pub(crate) struct RuleMaps {
+    dests: LpmTrie<MapData, DestKey, u32>,
+    ports: LpmTrie<MapData, PortKey, PortRule>,
+}
+
+impl RuleMaps {
+    pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
+        Ok(Self { dests: open(pins, "DESTS")?, ports: open(pins, "PORTS")? })
+    }
+
+    /// Writes the rules of an envelope under a number that no session uses yet. All or nothing.
+    pub(crate) fn install(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
+        let installed = self.try_install(envelope, rules);
+        if installed.is_err() {
+            self.remove(envelope, rules)?;
+        }
+        installed
+    }
+
+    fn try_install(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
+        for (key, rule) in port_entries(envelope, rules) {
+            self.ports.insert(&key, rule, 0).map_err(access("write", "PORTS"))?;
+        }
+        for (key, port_set) in dest_entries(envelope, rules) {
+            self.dests.insert(&key, port_set, 0).map_err(access("write", "DESTS"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the rules of an envelope that no session uses any more.
+    pub(crate) fn remove(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
+        for (key, _) in dest_entries(envelope, rules) {
+            ignore_absent(self.dests.remove(&key)).map_err(access("write", "DESTS"))?;
+        }
+        for (key, _) in port_entries(envelope, rules) {
+            ignore_absent(self.ports.remove(&key)).map_err(access("write", "PORTS"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the rules of every envelope that `in_use` does not know: what a daemon that was killed left half done.
+    pub(crate) fn sweep(&mut self, in_use: impl Fn(u32) -> bool) -> Result<(), MapsError> {
+        let dests: Vec<_> = self.dests.keys().collect::<Result<_, _>>().map_err(access("read", "DESTS"))?;
+        for key in dests.iter().filter(|key| !in_use(key.data().envelope)) {
+            ignore_absent(self.dests.remove(key)).map_err(access("write", "DESTS"))?;
+        }
+        let ports: Vec<_> = self.ports.keys().collect::<Result<_, _>>().map_err(access("read", "PORTS"))?;
+        for key in ports.iter().filter(|key| !in_use(key.data().envelope)) {
+            ignore_absent(self.ports.remove(key)).map_err(access("write", "PORTS"))?;
+        }
+        Ok(())
+    }
+}
+
+fn dest_entries(envelope: u32, rules: &CompiledRules) -> impl Iterator<Item = (Key<DestKey>, u32)> {
+    rules.dests.iter().map(move |entry| {
+        let key = DestKey::new(envelope, entry.protocol, entry.prefix.address());
+        (Key::new(DestKey::FIXED_BITS + u32::from(entry.prefix.bits()), key), entry.port_set)
+    })
+}
+
+fn port_entries(envelope: u32, rules: &CompiledRules) -> impl Iterator<Item = (Key<PortKey>, PortRule)> {
+    rules.ports.iter().map(move |entry| {
+        let key = PortKey::new(envelope, entry.port_set, entry.first);
+        (Key::new(PortKey::FIXED_BITS + u32::from(entry.bits), key), entry.rule)
+    })
+}
+
+/// Taking away what is not there is no failure.
+fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}

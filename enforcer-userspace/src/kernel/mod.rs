@@ -1,0 +1,20 @@
+//! The kernel boundary: the only code that names aya. Loads the programs or adopts those that are pinned, and gives typed
+//! access to their maps.
+//!
+//! Pins, below the pin directory: `maps/<NAME>` for every map, `links/<program>` for every attached program. Both outlive
+//! the daemon, and with them enforcement; only [`teardown`] removes them.
+
+mod attach;
+mod control;
+mod maps;
+mod object;
+mod offsets;
+mod pins;
+mod ring;
+
+pub(crate) use attach::HOOKS;
+pub(crate) use maps::MapsError;
+pub(crate) use object::{Kernel, KernelError, probe_programs};
+pub(crate) use offsets::{OffsetError, kernel_offsets};
+pub(crate) use pins::{PinError, Pins};
+pub(crate) use ring::Ring;

@@ -1,0 +1,269 @@
+//! Loading the object, adopting what is pinned, replacing programs of an earlier build, and taking everything away.
+
+use std::{fs::File, io, io::Read as _, path::PathBuf};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    pin::PinError as AyaPinError,
+    programs::{
+        ProgramError,
+        links::{FdLink, LinkError, PinnedLink},
+    },
+};
+use enforcer_common::{
+    ABI_VERSION,
+    config::{Config, Meta},
+    identity::{EnrolRequest, SessionRef, TaskTag},
+};
+use ring::digest::{Context, SHA256};
+
+use crate::exit::one_line;
+
+use super::{
+    attach::{Coverage, HOOKS},
+    maps::{self, MapsError, RuleMaps, SessionMaps},
+    pins::{PinError, Pins},
+    ring::Ring,
+};
+
+/// The kernel programs this build was made with.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf.o"));
+
+/// Why the kernel side could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KernelError {
+    #[error("read the kernel's type information")]
+    Btf(#[source] Box<aya::BtfError>),
+    #[error("load the kernel programs")]
+    Object(#[source] Box<aya::EbpfError>),
+    #[error("the object has no program `{program}`")]
+    NoProgram { program: &'static str },
+    #[error("{action} `{program}` for `{hook}`")]
+    Program {
+        action: &'static str,
+        program: &'static str,
+        hook: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("pin `{}`", path.display())]
+    Pin {
+        path: PathBuf,
+        #[source]
+        source: AyaPinError,
+    },
+    #[error("open the link pinned at `{}`", path.display())]
+    Link {
+        path: PathBuf,
+        #[source]
+        source: Box<LinkError>,
+    },
+    #[error(
+        "the programs pinned at `{}` speak ABI version {pinned}, this build speaks {}",
+        path.display(),
+        ABI_VERSION
+    )]
+    Abi { path: PathBuf, pinned: u16 },
+    #[error("the map at `{}` was not made by enforcer", path.display())]
+    NotOurs { path: PathBuf },
+    #[error("open `{}`", path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("run the task iterator")]
+    Iterate(#[source] io::Error),
+    #[error("wait for records")]
+    Records(#[source] io::Error),
+    #[error("process {tgid} could not be tagged: it is gone, or the table of processes is full")]
+    NotTagged { tgid: u32 },
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+}
+
+/// How the kernel side came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Nothing was pinned: loaded and attached.
+    Fresh,
+    /// This build's programs were pinned and attached: taken over as they are.
+    Adopted,
+    /// Another build's programs were: replaced, with the old ones attached until the new ones were.
+    Upgraded,
+}
+
+impl Start {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Adopted => "adopted",
+            Self::Upgraded => "upgraded",
+        }
+    }
+}
+
+/// The kernel side, up and pinned.
+pub(crate) struct Kernel {
+    pub(crate) sessions: SessionMaps,
+    pub(crate) rules: RuleMaps,
+    pub(crate) start: Start,
+    pins: Pins,
+}
+
+impl Kernel {
+    /// Adopts what is pinned, or loads and attaches at `cgroup_root`. `max_tasks` is the room for tagged processes.
+    pub(crate) fn start(
+        pins: &Pins,
+        cgroup_root: &std::path::Path,
+        config: &Config,
+        max_tasks: u32,
+    ) -> Result<Self, KernelError> {
+        let root = File::open(cgroup_root)
+            .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
+        let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
+        let start = if !pins.exist()? {
+            let staged = pins.stage()?;
+            let loaded = load(&staged, config, max_tasks)
+                .and_then(|mut object| attach_all(&mut object, &root, |program| staged.link(program)))
+                .and_then(|()| {
+                    maps::write_meta(&mut maps::open_meta(&staged)?, meta)?;
+                    Ok(pins.commit(&staged)?)
+                });
+            if let Err(error) = loaded {
+                staged.remove()?;
+                return Err(error);
+            }
+            Start::Fresh
+        } else {
+            let pinned = check_pinned(pins)?;
+            pins.recover()?;
+            if pinned.digest == meta.digest && all_links_open(pins) {
+                Start::Adopted
+            } else {
+                upgrade(pins, config, max_tasks, &root, meta)?;
+                Start::Upgraded
+            }
+        };
+        Ok(Self {
+            sessions: SessionMaps::open(pins)?,
+            rules: RuleMaps::open(pins)?,
+            start,
+            pins: pins.clone(),
+        })
+    }
+
+    /// The records.
+    pub(crate) fn records(&self) -> Result<Ring, KernelError> {
+        Ring::new(maps::open_records(&self.pins)?).map_err(KernelError::Records)
+    }
+
+    /// Tags one process. The answer is the tag that the kernel now holds for it, read back.
+    pub(crate) fn enrol(&mut self, tgid: u32, session: SessionRef) -> Result<TaskTag, KernelError> {
+        self.sessions.set_enrol(EnrolRequest { tgid, session, pad: 0 })?;
+        let iterated = self.iterate();
+        // Nobody who reads the iterator later tags anything.
+        self.sessions.set_enrol(EnrolRequest::NONE)?;
+        iterated.map_err(KernelError::Iterate)?;
+        self.sessions.tag(tgid)?.ok_or(KernelError::NotTagged { tgid })
+    }
+
+    /// Opening a pinned iterator runs it once.
+    fn iterate(&self) -> io::Result<()> {
+        let mut output = Vec::new();
+        File::open(self.pins.link("enrol_task"))?.read_to_end(&mut output)?;
+        Ok(())
+    }
+
+    /// What is attached now, asked of the kernel.
+    pub(crate) fn coverage(&self) -> Vec<Coverage> {
+        let program_id = |program| {
+            let link = PinnedLink::from_pin(self.pins.link(program))?;
+            Ok::<_, LinkError>(FdLink::from(link).info()?.program_id())
+        };
+        let coverage = |hook: &'static super::attach::Hook| Coverage {
+            hook,
+            program_id: program_id(hook.program).map_err(|error| error.to_string()),
+        };
+        HOOKS.iter().map(coverage).collect()
+    }
+}
+
+/// Verifies every program on this kernel without attaching one: what `doctor` reports.
+pub(crate) fn probe_programs(config: &Config) -> Result<Vec<Coverage>, KernelError> {
+    let btf = Btf::from_sys_fs().map_err(|error| KernelError::Btf(Box::new(error)))?;
+    let mut object = EbpfLoader::new()
+        .override_global("CONFIG", config, true)
+        .load(OBJECT)
+        .map_err(|error| KernelError::Object(Box::new(error)))?;
+    let probe = |hook: &'static super::attach::Hook| Coverage {
+        hook,
+        program_id: hook.load(&mut object, &btf).map(|()| 0).map_err(|error| one_line(&error)),
+    };
+    Ok(HOOKS.iter().map(probe).collect())
+}
+
+/// Loads the object with its maps pinned at `pins`; maps that are pinned there already are used.
+fn load(pins: &Pins, config: &Config, max_tasks: u32) -> Result<Ebpf, KernelError> {
+    let btf = Btf::from_sys_fs().map_err(|error| KernelError::Btf(Box::new(error)))?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("CONFIG", config, true).map_max_entries("TASKS", max_tasks);
+    for name in maps::NAMES {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object = loader.load(OBJECT).map_err(|error| KernelError::Object(Box::new(error)))?;
+    for hook in HOOKS {
+        hook.load(&mut object, &btf)?;
+    }
+    Ok(object)
+}
+
+fn attach_all(object: &mut Ebpf, root: &File, pin: impl Fn(&str) -> PathBuf) -> Result<(), KernelError> {
+    for hook in HOOKS {
+        // The pin holds the link from here on.
+        drop(hook.attach(object, root, &pin(hook.program))?);
+    }
+    Ok(())
+}
+
+/// Attaches this build's programs beside the old ones, on the same maps, and then removes the old ones. While both are
+/// attached both must allow; a fork or exit is counted by whoever comes first.
+fn upgrade(pins: &Pins, config: &Config, max_tasks: u32, root: &File, meta: Meta) -> Result<(), KernelError> {
+    let mut object = load(pins, config, max_tasks)?;
+    let dir = pins.new_links();
+    std::fs::create_dir(&dir).map_err(|source| KernelError::Open { path: dir.clone(), source })?;
+    attach_all(&mut object, root, |program| dir.join(program))?;
+    pins.replace_links()?;
+    Ok(maps::write_meta(&mut maps::open_meta(pins)?, meta)?)
+}
+
+/// The pinned maps are ours and speak this build's ABI.
+fn check_pinned(pins: &Pins) -> Result<Meta, KernelError> {
+    let path = pins.map("META");
+    let meta = maps::open_meta(pins)
+        .and_then(|meta| maps::read_meta(&meta))
+        .map_err(|_foreign_or_broken| KernelError::NotOurs { path: path.clone() })?;
+    if meta.magic != Meta::MAGIC {
+        return Err(KernelError::NotOurs { path });
+    }
+    if meta.abi != ABI_VERSION {
+        return Err(KernelError::Abi { path: pins.root().to_owned(), pinned: meta.abi });
+    }
+    Ok(meta)
+}
+
+fn all_links_open(pins: &Pins) -> bool {
+    HOOKS.iter().all(|hook| PinnedLink::from_pin(pins.link(hook.program)).is_ok())
+}
+
+/// What the programs are made of: equal digests, equal behaviour.
+fn digest(config: &Config) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    context.update(OBJECT);
+    context.update(format!("{config:?}").as_bytes());
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}

@@ -1,0 +1,43 @@
+//! Records from the kernel, one at a time.
+
+#![expect(unsafe_code, reason = "a descriptor is registered for as long as its owner lives")]
+
+use std::io;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+
+/// The ring buffer. What was written while no daemon ran is still in it, up to its size: the position up to which it was
+/// read is kept in the ring itself.
+pub(crate) struct Ring {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl Ring {
+    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        // SAFETY: the ring owns its descriptor, gives out the same one each time, and closes it only when dropped.
+        let ring = unsafe { AsyncFd::register(ring) };
+        Ok(Self { ring: ring.map_err(|failed| failed.into_parts().1)? })
+    }
+
+    /// Waits until there are records, then hands up to `limit` of them to `take`. Safe to cancel: a record that was not
+    /// handed on stays in the ring.
+    pub(crate) async fn read(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut guard = self.ring.readable_mut().await?;
+        for _ in 0..limit {
+            let Some(record) = guard.get_inner_mut().next() else {
+                guard.clear_ready();
+                break;
+            };
+            take(&record);
+        }
+        Ok(())
+    }
+
+    /// Hands every record that is there now to `take`.
+    pub(crate) fn drain(&mut self, mut take: impl FnMut(&[u8])) {
+        while let Some(record) = self.ring.get_mut().next() {
+            take(&record);
+        }
+    }
+}

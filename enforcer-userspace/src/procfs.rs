@@ -1,0 +1,107 @@
+//! The only code that opens /proc, apart from the kernel's type information.
+
+use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf};
+
+/// Why /proc did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProcError {
+    #[error("read `{path}`")]
+    Read {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("parse `{path}`")]
+    Parse {
+        path: String,
+        #[source]
+        source: Box<procfs::ProcError>,
+    },
+}
+
+fn parse(path: &str) -> impl FnOnce(procfs::ProcError) -> ProcError {
+    let path = path.to_owned();
+    move |source| ProcError::Parse { path, source: Box::new(source) }
+}
+
+fn read(path: &str) -> Result<String, ProcError> {
+    std::fs::read_to_string(path).map_err(|source| ProcError::Read { path: path.to_owned(), source })
+}
+
+/// Where the cgroup v2 hierarchy is mounted with its root, if it is: also beside v1 hierarchies, as in a hybrid tree.
+pub(crate) fn cgroup2_mount() -> Result<Option<PathBuf>, ProcError> {
+    let mounts = procfs::process::Process::myself().and_then(|myself| myself.mountinfo());
+    let mounts = mounts.map_err(parse("/proc/self/mountinfo"))?;
+    // The last mount over a place is the one that is seen there.
+    let found = mounts.0.iter().rev().find(|mount| mount.fs_type == "cgroup2" && mount.root == "/");
+    Ok(found.map(|mount| mount.mount_point.clone()))
+}
+
+/// The largest process id that this host gives out.
+pub(crate) fn pid_max() -> Result<u32, ProcError> {
+    let path = "/proc/sys/kernel/pid_max";
+    let text = read(path)?;
+    text.trim().parse().map_err(|_| parse(path)(procfs::ProcError::Other("not a number".into())))
+}
+
+/// The release of the running kernel.
+pub(crate) fn kernel_release() -> Result<String, ProcError> {
+    Ok(read("/proc/sys/kernel/osrelease")?.trim().to_owned())
+}
+
+/// Changes at every boot.
+pub(crate) fn boot_id() -> Result<String, ProcError> {
+    Ok(read("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Which of the namespaces that our programs do not see are not the host's own: kernel programs deal in the initial pid
+/// namespace's ids and the whole cgroup tree. The numbers are fixed (v6.1/include/linux/proc_ns.h).
+pub(crate) fn foreign_namespaces() -> Result<Vec<&'static str>, ProcError> {
+    let initial =
+        [("cgroup", 0xEFFF_FFFB_u64), ("pid", 0xEFFF_FFFC), ("user", 0xEFFF_FFFD), ("time", 0xEFFF_FFFA)];
+    let mut foreign = Vec::new();
+    for (name, inode) in initial {
+        let path = format!("/proc/self/ns/{name}");
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.ino() == inode => {}
+            Ok(_) => foreign.push(name),
+            // A kernel without the namespace has only the initial one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(ProcError::Read { path, source }),
+        }
+    }
+    Ok(foreign)
+}
+
+/// When a process started, in clock ticks (10 ms) on the boot clock; `None` if there is no such process.
+pub(crate) fn start_ticks(pid: u32) -> Result<Option<u64>, ProcError> {
+    let stat = i32::try_from(pid)
+        .map_err(|_| procfs::ProcError::NotFound(None))
+        .and_then(procfs::process::Process::new)
+        .and_then(|process| process.stat());
+    match stat {
+        Ok(stat) => Ok(Some(stat.starttime)),
+        Err(procfs::ProcError::NotFound(_)) => Ok(None),
+        Err(error) => Err(parse(&format!("/proc/{pid}/stat"))(error)),
+    }
+}
+
+/// Clock ticks a second in what /proc says (`USER_HZ`).
+pub(crate) const TICKS_PER_SECOND: u64 = 100;
+
+/// A process's cgroup in the v2 hierarchy, from its root; `None` if there is no such process.
+pub(crate) fn cgroup2_of(pid: u32) -> Result<Option<String>, ProcError> {
+    let path = format!("/proc/{pid}/cgroup");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(source) => Err(ProcError::Read { path, source }),
+    }
+}
+
+/// A process's name and executable now; either may be unreadable while it exits.
+pub(crate) fn describe(pid: u32) -> (Option<String>, Option<String>) {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    (comm.map(|comm| comm.trim_end().to_owned()), path.map(|path| path.to_string_lossy().into_owned()))
+}

@@ -1,0 +1,205 @@
+//! The written form of an event: one JSON object a line. Also read back, by the command line.
+
+use enforcer_common::{
+    net::Protocol,
+    record::Operation,
+    verdict::{Reason, Verdict},
+};
+use serde::{Deserialize, Serialize};
+
+use super::Egress;
+use crate::session::{ProcessView, Session};
+
+/// The version of the line format. Fields are added; a change of meaning changes the number.
+pub(crate) const VERSION: u32 = 1;
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EventKind {
+    DaemonStarted,
+    DaemonStopped,
+    SessionStarted,
+    SessionRevoked,
+    SessionExpired,
+    SessionEnded,
+    Egress,
+    Fork,
+    Exec,
+    Exit,
+    RecordsLost,
+    RequestRefused,
+}
+
+/// An event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EventLine {
+    pub(crate) version: u32,
+    pub(crate) kind: EventKind,
+    /// RFC 3339, UTC, ns.
+    pub(crate) time: String,
+    /// Counts the lines of this host, across restarts; a gap is a loss.
+    pub(crate) sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<LineSession>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<LineProcess>,
+    #[serde(flatten)]
+    pub(crate) egress: Option<LineEgress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) child_pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exit_signal: Option<i32>,
+    /// Records or lines that are missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lost: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) detail: Option<String>,
+}
+
+/// Who acted, and for whom.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineSession {
+    pub(crate) id: String,
+    pub(crate) agent: String,
+    pub(crate) owner: String,
+    pub(crate) operator: String,
+    pub(crate) model: String,
+    pub(crate) purpose: String,
+}
+
+/// The process that acted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineProcess {
+    pub(crate) pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<u32>,
+    /// A hint: a process can name itself.
+    pub(crate) comm: String,
+    pub(crate) path: Option<String>,
+    /// From the session's first process to this one.
+    pub(crate) lineage: Vec<Lineage>,
+}
+
+/// One process of a lineage. What is not known is null.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Lineage {
+    pub(crate) pid: u32,
+    pub(crate) comm: Option<String>,
+    pub(crate) path: Option<String>,
+}
+
+/// A decision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineEgress {
+    pub(crate) operation: String,
+    pub(crate) protocol: String,
+    /// Null for `socket()`.
+    pub(crate) destination: Option<LineDestination>,
+    pub(crate) verdict: String,
+    /// Whether the operation was refused; a deny in audit mode is not.
+    pub(crate) refused: bool,
+    pub(crate) reason: String,
+    pub(crate) rule: Option<String>,
+    /// The socket's cookie, as `ss -e` shows it.
+    pub(crate) socket: u64,
+}
+
+/// Where to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineDestination {
+    pub(crate) address: String,
+    pub(crate) port: u16,
+}
+
+impl EventLine {
+    /// An event without particulars. The writer gives it its sequence.
+    pub(crate) fn new(kind: EventKind, time: &jiff::Timestamp) -> Self {
+        Self {
+            version: VERSION,
+            kind,
+            time: format!("{time:.9}"),
+            sequence: 0,
+            session: None,
+            process: None,
+            egress: None,
+            child_pid: None,
+            exit_code: None,
+            exit_signal: None,
+            lost: None,
+            detail: None,
+        }
+    }
+
+    pub(crate) fn session(mut self, session: &Session) -> Self {
+        self.session = Some(session.into());
+        self
+    }
+
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}
+
+impl From<&Session> for LineSession {
+    fn from(session: &Session) -> Self {
+        let metadata = &session.grant.envelope.envelope.metadata;
+        Self {
+            id: session.grant.id.to_string(),
+            agent: metadata.name.clone(),
+            owner: metadata.owner.clone(),
+            operator: metadata.operator.clone(),
+            model: metadata.model.clone(),
+            purpose: metadata.purpose.clone(),
+        }
+    }
+}
+
+impl LineProcess {
+    /// A process as a record names it, with what the session knows of it.
+    pub(crate) fn new(tgid: u32, comm: String, session: Option<&Session>) -> Self {
+        let lineage: Vec<Lineage> = session
+            .map(|session| session.processes.lineage(tgid).into_iter().map(Lineage::from).collect())
+            .unwrap_or_default();
+        let path = lineage.last().and_then(|process| process.path.clone());
+        Self { pid: tgid, tid: None, uid: None, comm, path, lineage }
+    }
+}
+
+impl From<ProcessView<'_>> for Lineage {
+    fn from(process: ProcessView<'_>) -> Self {
+        Self {
+            pid: process.tgid,
+            comm: process.comm.map(str::to_owned),
+            path: process.path.map(str::to_owned),
+        }
+    }
+}
+
+impl LineEgress {
+    pub(crate) fn new(egress: &Egress, session: Option<&Session>) -> Self {
+        let known = u8::try_from(egress.protocol).ok().and_then(|number| Protocol::try_from(number).ok());
+        let (operation, verdict, reason): (Operation, Verdict, Reason) =
+            (egress.operation, egress.verdict, egress.reason);
+        Self {
+            operation: operation.name().to_owned(),
+            protocol: known
+                .map_or_else(|| egress.protocol.to_string(), |protocol| protocol.name().to_owned()),
+            destination: egress
+                .to
+                .map(|(address, port)| LineDestination { address: address.to_string(), port }),
+            verdict: verdict.name().to_owned(),
+            refused: egress.refused,
+            reason: reason.name().to_owned(),
+            rule: egress
+                .rule
+                .and_then(|rule| session.and_then(|session| session.rule_name(rule)).map(str::to_owned)),
+            socket: egress.cookie,
+        }
+    }
+}

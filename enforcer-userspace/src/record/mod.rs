@@ -1,0 +1,9 @@
+//! From the kernel's bytes to typed records, and from records to lines. Core: nothing here does I/O.
+
+#![forbid(unsafe_code)]
+
+mod decode;
+mod line;
+
+pub(crate) use decode::{Body, Egress, Record, decode};
+pub(crate) use line::{EventKind, EventLine, LineEgress, LineProcess};

@@ -1,0 +1,120 @@
+//! All sessions, and the envelopes they are held to.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use enforcer_common::{config::MAX_SESSIONS, identity::SessionRef, session::Control};
+use uuid::Uuid;
+
+use super::{EnvelopeInForce, Session};
+
+/// Why there is no room for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RegistryError {
+    #[error("all {MAX_SESSIONS} session slots are taken")]
+    NoSlot,
+    #[error("all {} envelope numbers are taken", Control::MAX_ENVELOPE)]
+    NoEnvelopeNumber,
+}
+
+/// All sessions, by slot.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    sessions: BTreeMap<u32, Session>,
+    by_id: HashMap<Uuid, u32>,
+    /// The envelope number given out last.
+    last_envelope: u32,
+    /// The slot given out last: the next search starts behind it, so that a slot rests before it is used again.
+    last_slot: u32,
+    /// Slots that a session holds in the kernel and that we know nothing else of. They are revoked, and given out again
+    /// when their processes have ended.
+    strays: BTreeMap<u32, SessionRef>,
+}
+
+impl Registry {
+    pub(crate) fn insert(&mut self, session: Session) {
+        self.last_envelope = self.last_envelope.max(session.grant.envelope.number);
+        self.last_slot = session.grant.slot.slot;
+        self.by_id.insert(session.grant.id, session.grant.slot.slot);
+        self.sessions.insert(session.grant.slot.slot, session);
+    }
+
+    pub(crate) fn remove(&mut self, id: Uuid) -> Option<Session> {
+        self.sessions.remove(&self.by_id.remove(&id)?)
+    }
+
+    /// The session that holds the slot in this generation.
+    pub(crate) fn at(&self, slot: SessionRef) -> Option<&Session> {
+        self.sessions.get(&slot.slot).filter(|session| session.grant.slot == slot)
+    }
+
+    pub(crate) fn at_mut(&mut self, slot: SessionRef) -> Option<&mut Session> {
+        self.sessions.get_mut(&slot.slot).filter(|session| session.grant.slot == slot)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: Uuid) -> Option<&mut Session> {
+        self.sessions.get_mut(self.by_id.get(&id)?)
+    }
+
+    /// The sessions whose id starts with `prefix`.
+    pub(crate) fn starting_with(&self, prefix: &str) -> Vec<Uuid> {
+        self.by_id.keys().filter(|id| id.to_string().starts_with(prefix)).copied().collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.sessions.values_mut()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Keeps a slot from being given out.
+    pub(crate) fn insert_stray(&mut self, slot: SessionRef) {
+        self.strays.insert(slot.slot, slot);
+    }
+
+    pub(crate) fn strays(&self) -> Vec<SessionRef> {
+        self.strays.values().copied().collect()
+    }
+
+    pub(crate) fn remove_stray(&mut self, slot: SessionRef) {
+        self.strays.remove(&slot.slot);
+    }
+
+    /// A slot that no session has.
+    pub(crate) fn free_slot(&self) -> Result<u32, RegistryError> {
+        (1..=MAX_SESSIONS)
+            .map(|step| (self.last_slot + step) % MAX_SESSIONS)
+            .find(|slot| !self.sessions.contains_key(slot) && !self.strays.contains_key(slot))
+            .ok_or(RegistryError::NoSlot)
+    }
+
+    /// The envelope with this digest, if a session is held to it: sessions with equal envelopes share its rules.
+    pub(crate) fn envelope(&self, digest: &str) -> Option<Arc<EnvelopeInForce>> {
+        let in_force = self.iter().map(|session| &session.grant.envelope);
+        in_force.into_iter().find(|envelope| envelope.digest == digest).cloned()
+    }
+
+    /// Whether any session is held to the envelope with this number.
+    pub(crate) fn uses_envelope(&self, number: u32) -> bool {
+        self.iter().any(|session| session.grant.envelope.number == number)
+    }
+
+    /// A number that no envelope in force has.
+    pub(crate) fn free_envelope_number(&mut self) -> Result<u32, RegistryError> {
+        for _ in 0..=MAX_SESSIONS {
+            self.last_envelope = self.last_envelope % Control::MAX_ENVELOPE + 1;
+            if !self.uses_envelope(self.last_envelope) {
+                return Ok(self.last_envelope);
+            }
+        }
+        Err(RegistryError::NoEnvelopeNumber)
+    }
+}

@@ -1,0 +1,5 @@
+//! Where events go.
+
+mod file;
+
+pub(crate) use file::{FileSink, SinkError};

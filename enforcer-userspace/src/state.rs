@@ -1,0 +1,189 @@
+//! What survives a restart: one file per session, and the number of records already reported lost.
+//!
+//! The kernel's maps say what is enforced; these files say who it is enforced on. Where the two disagree, the daemon
+//! takes what gives less access.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use enforcer_common::identity::SessionRef;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::session::{ProcessKey, Session};
+
+/// The version of the files.
+const VERSION: u32 = 1;
+
+/// Why state could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error("{action} `{}`", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{}` is not a session file of version {VERSION}", path.display())]
+    Format {
+        path: PathBuf,
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io { action, path, source }
+}
+
+/// A session as it is written down.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SessionFile {
+    version: u32,
+    /// Slots and clocks are of one boot.
+    pub(crate) boot_id: String,
+    pub(crate) id: Uuid,
+    slot: u32,
+    generation: u32,
+    pub(crate) envelope_number: u32,
+    pub(crate) envelope: String,
+    pub(crate) cgroup: PathBuf,
+    pub(crate) cgroup_id: u64,
+    pub(crate) cgroup_before: String,
+    pub(crate) started_ns: u64,
+    pub(crate) expires_ns: u64,
+    pub(crate) command: Vec<String>,
+    pub(crate) registered_by_uid: u32,
+    root_tgid: u32,
+    root_start_ns: u64,
+    pub(crate) revoked: bool,
+}
+
+impl SessionFile {
+    pub(crate) fn new(session: &Session, boot_id: &str) -> Self {
+        let grant = &session.grant;
+        Self {
+            version: VERSION,
+            boot_id: boot_id.to_owned(),
+            id: grant.id,
+            slot: grant.slot.slot,
+            generation: grant.slot.generation,
+            envelope_number: grant.envelope.number,
+            envelope: grant.envelope.text.clone(),
+            cgroup: grant.cgroup.clone(),
+            cgroup_id: grant.cgroup_id,
+            cgroup_before: grant.cgroup_before.clone(),
+            started_ns: grant.started_ns,
+            expires_ns: grant.expires_ns,
+            command: grant.command.clone(),
+            registered_by_uid: grant.registered_by_uid,
+            root_tgid: grant.root.tgid,
+            root_start_ns: grant.root.start_ns,
+            revoked: session.revoked,
+        }
+    }
+
+    pub(crate) const fn slot(&self) -> SessionRef {
+        SessionRef { slot: self.slot, generation: self.generation }
+    }
+
+    pub(crate) const fn root(&self) -> ProcessKey {
+        ProcessKey { tgid: self.root_tgid, start_ns: self.root_start_ns }
+    }
+}
+
+/// The state directory.
+#[derive(Debug)]
+pub(crate) struct State {
+    root: PathBuf,
+    sessions: PathBuf,
+}
+
+impl State {
+    /// Makes the directories, for root alone.
+    pub(crate) fn open(root: &Path, sessions: &Path) -> Result<Self, StateError> {
+        for dir in [root, sessions] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(io_error("create", dir))?;
+        }
+        Ok(Self { root: root.to_owned(), sessions: sessions.to_owned() })
+    }
+
+    /// Writes a session down; it is on disk when this returns.
+    pub(crate) fn save(&self, session: &SessionFile) -> Result<(), StateError> {
+        let path = self.session_path(session.id);
+        let text = serde_json::to_vec(session).expect("a session file holds only text and numbers");
+        replace(&path, &text)
+    }
+
+    /// Forgets a session.
+    pub(crate) fn forget(&self, id: Uuid) -> Result<(), StateError> {
+        let path = self.session_path(id);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every session file; one that cannot be read is an error of its own.
+    pub(crate) fn sessions(&self) -> Result<Vec<Result<SessionFile, StateError>>, StateError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.sessions).map_err(io_error("read", &self.sessions))? {
+            let path = entry.map_err(io_error("read", &self.sessions))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                found.push(load(&path));
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many records of this boot have been reported lost.
+    pub(crate) fn lost(&self, boot_id: &str) -> u64 {
+        let text = fs::read_to_string(self.lost_path()).unwrap_or_default();
+        let (boot, lost) = text.split_once(' ').unwrap_or_default();
+        // Of another boot or unreadable: report again rather than not at all.
+        if boot == boot_id { lost.trim().parse().unwrap_or(0) } else { 0 }
+    }
+
+    pub(crate) fn save_lost(&self, boot_id: &str, lost: u64) -> Result<(), StateError> {
+        replace(&self.lost_path(), format!("{boot_id} {lost}\n").as_bytes())
+    }
+
+    fn lost_path(&self) -> PathBuf {
+        self.root.join("lost")
+    }
+
+    fn session_path(&self, id: Uuid) -> PathBuf {
+        self.sessions.join(format!("{id}.json"))
+    }
+}
+
+fn load(path: &Path) -> Result<SessionFile, StateError> {
+    let text = fs::read(path).map_err(io_error("read", path))?;
+    let file: SessionFile = serde_json::from_slice(&text)
+        .map_err(|source| StateError::Format { path: path.to_owned(), source: Some(source) })?;
+    if file.version != VERSION {
+        return Err(StateError::Format { path: path.to_owned(), source: None });
+    }
+    Ok(file)
+}
+
+/// Replaces a file in one step: readers and crashes see the old or the new.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file =
+            File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    write().map_err(io_error("write", path))
+}

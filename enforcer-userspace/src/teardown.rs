@@ -1,0 +1,132 @@
+//! The end of enforcement: the only code that takes it away. Used by the daemon, and by the command line when there is no
+//! daemon.
+
+use std::{fs, io, path::PathBuf};
+
+use crate::{
+    cgroup::Cgroups, control::dto, exit::one_line, kernel::Pins, settings::Settings, sinks::FileSink,
+    state::State,
+};
+
+/// A session that is about to be held to nothing.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) released: dto::Released,
+    pub(crate) cgroup: PathBuf,
+    /// Where its processes go back to.
+    pub(crate) cgroup_before: String,
+}
+
+/// Removes pins, cgroups and files, in this order: while a program runs, nothing it relies on is gone. What cannot be
+/// removed is in the answer, and does not keep the rest from being removed.
+pub(crate) fn remove_all(
+    settings: &Settings,
+    cgroups: &Cgroups,
+    sessions: Vec<Held>,
+    keep_events: bool,
+) -> dto::TornDown {
+    let mut left = Vec::new();
+    match Pins::at(&settings.pin_dir).and_then(|pins| pins.exist().map(|_| pins)) {
+        Ok(pins) => note(&mut left, pins.remove()),
+        // Nothing can be pinned there.
+        Err(crate::kernel::PinError::NotBpffs { .. }) => {}
+        Err(error) => note(&mut left, Err::<(), _>(error)),
+    }
+    for session in &sessions {
+        note(&mut left, empty_cgroup(cgroups, &session.cgroup, &session.cgroup_before));
+    }
+    // Cgroups of sessions that nobody knows any more.
+    match cgroups.all() {
+        Ok(found) => found.iter().for_each(|path| note(&mut left, empty_cgroup(cgroups, path, "/"))),
+        Err(error) => note(&mut left, Err::<(), _>(error)),
+    }
+    match cgroups.remove_parent() {
+        Ok(true) => {}
+        Ok(false) => left.push(format!("the cgroup `{}`, which is in use", settings.cgroup)),
+        Err(error) => note(&mut left, Err::<(), _>(error)),
+    }
+    remove_files(settings, keep_events, &mut left);
+    let released = sessions.into_iter().map(|session| session.released).collect();
+    dto::TornDown { version: dto::VERSION, released, left }
+}
+
+/// What the state directory knows of sessions, for when there is no daemon to ask.
+pub(crate) fn known_sessions(settings: &Settings, cgroups: &Cgroups) -> Vec<Held> {
+    if !settings.sessions().is_dir() {
+        return Vec::new();
+    }
+    let files = State::open(&settings.state_dir, &settings.sessions()).and_then(|state| state.sessions());
+    let files = files.unwrap_or_default().into_iter().filter_map(Result::ok);
+    let held = |file: crate::state::SessionFile| {
+        let metadata = crate::envelope::parse(&file.envelope).ok().map(|envelope| envelope.metadata);
+        let (agent, owner) =
+            metadata.map_or_else(Default::default, |metadata| (metadata.name, metadata.owner));
+        let processes = cgroups.processes(&file.cgroup).map_or(0, |processes| processes.len());
+        Held {
+            released: dto::Released { id: file.id.to_string(), agent, owner, processes },
+            cgroup: file.cgroup,
+            cgroup_before: file.cgroup_before,
+        }
+    };
+    files.map(held).collect()
+}
+
+/// Moves the processes out and removes the cgroup. Processes fork meanwhile, so it is done until none is left.
+fn empty_cgroup(
+    cgroups: &Cgroups,
+    path: &std::path::Path,
+    before: &str,
+) -> Result<(), crate::cgroup::CgroupError> {
+    const ATTEMPTS: usize = 1000;
+    for _ in 0..ATTEMPTS {
+        for pid in cgroups.processes(path)? {
+            cgroups.release(before, pid)?;
+        }
+        if cgroups.remove(path)? {
+            return Ok(());
+        }
+    }
+    // `remove_parent` reports what stays.
+    Ok(())
+}
+
+fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) {
+    let mut files = vec![settings.socket(), settings.lock(), settings.state_dir.join("lost")];
+    if !keep_events {
+        files.extend(FileSink::files(&settings.events()));
+    }
+    for file in files {
+        note(left, absent_is_fine(fs::remove_file(&file), &file));
+    }
+    note(left, absent_is_fine(fs::remove_dir_all(settings.sessions()), &settings.sessions()));
+    for dir in [&settings.state_dir, &settings.run_dir] {
+        match fs::remove_dir(dir) {
+            // Somebody else keeps something there, or the events are kept.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            other => note(left, absent_is_fine(other, dir)),
+        }
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>, path: &std::path::Path) -> Result<(), RemoveError> {
+    match result {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RemoveError { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("remove `{}`", path.display())]
+struct RemoveError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+fn note<E: std::error::Error + 'static>(left: &mut Vec<String>, result: Result<(), E>) {
+    if let Err(error) = result {
+        left.push(one_line(&error));
+    }
+}
