@@ -1,1 +1,56 @@
-fn main() {}
+//! The project's chores, as `cargo xtask <task>`. This file is the list; every task is a file.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod command;
+mod demo;
+mod lint;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's chores")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building and testing need; says what and why first
+    Setup,
+    /// Build the `enforcer` binary and the integration tests
+    Build {
+        /// Optimize, as for a release
+        #[arg(long)]
+        release: bool,
+    },
+    /// Check format, lints, and who may depend on whom
+    Lint,
+    /// Run everything that continuous integration runs; integration tests need root
+    Test,
+    /// Show an agent being held inside its envelope; needs root
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Setup => setup::run(),
+        Task::Build { release } => build::run(release),
+        Task::Lint => lint::run(),
+        Task::Test => test::run(),
+        Task::Demo => demo::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

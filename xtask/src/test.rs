@@ -1,0 +1,42 @@
+//! `cargo xtask test`: the list that continuous integration runs, cheapest first.
+
+use anyhow::{Result, bail};
+
+use crate::command::{Steps, cargo, is_root, run as run_command, target_dir};
+use crate::lint;
+use crate::setup::{self, Need};
+
+pub(crate) fn run() -> Result<()> {
+    let mut steps = Steps::new();
+    let root = is_root();
+    steps.step("setup", || setup::ensure(if root { Need::Test } else { Need::Lint }))?;
+    lint::steps(&mut steps)?;
+    steps.step("unit tests", || {
+        run_command(cargo().args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "enforcer-ebpf",
+            "--exclude",
+            "integration",
+        ]))
+    })?;
+    steps
+        .step("build enforcer", || run_command(cargo().args(["build", "--package", "enforcer-userspace"])))?;
+    if !root {
+        // Green must mean that everything ran.
+        eprintln!("xtask test: {}", steps.summary());
+        bail!(
+            "the integration tests were not run, because they need root\nhint: run `cargo xtask test` as root"
+        );
+    }
+    steps.step("integration tests", || {
+        run_command(
+            cargo()
+                .args(["test", "--package", "integration", "--", "--test-threads=2"])
+                .env("ENFORCER_BIN", target_dir().join("debug/enforcer")),
+        )
+    })?;
+    eprintln!("xtask test: ok: {}", steps.summary());
+    Ok(())
+}
