@@ -175,6 +175,7 @@ mod tests {
         assert!(prefix("10.0.0.0/8").contains(prefix("10.1.0.0/16")));
         assert!(prefix("10.0.0.0/8").contains(prefix("::ffff:10.1.0.0/112")));
         assert!(!prefix("10.1.0.0/16").contains(prefix("10.0.0.0/8")));
+        assert!(!prefix("10.0.0.0/16").contains(prefix("10.0.0.0/8")));
         assert!(!prefix("::/0").contains(prefix("10.0.0.0/8")));
         assert!(!prefix("0.0.0.0/0").contains(prefix("2001:db8::/32")));
     }
