@@ -61,6 +61,15 @@ impl Address {
         }
     }
 
+    /// As [`Self::v6`], from the four words that hold the octets as they stand in memory.
+    #[inline(always)]
+    pub const fn v6_words(words: [u32; 4]) -> Self {
+        let [w0, w1, w2, w3] = words;
+        let ([a, b, c, d], [e, f, g, h]) = (w0.to_ne_bytes(), w1.to_ne_bytes());
+        let ([i, j, k, l], [m, n, o, p]) = (w2.to_ne_bytes(), w3.to_ne_bytes());
+        Self::v6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+    }
+
     /// The family.
     pub const fn family(self) -> Family {
         self.family

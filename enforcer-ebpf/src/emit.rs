@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_get_current_comm;
 use enforcer_common::{
     ABI_VERSION,
     counter::Counter,
-    record::{COMM_LEN, RecordHeader, RecordKind},
+    record::{COMM_LEN, ExecRecord, RecordHeader, RecordKind},
 };
 
 use crate::{counters, maps::RECORDS, session};
@@ -24,18 +24,25 @@ pub(crate) fn header<T>(kind: RecordKind) -> RecordHeader {
 /// Puts `record` into the ring buffer.
 #[inline(always)]
 pub(crate) fn submit<T: 'static>(record: T) {
-    fill(|to: *mut T| {
-        // SAFETY: `to` is reserved memory of this size, aligned to 8.
-        unsafe { to.write(record) }
-    });
-}
-
-/// Reserves a record and lets `write` fill every byte of it in place: for records too large for the 512-byte stack.
-#[inline(always)]
-pub(crate) fn fill<T: 'static>(write: impl FnOnce(*mut T)) {
     match RECORDS.reserve::<T>(0) {
         Some(mut entry) => {
-            write(entry.as_mut_ptr());
+            entry.write(record);
+            entry.submit(0);
+        }
+        None => counters::add(Counter::FaultRecordLost),
+    }
+}
+
+/// Reserves a record and lets `fill` write it in place: for one that is too large for the 512-byte stack.
+#[inline(always)]
+pub(crate) fn submit_exec(fill: impl FnOnce(&mut ExecRecord)) {
+    match RECORDS.reserve::<ExecRecord>(0) {
+        Some(mut entry) => {
+            let record = entry.as_mut_ptr();
+            // SAFETY: reserved memory of one record.
+            unsafe { record.write_bytes(0, 1) };
+            // SAFETY: initialised above; zeros are a valid record, which is integers only.
+            fill(unsafe { &mut *record });
             entry.submit(0);
         }
         None => counters::add(Counter::FaultRecordLost),

@@ -138,10 +138,6 @@ impl Cgroups {
             Err(failed) => Err(error("remove", &self.parent)(failed)),
         }
     }
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
 }
 
 fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), CgroupError> {

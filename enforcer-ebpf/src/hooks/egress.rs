@@ -33,35 +33,15 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
     let Some(claim) = task::current_claim() else {
         return PROCEED;
     };
-    let sock_addr = ctx.sock_addr;
-    // SAFETY: context fields at fixed offsets, checked by the verifier; volatile keeps them as the 32-bit loads it allows.
-    let (port, protocol, socket_type) = unsafe {
-        (
-            (&raw const (*sock_addr).user_port).read_volatile(),
-            (&raw const (*sock_addr).protocol).read_volatile(),
-            (&raw const (*sock_addr).type_).read_volatile(),
-        )
-    };
-    let port = u16::from_be(port as u16);
+    // SAFETY: the context of the running program; the verifier checks each field that is read.
+    let fields = unsafe { &*ctx.sock_addr };
+    let (protocol, socket_type) = (context_field(&fields.protocol), context_field(&fields.type_));
+    let port = u16::from_be(context_field(&fields.user_port) as u16);
     let address = match family {
-        Family::V4 => {
-            // SAFETY: as above.
-            Address::v4(unsafe { (&raw const (*sock_addr).user_ip4).read_volatile() }.to_ne_bytes())
-        }
+        Family::V4 => Address::v4(context_field(&fields.user_ip4).to_ne_bytes()),
         Family::V6 => {
-            let words: [u32; 4] = core::array::from_fn(|i| {
-                // SAFETY: as above, one of four words.
-                unsafe { (&raw const (*sock_addr).user_ip6[i]).read_volatile() }
-            });
-            let [a, b, c, d] = words.map(u32::to_ne_bytes);
-            let mut octets = [0; 16];
-            for i in 0..4 {
-                octets[i] = a[i];
-                octets[4 + i] = b[i];
-                octets[8 + i] = c[i];
-                octets[12 + i] = d[i];
-            }
-            Address::v6(octets)
+            let words: [u32; 4] = core::array::from_fn(|i| context_field(&fields.user_ip6[i]));
+            Address::v6_words(words)
         }
     };
     let destination = u8::try_from(protocol)
@@ -73,6 +53,13 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let attempt = Attempt { operation, cookie, socket_type, protocol, to: Some((address, port)) };
     conclude(claim, &decision, &attempt)
+}
+
+/// Reads a context field with the one 32-bit load that the verifier allows; the compiler could join two of them.
+#[inline(always)]
+pub(super) fn context_field(field: &u32) -> u32 {
+    // SAFETY: a reference is valid to read from.
+    unsafe { core::ptr::read_volatile(field) }
 }
 
 /// Counts and records a decision, and gives the return code for it.

@@ -18,24 +18,19 @@ pub(crate) fn track_exec(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: the third argument of this tracepoint.
     let binprm = unsafe { Binprm::from_argument(ctx.arg::<*const c_void>(2)) };
-    emit::fill(|record: *mut ExecRecord| {
-        // SAFETY: `record` is reserved memory of the record's size; every byte is written here.
-        unsafe {
-            (&raw mut (*record).header).write(emit::header::<ExecRecord>(RecordKind::Exec));
-            (&raw mut (*record).session).write(tag.session);
-            (&raw mut (*record).tgid).write(task::current_tgid());
-            (&raw mut (*record).uid).write(task::current_uid());
-            (&raw mut (*record).comm).write(emit::current_comm());
-            (&raw mut (*record).path).write_bytes(0, 1);
-            let written = binprm.copy_filename((&raw mut (*record).path).cast()).unwrap_or_else(|| {
-                counters::add(Counter::FaultKernelRead);
-                0
-            });
-            (&raw mut (*record).path_len).write(written.saturating_sub(1));
-            // The helper fills the buffer exactly only when it had to cut (or the path just fits).
-            (&raw mut (*record).path_cut).write((written as usize == PATH_LEN) as u8);
-            (&raw mut (*record).pad).write([0; 3]);
-        }
+    emit::submit_exec(|record| {
+        record.header = emit::header::<ExecRecord>(RecordKind::Exec);
+        record.session = tag.session;
+        record.tgid = task::current_tgid();
+        record.uid = task::current_uid();
+        record.comm = emit::current_comm();
+        let written = binprm.copy_filename(&mut record.path).unwrap_or_else(|| {
+            counters::add(Counter::FaultKernelRead);
+            0
+        });
+        record.path_len = written.saturating_sub(1);
+        // The buffer is full only when the path had to be cut (or just fits).
+        record.path_cut = (written as usize == PATH_LEN) as u8;
     });
     0
 }

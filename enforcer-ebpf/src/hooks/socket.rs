@@ -13,10 +13,10 @@ pub(crate) fn egress_socket(ctx: SockContext) -> i32 {
     let Some(claim) = task::current_claim() else {
         return PROCEED;
     };
-    // SAFETY: context fields at fixed offsets, checked by the verifier.
-    let (socket_type, protocol) = unsafe {
-        ((&raw const (*ctx.sock).type_).read_volatile(), (&raw const (*ctx.sock).protocol).read_volatile())
-    };
+    // SAFETY: the context of the running program; the verifier checks each field that is read.
+    let fields = unsafe { &*ctx.sock };
+    let (socket_type, protocol) =
+        (egress::context_field(&fields.type_), egress::context_field(&fields.protocol));
     let decision = decide_socket(&session::standing(claim), socket_type, protocol);
     if decision.verdict == enforcer_common::verdict::Verdict::Allow {
         return PROCEED;

@@ -18,19 +18,15 @@ impl Binprm {
         Self(pointer)
     }
 
-    /// Copies the path, as the caller wrote it, to `to`, which holds [`PATH_LEN`] bytes. Returns the bytes written with
-    /// the closing zero, or `None` if it cannot be read.
-    ///
-    /// # Safety
-    ///
-    /// `to` must be valid for writes of [`PATH_LEN`] bytes.
+    /// Copies the path, as the caller wrote it. Returns the bytes written with the closing zero, or `None` if it cannot be
+    /// read.
     #[inline(always)]
-    pub(crate) unsafe fn copy_filename(self, to: *mut u8) -> Option<u32> {
+    pub(crate) fn copy_filename(self, to: &mut [u8; PATH_LEN]) -> Option<u32> {
         let field = self.0.cast::<u8>().wrapping_add(loaded!(offsets.binprm_filename) as usize);
         // SAFETY: the verifier refuses the program unless this is a field of the structure.
         let filename = unsafe { field.cast::<*const c_void>().read() };
-        // SAFETY: the caller vouches for `to`; a bad source makes the helper fail.
-        let read = unsafe { bpf_probe_read_kernel_str(to.cast(), PATH_LEN as u32, filename) };
+        // SAFETY: the destination holds PATH_LEN bytes; a bad source makes the helper fail, not fault.
+        let read = unsafe { bpf_probe_read_kernel_str(to.as_mut_ptr().cast(), PATH_LEN as u32, filename) };
         u32::try_from(read).ok()
     }
 }

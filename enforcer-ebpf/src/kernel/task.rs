@@ -72,8 +72,9 @@ impl Task {
 
     #[inline(always)]
     fn load<T: Copy>(self, offset: u32) -> T {
+        let field = self.0.cast::<u8>().wrapping_add(offset as usize).cast::<T>();
         // SAFETY: the verifier refuses the program unless this load is inside the structure that the pointer has as its
         // type; a pointer that went stale reads as zero, because such loads are fixed up by the kernel.
-        unsafe { self.0.cast::<u8>().add(offset as usize).cast::<T>().read() }
+        unsafe { field.read() }
     }
 }

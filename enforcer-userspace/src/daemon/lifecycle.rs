@@ -296,7 +296,9 @@ impl Daemon {
             cgroup: session.grant.cgroup.clone(),
             cgroup_before: session.grant.cgroup_before.clone(),
         });
-        crate::teardown::remove_all(&self.settings, &self.cgroups, sessions.collect(), keep_events)
+        let sessions = sessions.collect();
+        self.kernel.let_go();
+        crate::teardown::remove_all(&self.settings, &self.cgroups, sessions, keep_events)
     }
 }
 

@@ -131,11 +131,6 @@ impl SessionMaps {
         ignore_absent(self.cgroups.remove(&id)).map_err(access("write", "CGROUPS"))
     }
 
-    /// Every cgroup that belongs to a session.
-    pub(crate) fn cgroups(&self) -> Result<Vec<(u64, SessionRef)>, MapsError> {
-        self.cgroups.iter().collect::<Result<_, _>>().map_err(access("read", "CGROUPS"))
-    }
-
     pub(crate) fn control(&self, slot: u32) -> Result<ControlWord, MapsError> {
         self.control.load(slot).ok_or(MapsError::NoSlot { slot })
     }
@@ -149,10 +144,6 @@ impl SessionMaps {
     pub(crate) fn prepare(&mut self, slot: u32, row: SessionRow) -> Result<(), MapsError> {
         self.sessions.set(slot, row, 0).map_err(access("write", "SESSIONS"))?;
         self.procs.set(slot, 0, 0).map_err(access("write", "PROCS"))
-    }
-
-    pub(crate) fn row(&self, slot: u32) -> Result<SessionRow, MapsError> {
-        self.sessions.get(&slot, 0).map_err(access("read", "SESSIONS"))
     }
 
     /// Live tagged processes of a session.

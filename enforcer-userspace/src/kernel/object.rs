@@ -111,6 +111,8 @@ pub(crate) struct Kernel {
     pub(crate) rules: RuleMaps,
     pub(crate) start: Start,
     pins: Pins,
+    /// Open beside their pins: somebody who removes a pin does not end enforcement while a daemon runs.
+    links: Vec<FdLink>,
 }
 
 impl Kernel {
@@ -140,7 +142,7 @@ impl Kernel {
         } else {
             let pinned = check_pinned(pins)?;
             pins.recover()?;
-            if pinned.digest == meta.digest && all_links_open(pins) {
+            if pinned.digest == meta.digest && open_links(pins).is_ok() {
                 Start::Adopted
             } else {
                 upgrade(pins, config, max_tasks, &root, meta)?;
@@ -152,6 +154,7 @@ impl Kernel {
             rules: RuleMaps::open(pins)?,
             start,
             pins: pins.clone(),
+            links: open_links(pins)?,
         })
     }
 
@@ -175,6 +178,11 @@ impl Kernel {
         let mut output = Vec::new();
         File::open(self.pins.link("enrol_task"))?.read_to_end(&mut output)?;
         Ok(())
+    }
+
+    /// Lets go of the links, so that only their pins keep them.
+    pub(crate) fn let_go(&mut self) {
+        self.links.clear();
     }
 
     /// What is attached now, asked of the kernel.
@@ -254,8 +262,13 @@ fn check_pinned(pins: &Pins) -> Result<Meta, KernelError> {
     Ok(meta)
 }
 
-fn all_links_open(pins: &Pins) -> bool {
-    HOOKS.iter().all(|hook| PinnedLink::from_pin(pins.link(hook.program)).is_ok())
+fn open_links(pins: &Pins) -> Result<Vec<FdLink>, KernelError> {
+    let open = |hook: &super::attach::Hook| {
+        let path = pins.link(hook.program);
+        let link = PinnedLink::from_pin(&path).map(FdLink::from);
+        link.map_err(|source| KernelError::Link { path, source: Box::new(source) })
+    };
+    HOOKS.iter().map(open).collect()
 }
 
 /// What the programs are made of: equal digests, equal behaviour.

@@ -12,14 +12,14 @@ pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OffsetError {
     #[error("read the kernel's type information at `{KERNEL_BTF}`")]
-    Read(#[source] anyhow::Error),
+    Read(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the kernel's type information has no `{structure}.{field}`")]
     Missing { structure: &'static str, field: &'static str },
 }
 
 /// Finds every offset, or says which one the kernel does not have.
 pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
-    let btf = Btf::from_file(Path::new(KERNEL_BTF)).map_err(OffsetError::Read)?;
+    let btf = Btf::from_file(Path::new(KERNEL_BTF)).map_err(|error| OffsetError::Read(error.into()))?;
     let find = |structure, field| offset(&btf, structure, field);
     Ok(Offsets {
         task_pid: find("task_struct", "pid")?,
@@ -39,7 +39,7 @@ pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
 /// The offset of a field in bytes, also of one inside anonymous structures and unions (`task_struct` has such a part
 /// where its layout is randomised).
 fn offset(btf: &Btf, structure: &'static str, field: &'static str) -> Result<u32, OffsetError> {
-    let types = btf.resolve_types_by_name(structure).map_err(OffsetError::Read)?;
+    let types = btf.resolve_types_by_name(structure).map_err(|error| OffsetError::Read(error.into()))?;
     types
         .into_iter()
         .find_map(|ty| match ty {
