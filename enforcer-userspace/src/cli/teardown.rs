@@ -60,7 +60,7 @@ fn by_hand(settings: &Settings, args: &Args) -> Result<dto::TornDown, Failure> {
     // A root process of a session could end its own enforcement here. The programs cannot stop it before a guard is in
     // place; this at least is no tool for it.
     let myself = procfs::cgroup2_of(std::process::id())?;
-    if !myself.is_some_and(|path| !cgroups.holds(&path)) {
+    if myself.is_none_or(|path| cgroups.holds(&path)) {
         let error = anyhow::anyhow!("a process of a session may not end enforcement");
         return Err(Failure { status: ExitStatus::No, error, hint: None });
     }

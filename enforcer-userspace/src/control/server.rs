@@ -198,8 +198,11 @@ async fn stream(feed: Feed, follow: bool, send: mpsc::Sender<std::io::Result<Byt
             }
         }
     }
+    if !follow {
+        return;
+    }
     let mut live = feed.live;
-    while follow {
+    loop {
         let line = match live.recv().await {
             Ok(line) => format!("{line}\n"),
             Err(broadcast::error::RecvError::Lagged(missed)) => {

@@ -1,10 +1,11 @@
 //! Writing events: to the file, and to whoever follows.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use tokio::sync::broadcast;
 
 use crate::{
+    control::server::Feed,
     record::EventLine,
     sinks::{FileSink, SinkError},
 };
@@ -61,8 +62,8 @@ impl Events {
     }
 
     /// The lines so far, and those to come.
-    pub(crate) fn feed(&self) -> Result<(Vec<(File, u64)>, broadcast::Receiver<Arc<str>>), SinkError> {
-        Ok((self.sink.history()?, self.live.subscribe()))
+    pub(crate) fn feed(&self) -> Result<Feed, SinkError> {
+        Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
     }
 
     pub(crate) fn counters(&self) -> [(String, u64); 2] {

@@ -19,7 +19,7 @@ use crate::{
     clock,
     control::{
         dto,
-        server::{Answer, Call, Feed, Refusal, Request},
+        server::{Answer, Call, Refusal, Request},
     },
     exit::one_line,
     host::Host,
@@ -176,10 +176,7 @@ impl Daemon {
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Revoke { id } => self.revoke(&id).map(Answer::Revoked),
-            Request::Events => {
-                let (history, live) = self.events.feed().map_err(|error| internal(&error))?;
-                Ok(Answer::Events(Feed { history, live }))
-            }
+            Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
         }
     }

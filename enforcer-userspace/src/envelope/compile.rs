@@ -54,12 +54,6 @@ pub(crate) struct TooLarge {
     pub(crate) max_steps: u64,
 }
 
-/// Compiles without a bound on the work: for envelopes from someone who may exhaust our memory. [`compile_within`] is for
-/// the others.
-pub(crate) fn compile(envelope: &Envelope) -> CompiledRules {
-    compile_within(envelope, u64::MAX).expect("no envelope takes 2^64 steps")
-}
-
 /// Compiles in at most `max_steps` steps of combining port ranges; there are no more port entries than 30 times that.
 ///
 /// Usually a step or two per prefix and protocol. But each prefix needs every port range that holds there, also those of

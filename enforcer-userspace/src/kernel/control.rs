@@ -55,9 +55,9 @@ impl ControlWords {
     }
 
     fn word(&self, slot: u32) -> Option<&AtomicU64> {
-        let index = usize::try_from(slot).ok().filter(|index| *index < WORDS)?;
-        // SAFETY: inside the mapping, which lives as long as `self`; page-aligned memory of 64-bit words.
-        Some(unsafe { self.base.add(index).as_ref() })
+        // SAFETY: the mapping is `WORDS` words long and starts at a page; it lives as long as `self`.
+        let words = unsafe { NonNull::slice_from_raw_parts(self.base, WORDS).as_ref() };
+        words.get(usize::try_from(slot).ok()?)
     }
 }
 

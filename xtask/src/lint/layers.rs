@@ -87,7 +87,7 @@ const ABOVE_EDGES: &[&str] = &["cli", "daemon"];
 /// What an edge may name all the same: from, to, and a comment on why.
 const EDGE_EXCEPTIONS: &[(&str, &str)] = &[
     // Who is asking is a matter of the connection and of the process table; nobody above has both when it is accepted.
-    ("control/peer", "procfs"),
+    ("control", "procfs"),
 ];
 
 /// The only crate that `enforcer-common` may need (for `aya::Pod`, in user space): the kernel programs need it too.

@@ -9,6 +9,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::time::Duration;
 
+fn compile(envelope: &Envelope) -> CompiledRules {
+    compile_within(envelope, u64::MAX).unwrap()
+}
+
 const ENVELOPE: u32 = 12;
 const SESSION: SessionRef = SessionRef { slot: 1, generation: 2 };
 
@@ -298,7 +302,7 @@ fn work_is_bounded() {
     rules.extend((0..1000).map(|n| rule(prefix(n, 32), vec![PortRange::ANY], Verdict::Allow)));
     let envelope = envelope(rules);
     assert_eq!(compile_within(&envelope, 100_000), Err(TooLarge { max_steps: 100_000 }));
-    assert_eq!(compile_within(&envelope, 10_000_000), Ok(compile(&envelope)));
+    assert!(compile_within(&envelope, 10_000_000).is_ok());
 }
 
 #[test]
