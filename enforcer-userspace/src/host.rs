@@ -12,6 +12,8 @@ use crate::{
 pub(crate) enum HostError {
     #[error("this needs root")]
     NotRoot,
+    #[error("the capability {name} is missing")]
+    NoCapability { name: &'static str },
     #[error("no cgroup v2 hierarchy is mounted")]
     NoCgroup2,
     #[error("the daemon runs in a {namespaces} namespace of its own, where it does not see the whole host")]
@@ -27,6 +29,9 @@ impl HostError {
     pub(crate) const fn hint(&self) -> &'static str {
         match self {
             Self::NotRoot => "run it as root, for example with `sudo`",
+            Self::NoCapability { .. } => {
+                "root in a container is not root: run the daemon with the host's capabilities"
+            }
             Self::NoCgroup2 => "mount it: `mount -t cgroup2 none /sys/fs/cgroup/unified`",
             Self::Namespaced { .. } => "run the daemon on the host itself, not in a container",
             Self::Offsets(_) => {
@@ -56,6 +61,13 @@ const MAX_TASKS: u32 = 262_144;
 pub(crate) fn inspect() -> Result<Host, HostError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(HostError::NotRoot);
+    }
+    let capabilities = procfs::effective_capabilities()?;
+    // CAP_SYS_ADMIN stands for CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, which loading and attaching ask for by name.
+    // Numbers from v6.1/include/uapi/linux/capability.h.
+    let needed = [(21, "CAP_SYS_ADMIN"), (1, "CAP_DAC_OVERRIDE")];
+    if let Some((_, name)) = needed.iter().find(|(bit, _)| capabilities & (1 << bit) == 0) {
+        return Err(HostError::NoCapability { name });
     }
     let namespaces = procfs::foreign_namespaces()?;
     if !namespaces.is_empty() {

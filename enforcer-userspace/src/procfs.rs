@@ -86,6 +86,12 @@ pub(crate) fn start_ticks(pid: u32) -> Result<Option<u64>, ProcError> {
     }
 }
 
+/// The capabilities in force for this process, one bit each.
+pub(crate) fn effective_capabilities() -> Result<u64, ProcError> {
+    let status = procfs::process::Process::myself().and_then(|myself| myself.status());
+    Ok(status.map_err(parse("/proc/self/status"))?.capeff)
+}
+
 /// Clock ticks a second in what /proc says (`USER_HZ`).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
 

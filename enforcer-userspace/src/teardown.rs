@@ -4,7 +4,12 @@
 use std::{fs, io, path::PathBuf};
 
 use crate::{
-    cgroup::Cgroups, control::dto, exit::one_line, kernel::Pins, settings::Settings, sinks::FileSink,
+    cgroup::Cgroups,
+    control::dto,
+    exit::one_line,
+    kernel::{self, PinError, Pins},
+    settings::Settings,
+    sinks::FileSink,
     state::State,
 };
 
@@ -26,10 +31,10 @@ pub(crate) fn remove_all(
     keep_events: bool,
 ) -> dto::TornDown {
     let mut left = Vec::new();
-    match Pins::at(&settings.pin_dir).and_then(|pins| pins.exist().map(|_| pins)) {
-        Ok(pins) => note(&mut left, pins.remove()),
+    match Pins::at(&settings.pin_dir) {
+        Ok(pins) => note(&mut left, kernel::remove_pins(&pins)),
         // Nothing can be pinned there.
-        Err(crate::kernel::PinError::NotBpffs { .. }) => {}
+        Err(PinError::NotBpffs { .. }) => {}
         Err(error) => note(&mut left, Err::<(), _>(error)),
     }
     for session in &sessions {

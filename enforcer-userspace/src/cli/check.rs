@@ -1,6 +1,9 @@
 //! `enforcer check`: parse and compile an envelope.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -61,7 +64,7 @@ pub(super) fn execute(format: Format, args: &Args) -> Result<ExitStatus, Failure
     match (format, &checked) {
         (Format::Json, _) => print_json(&report(&checked))?,
         (Format::Text, Ok((envelope, rules))) => text::print(&describe(envelope, rules))?,
-        (Format::Text, Err(diagnostics)) => eprint!("{}", complaint(args, diagnostics)),
+        (Format::Text, Err(diagnostics)) => eprint!("{}", complaint(&args.file, diagnostics)),
     }
     Ok(if checked.is_ok() { ExitStatus::Ok } else { ExitStatus::No })
 }
@@ -98,10 +101,11 @@ fn describe(envelope: &Envelope, rules: &CompiledRules) -> String {
     out
 }
 
-fn complaint(args: &Args, diagnostics: &Diagnostics) -> String {
-    let mut out = format!("error: `{}` is not a valid envelope\n", args.file.display());
+/// Every mistake, in the form that editors jump to.
+pub(super) fn complaint(file: &Path, diagnostics: &Diagnostics) -> String {
+    let mut out = format!("error: `{}` is not a valid envelope\n", file.display());
     for diagnostic in &diagnostics.0 {
-        let _infallible = writeln!(out, "{}:{diagnostic}", args.file.display());
+        let _infallible = writeln!(out, "{}:{diagnostic}", file.display());
         if let Some(hint) = &diagnostic.hint {
             let _infallible = writeln!(out, "  hint: {hint}");
         }

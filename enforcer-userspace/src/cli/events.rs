@@ -28,8 +28,9 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
                 Format::Json => format!("{line}\n"),
                 Format::Text => render(line),
             };
-            match text::print(&line) {
-                Ok(()) => ControlFlow::Continue(()),
+            match text::print_while_read(&line) {
+                Ok(true) => ControlFlow::Continue(()),
+                Ok(false) => ControlFlow::Break(()),
                 Err(failure) => {
                     failed = Some(failure);
                     ControlFlow::Break(())

@@ -9,10 +9,10 @@ use std::{
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::{ask, read_envelope};
+use super::{ask, check, read_envelope};
 use crate::{
     control::dto,
-    env_vars,
+    env_vars, envelope,
     exit::{ExitStatus, Failure},
     privilege::{self, PrivilegeError},
     settings::Settings,
@@ -35,6 +35,10 @@ pub(super) struct Args {
 pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Failure> {
     // Everything that can be known before is checked before: what is enrolled is executed.
     let envelope = read_envelope(&args.envelope)?;
+    if let Err(diagnostics) = envelope::parse(&envelope) {
+        eprint!("{}", check::complaint(&args.envelope, &diagnostics));
+        return Ok(ExitStatus::No);
+    }
     let user = args.user.as_deref().map(privilege::find_user).transpose()?;
     if user.is_some() && !nix::unistd::geteuid().is_root() {
         let error = anyhow::anyhow!("`--user` needs root");

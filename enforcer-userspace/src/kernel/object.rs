@@ -247,15 +247,27 @@ fn upgrade(pins: &Pins, config: &Config, max_tasks: u32, root: &File, meta: Meta
     Ok(maps::write_meta(&mut maps::open_meta(pins)?, meta)?)
 }
 
-/// The pinned maps are ours and speak this build's ABI.
-fn check_pinned(pins: &Pins) -> Result<Meta, KernelError> {
+/// Removes every pin, of any release: with them goes what only they kept alive. What others pinned stays.
+pub(crate) fn remove_pins(pins: &Pins) -> Result<(), KernelError> {
+    // Without the map that says whose they are, these are the rest of a removal that was cut short.
+    if pins.exist()? && pins.map("META").exists() {
+        read_our_meta(pins)?;
+    }
+    Ok(pins.remove()?)
+}
+
+/// What the pinned maps say of themselves, if they are ours.
+fn read_our_meta(pins: &Pins) -> Result<Meta, KernelError> {
     let path = pins.map("META");
     let meta = maps::open_meta(pins)
         .and_then(|meta| maps::read_meta(&meta))
         .map_err(|_foreign_or_broken| KernelError::NotOurs { path: path.clone() })?;
-    if meta.magic != Meta::MAGIC {
-        return Err(KernelError::NotOurs { path });
-    }
+    if meta.magic == Meta::MAGIC { Ok(meta) } else { Err(KernelError::NotOurs { path }) }
+}
+
+/// The pinned maps are ours and speak this build's ABI.
+fn check_pinned(pins: &Pins) -> Result<Meta, KernelError> {
+    let meta = read_our_meta(pins)?;
     if meta.abi != ABI_VERSION {
         return Err(KernelError::Abi { path: pins.root().to_owned(), pinned: meta.abi });
     }
