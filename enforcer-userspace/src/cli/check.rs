@@ -89,7 +89,7 @@ fn describe(envelope: &Envelope, rules: &CompiledRules) -> String {
         let protocols: Vec<&str> = rule.protocols.iter().map(|protocol| protocol.name()).collect();
         let _infallible = writeln!(
             out,
-            "  {:<5} {}: {} ports {} to {}",
+            "  {:<5} {}: {} {} -> {}",
             rule.verdict,
             rule.name,
             protocols.join("+"),
