@@ -1,1 +1,77 @@
+//! The harness of the end-to-end tests.
+//!
+//! The tests drive the built `enforcer` on the running kernel, as root. Each test has a daemon of its own ([`Daemon`]: own
+//! directories, own BPF file system, own cgroup), servers that count what reaches them ([`Server`]), and a program that
+//! tries to reach them in every way it can (`probe`). So tests run side by side, and beside a daemon in real use.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `ENFORCER_BIN` | the `enforcer` to test; required |
+//! | `ENFORCER_PROBE` | the `probe` to use, if it is not where cargo puts it beside the test |
+//!
+//! A deny test has four parts: reachable outside a session; refused inside; nothing at the server and a record of it;
+//! reachable again afterwards. Without the first and the last, a broken network passes.
 
+mod attempt;
+mod bpf;
+mod cgroup;
+mod daemon;
+mod envelope;
+mod event;
+mod process;
+mod server;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use attempt::{Attempt, Conversation, attempts, probe, run_outside, totals};
+pub use bpf::{live_ids, pinned_ids};
+pub use daemon::{Daemon, Layout};
+pub use envelope::Envelope;
+pub use event::{Event, Refusal};
+pub use process::{Finished, Process, wrap};
+pub use server::{Pair, Server};
+
+/// How long anything may take that takes no time on an idle machine.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a load test may run.
+pub const LOAD_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Asks until there is an answer. Panics with `what` when there is none in time.
+#[track_caller]
+pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// A word that no other run and no other part of this run uses. What a probe sends begins with one, so that a server
+/// knows whose it is.
+pub fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The path of the `enforcer` under test.
+///
+/// # Panics
+/// When these tests cannot run here. They never pass by not running.
+pub fn enforcer_path() -> PathBuf {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "the integration tests need root: they load programs into the running kernel"
+    );
+    let path = std::env::var_os("ENFORCER_BIN")
+        .expect("the integration tests need ENFORCER_BIN, the path of the `enforcer` to test");
+    std::fs::canonicalize(&path).unwrap_or_else(|error| panic!("ENFORCER_BIN={}: {error}", path.display()))
+}

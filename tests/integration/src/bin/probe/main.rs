@@ -1,0 +1,54 @@
+//! Tries to reach the network in every way a Linux process can, and prints what came of it: one line of JSON per
+//! attempt. It knows nothing of the enforcer, so that it behaves the same inside a session and outside.
+//!
+//! ```text
+//! probe net MAGIC [SPEC...]                       attempts; without SPEC, one per line of standard input
+//! probe shape NAME MAGIC ALLOWED REFUSED          two TCP connections from a process of a certain shape
+//! probe connect NAME MAGIC CHAIN ALLOWED REFUSED  what the shapes that exec run
+//! probe quick-forks COUNT ADDRESS                 many short-lived children, each with one UDP connect()
+//! probe connect-loop ALLOWED REFUSED              connects to both until standard input closes
+//! ```
+
+mod attempt;
+mod load;
+mod shapes;
+mod sys;
+
+use std::io::{self, BufRead};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["net", magic] => {
+            for line in io::stdin().lock().lines() {
+                attempt::run(magic, &line.expect("standard input is text"));
+            }
+        }
+        ["net", magic, ref specs @ ..] => {
+            for spec in specs {
+                attempt::run(magic, spec);
+            }
+        }
+        ["shape", name, magic, allowed, refused] => {
+            shapes::run(&shapes::Job::new(name, magic, allowed, refused));
+        }
+        ["connect", name, magic, chain, allowed, refused] => {
+            shapes::Job::new(name, magic, allowed, refused).connect_after_exec(chain);
+        }
+        ["quick-forks", count, address] => load::quick_forks(number(count), parse(address)),
+        ["connect-loop", allowed, refused] => load::connect_loop(parse(allowed), parse(refused)),
+        _ => {
+            eprintln!("usage: see the top of probe/main.rs; got {arguments:?}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn parse(address: &str) -> std::net::SocketAddr {
+    address.parse().unwrap_or_else(|_| panic!("not an address: {address}"))
+}
+
+fn number(text: &str) -> u32 {
+    text.parse().unwrap_or_else(|_| panic!("not a number: {text}"))
+}

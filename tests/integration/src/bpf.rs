@@ -1,0 +1,45 @@
+//! What the kernel has loaded, seen through `bpftool` and not through the enforcer.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The ids of all objects of a kind that the kernel has: `prog`, `map` or `link`.
+pub fn live_ids(kind: &str) -> BTreeSet<u64> {
+    let list = bpftool(&[kind, "show"]).unwrap_or_else(|error| panic!("bpftool {kind} show: {error}"));
+    list.as_array().expect("a list").iter().filter_map(|object| object["id"].as_u64()).collect()
+}
+
+/// The ids of the objects of a kind that are pinned below `directory`.
+pub fn pinned_ids(kind: &str, directory: &Path) -> BTreeSet<u64> {
+    let mut ids = BTreeSet::new();
+    let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    for path in entries.map(|entry| entry.expect("the directory can be read").path()) {
+        if path.is_dir() {
+            ids.extend(pinned_ids(kind, &path));
+            continue;
+        }
+        let name = path.to_str().expect("a pin's path is text");
+        // Fails for a pin of another kind.
+        ids.extend(bpftool(&[kind, "show", "pinned", name]).ok().and_then(|object| object["id"].as_u64()));
+    }
+    ids
+}
+
+/// Runs bpftool; its JSON or what it complained of.
+fn bpftool(arguments: &[&str]) -> Result<Value, String> {
+    let output = Command::new("bpftool")
+        .arg("--json")
+        .args(arguments)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .expect("these tests need bpftool");
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        return Err(text.into_owned());
+    }
+    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+}

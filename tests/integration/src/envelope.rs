@@ -1,0 +1,91 @@
+//! Envelopes as the tests write them.
+
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+
+use crate::Server;
+
+/// An envelope in the making. Refuses everything until something is allowed.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    name: String,
+    mode: &'static str,
+    ttl: String,
+    egress: Vec<String>,
+    deny: Vec<String>,
+}
+
+impl Envelope {
+    /// The owner of every session of a test.
+    pub const OWNER: &str = "alice@example.com";
+
+    /// The envelope of the agent `name`.
+    pub fn of(name: &str) -> Self {
+        Self { name: name.into(), mode: "enforce", ttl: "10m".into(), egress: vec![], deny: vec![] }
+    }
+
+    /// Allows the server, by a rule named `rule`. For both protocols: some tests use the other one of the same port.
+    pub fn allow_server(self, rule: &str, server: &Server) -> Self {
+        let (ip, port) = (server.address().ip(), server.address().port());
+        self.allow(rule, &host(ip), &format!("[{port}]"), "any")
+    }
+
+    /// An allow rule. `ports` as in YAML.
+    pub fn allow(mut self, rule: &str, to: &str, ports: &str, protocol: &str) -> Self {
+        self.egress.push(rule_text(rule, to, ports, protocol));
+        self
+    }
+
+    /// A deny rule.
+    pub fn deny(mut self, rule: &str, to: &str, ports: &str, protocol: &str) -> Self {
+        self.deny.push(rule_text(rule, to, ports, protocol));
+        self
+    }
+
+    /// What it would refuse is let through and recorded.
+    pub fn audit(mut self) -> Self {
+        self.mode = "audit";
+        self
+    }
+
+    /// How long its sessions last.
+    pub fn ttl(mut self, ttl: &str) -> Self {
+        self.ttl = ttl.into();
+        self
+    }
+}
+
+impl Display for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, mode, ttl, egress, deny } = self;
+        let owner = Self::OWNER;
+        let list = |rules: &[String]| match rules {
+            [] => " []".to_owned(),
+            rules => rules.iter().map(|rule| format!("\n    - {rule}")).collect(),
+        };
+        writeln!(f, "apiVersion: enforcer/v1")?;
+        writeln!(f, "kind: Envelope")?;
+        writeln!(f, "metadata:")?;
+        writeln!(f, "  name: {name}")?;
+        writeln!(f, "  owner: {owner}")?;
+        writeln!(f, "  operator: tests")?;
+        writeln!(f, "  purpose: integration test")?;
+        writeln!(f, "  model: none")?;
+        writeln!(f, "spec:")?;
+        writeln!(f, "  mode: {mode}")?;
+        writeln!(f, "  ttl: {ttl}")?;
+        writeln!(f, "  loopback: deny")?;
+        writeln!(f, "  egress:{}", list(egress))?;
+        writeln!(f, "  deny:{}", list(deny))
+    }
+}
+
+fn rule_text(rule: &str, to: &str, ports: &str, protocol: &str) -> String {
+    // An IPv6 prefix must be quoted: a colon means a map to YAML.
+    format!("{{name: {rule}, to: [\"{to}\"], ports: {ports}, protocol: {protocol}}}")
+}
+
+/// The prefix that holds one address.
+fn host(ip: IpAddr) -> String {
+    format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+}

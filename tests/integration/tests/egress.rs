@@ -1,0 +1,283 @@
+//! Every way to name a destination: inside the envelope it is reached, outside it is refused and recorded.
+
+use std::net::SocketAddr;
+
+use integration::{
+    Daemon, Envelope, LOAD_DEADLINE, Pair, Refusal, Server, attempts, probe, run_outside, unique,
+};
+
+/// How a destination is written.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    V4,
+    V6,
+    /// The IPv4 address, as `::ffff:a.b.c.d`.
+    Mapped,
+}
+
+use Form::{Mapped, V4, V6};
+
+/// An attempt of the probe, the forms it is made with, the operation that decides, and whether its first address is one
+/// that it connects to before, which is allowed.
+struct Way {
+    kind: &'static str,
+    forms: &'static [Form],
+    operation: &'static str,
+    connects_before: bool,
+}
+
+#[rustfmt::skip]
+const WAYS: &[Way] = &[
+    Way { kind: "tcp",           forms: &[V4, V6, Mapped], operation: "connect", connects_before: false },
+    Way { kind: "tcp-fastopen",  forms: &[V4, V6, Mapped], operation: "connect", connects_before: false },
+    Way { kind: "udp-connect",   forms: &[V4, V6, Mapped], operation: "connect", connects_before: false },
+    Way { kind: "udp-sendto",    forms: &[V4, V6, Mapped], operation: "send",    connects_before: false },
+    Way { kind: "udp-sendmsg",   forms: &[V4, V6, Mapped], operation: "send",    connects_before: false },
+    Way { kind: "udp-elsewhere", forms: &[V4, V6, Mapped], operation: "send",    connects_before: true },
+    Way { kind: "udp-reconnect", forms: &[V4, V6, Mapped], operation: "connect", connects_before: true },
+    // An address without a family, and an IPv4 address on an IPv6 socket.
+    Way { kind: "udp-unspec",    forms: &[V4],             operation: "send",    connects_before: false },
+    Way { kind: "udp6-sendto4",  forms: &[V4],             operation: "send",    connects_before: false },
+    Way { kind: "udp6-connect4", forms: &[V4],             operation: "connect", connects_before: false },
+];
+
+/// A pair of servers for each protocol and family.
+struct Net {
+    tcp4: Pair,
+    tcp6: Pair,
+    udp4: Pair,
+    udp6: Pair,
+}
+
+impl Net {
+    fn new() -> Self {
+        Self { tcp4: Pair::v4("tcp"), tcp6: Pair::v6("tcp"), udp4: Pair::v4("udp"), udp6: Pair::v6("udp") }
+    }
+
+    fn pairs(&self) -> [&Pair; 4] {
+        [&self.tcp4, &self.tcp6, &self.udp4, &self.udp6]
+    }
+
+    fn pair(&self, kind: &str, form: Form) -> &Pair {
+        match (kind.starts_with("tcp"), form) {
+            (true, V4 | Mapped) => &self.tcp4,
+            (true, V6) => &self.tcp6,
+            (false, V4 | Mapped) => &self.udp4,
+            (false, V6) => &self.udp6,
+        }
+    }
+
+    fn envelope(&self, agent: &str) -> Envelope {
+        let rules = ["tcp4", "tcp6", "udp4", "udp6"].into_iter().zip(self.pairs());
+        rules.fold(Envelope::of(agent), |envelope, (rule, pair)| envelope.allow_server(rule, &pair.allowed))
+    }
+
+    /// The specifications of a way's attempts: one with an allowed destination, one with a refused.
+    fn specs(&self, way: &Way, form: Form) -> [String; 2] {
+        let pair = self.pair(way.kind, form);
+        let before = match way.connects_before {
+            true => format!("/{}", write(pair.allowed.address(), form)),
+            false => String::new(),
+        };
+        [&pair.allowed, &pair.refused]
+            .map(|server| format!("{}{before}/{}", way.kind, write(server.address(), form)))
+    }
+
+    /// All labels with this magic that reached the allowed servers, and those that reached the others.
+    fn received(&self, magic: &str) -> [Vec<String>; 2] {
+        let collect = |server: fn(&Pair) -> &Server| {
+            let mut labels: Vec<String> =
+                self.pairs().into_iter().flat_map(|pair| server(pair).received(magic)).collect();
+            labels.sort();
+            labels
+        };
+        [collect(|pair| &pair.allowed), collect(|pair| &pair.refused)]
+    }
+}
+
+fn write(address: SocketAddr, form: Form) -> String {
+    match (form, address) {
+        (Mapped, SocketAddr::V4(v4)) => format!("[::ffff:{}]:{}", v4.ip(), v4.port()),
+        _ => address.to_string(),
+    }
+}
+
+#[test]
+fn destinations_outside_the_envelope_are_refused_however_they_are_named() {
+    let net = Net::new();
+    let (mut allowed, mut refused, mut denies) = (vec![], vec![], vec![]);
+    for way in WAYS {
+        for form in way.forms {
+            let [inside, outside] = net.specs(way, *form);
+            allowed.push(inside);
+            refused.push(outside);
+            denies.push(Refusal {
+                operation: way.operation.into(),
+                protocol: way.kind[..3].into(),
+                // An IPv4-mapped destination is recorded as what it is.
+                destination: net.pair(way.kind, *form).refused.address().to_string(),
+                reason: "no-rule".into(),
+                rule: None,
+            });
+        }
+    }
+    allowed.sort();
+    refused.sort();
+    let specs = [allowed.clone(), refused.clone()].concat();
+    let run_free = |phase: &str| {
+        let magic = unique(phase);
+        let tried = attempts(&run_outside(&probe(&[&["net".into(), magic.clone()], &specs[..]].concat())));
+        tried.iter().for_each(|attempt| assert!(attempt.succeeded(), "{phase}: {}", attempt.label));
+        assert_eq!(net.received(&magic), [allowed.clone(), refused.clone()], "{phase}");
+    };
+    run_free("control");
+
+    let mut daemon = Daemon::start();
+    let magic = unique("enrolled");
+    let command = probe(&[&["net".into(), magic.clone()], &specs[..]].concat());
+    let process = daemon.run(&net.envelope("ways"), &command);
+    let pid = process.pid();
+    for attempt in attempts(&process.finish(LOAD_DEADLINE).success()) {
+        assert_eq!(attempt.succeeded(), allowed.contains(&attempt.label), "{}", attempt.label);
+    }
+    assert_eq!(net.received(&magic), [allowed.clone(), vec![]]);
+    for event in daemon.expect_denies("ways", denies) {
+        assert!(event.is_refused());
+        assert_eq!(event.pid(), Some(pid));
+        assert_eq!(event.text("/process/comm"), "probe");
+        assert_eq!(event.lineage(), [pid]);
+        assert_eq!(event.text("/session/owner"), Envelope::OWNER);
+    }
+    // Nothing outside the session is concerned, neither while there is a daemon nor afterwards.
+    run_free("beside");
+    daemon.teardown();
+    run_free("released");
+}
+
+#[test]
+fn each_datagram_of_one_call_is_judged() {
+    let pair = Pair::v4("udp");
+    let [inside, outside] = pair.arguments();
+    let spec = format!("udp-sendmmsg/{inside}/{outside}/{inside}/{outside}/{outside}/{inside}");
+    let [to_allowed, to_refused] = [&inside, &outside].map(|address| format!("udp-sendmmsg/{address}"));
+
+    let magic = unique("control");
+    attempts(&run_outside(&probe(&["net", &magic, &spec]))).iter().for_each(|a| assert!(a.succeeded()));
+    assert_eq!(pair.refused.received(&magic), vec![to_refused.clone(); 3]);
+
+    let daemon = Daemon::start();
+    let magic = unique("enrolled");
+    let envelope = Envelope::of("mmsg").allow_server("only", &pair.allowed);
+    let lines = daemon.run(&envelope, &probe(&["net", &magic, &spec])).finish(LOAD_DEADLINE).success();
+    let tried: Vec<bool> = attempts(&lines).iter().map(|attempt| attempt.succeeded()).collect();
+    assert_eq!(tried, [true, false, true, false, false, true]);
+    assert_eq!(pair.allowed.received(&magic), vec![to_allowed; 3]);
+    assert_eq!(pair.refused.received(&magic), [""; 0]);
+    // A call that has sent something stops at a refusal without telling; the probe then tries that datagram again, first
+    // in a call of its own. So the two that follow a sent one are refused twice.
+    daemon.expect_denies("mmsg", vec![refusal("send", "udp", &outside, "no-rule", None); 5]);
+}
+
+/// The unspecified address means this host. Named by a rule for 127.0.0.1 it is reached, otherwise not.
+#[test]
+fn unspecified_address_is_loopback() {
+    for protocol in ["tcp", "udp"] {
+        // The servers listen on the loopback addresses proper; the probe never names them.
+        let servers = ["127.0.0.1", "127.0.0.1", "::1", "::1"].map(|ip| Server::start(protocol, ip));
+        let [v4_in, v4_out, v6_in, v6_out] = &servers;
+        let [v4_in, v4_out, v6_in, v6_out] = [v4_in, v4_out, v6_in, v6_out].map(|s| s.address().port());
+        let kinds: &[&str] = if protocol == "tcp" { &["tcp"] } else { &["udp-connect", "udp-sendto"] };
+        let specs = |ports: [u16; 3]| {
+            let [v4, mapped, v6] = ports;
+            let hosts = [format!("0.0.0.0:{v4}"), format!("[::ffff:0.0.0.0]:{mapped}"), format!("[::]:{v6}")];
+            let specs = hosts.iter().flat_map(|host| kinds.iter().map(move |kind| format!("{kind}/{host}")));
+            specs.collect::<Vec<_>>()
+        };
+        let (allowed, refused) = (specs([v4_in, v4_in, v6_in]), specs([v4_out, v4_out, v6_out]));
+        let command =
+            |phase: &str| probe(&[&["net".into(), unique(phase)], &allowed[..], &refused[..]].concat());
+        for attempt in attempts(&run_outside(&command("control"))) {
+            assert!(attempt.succeeded(), "{}", attempt.label);
+        }
+
+        let daemon = Daemon::start();
+        // `::` may turn out to be either loopback address, so both must be allowed.
+        let envelope = Envelope::of("alias")
+            .allow("v4", "127.0.0.1/32", &format!("[{v4_in}, {v6_in}]"), protocol)
+            .allow("v6", "::1/128", &format!("[{v6_in}, {v6_out}]"), protocol);
+        let lines = daemon.run(&envelope, &command("enrolled")).finish(LOAD_DEADLINE).success();
+        for attempt in attempts(&lines) {
+            assert_eq!(attempt.succeeded(), allowed.contains(&attempt.label), "{}", attempt.label);
+        }
+        let denies = daemon.wait_for_events(refused.len(), "the denies", |e| e.is_of("alias") && e.is_deny());
+        assert_eq!(denies.len(), refused.len());
+        denies.iter().for_each(|event| assert_eq!(event.text("/reason"), "no-rule"));
+    }
+}
+
+#[test]
+fn other_kinds_of_socket_are_refused_at_socket() {
+    const KINDS: &[&str] = &[
+        "raw4",
+        "raw6",
+        "raw-udp4",
+        "raw-icmp4",
+        "raw-icmp6",
+        "ping4",
+        "ping6",
+        "mptcp4",
+        "mptcp6",
+        "sctp4",
+        "sctp4-seqpacket",
+        "sctp6",
+        "udplite4",
+        "udplite6",
+        "dccp4",
+        "l2tp4",
+        "tcp4",
+        "tcp6",
+        "udp4",
+        "udp6",
+    ];
+    const ALLOWED: &[&str] = &["socket/tcp4", "socket/tcp6", "socket/udp4", "socket/udp6"];
+    let specs: Vec<String> = KINDS.iter().map(|kind| format!("socket/{kind}")).collect();
+    // Ping sockets are for the groups that a network namespace says; a new one can be told without touching the host.
+    let allow_ping = "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range; exec \"$@\"";
+    let mut command: Vec<String> =
+        ["unshare", "-n", "sh", "-c", allow_ping, "sh"].map(str::to_owned).to_vec();
+    command.extend(probe(&[&["net".into(), unique("kinds")], &specs[..]].concat()));
+    let outside = attempts(&run_outside(&command));
+
+    let daemon = Daemon::start();
+    let inside = attempts(&daemon.run(&Envelope::of("kinds"), &command).finish(LOAD_DEADLINE).success());
+    let mut refused = 0;
+    for (outside, inside) in outside.iter().zip(&inside) {
+        assert_eq!(outside.label, inside.label);
+        let expected = match outside.errno {
+            0 if ALLOWED.contains(&outside.label.as_str()) => 0,
+            0 => libc::EPERM,
+            errno => {
+                eprintln!("skip: {}: this kernel has none (error {errno})", outside.label);
+                errno
+            }
+        };
+        assert_eq!(inside.errno, expected, "{}", outside.label);
+        refused += usize::from(expected == libc::EPERM);
+    }
+    assert!(refused >= 7, "raw and ping sockets are on every kernel");
+    let events = daemon.wait_for_events(refused, "the denies", |e| e.is_of("kinds") && e.is_deny());
+    assert_eq!(events.len(), refused);
+    for event in events {
+        let decision = event.decision();
+        assert_eq!(
+            [&decision.operation, &decision.reason, &decision.destination],
+            ["socket", "socket-type", ""]
+        );
+        assert!(event.is_refused());
+    }
+}
+
+fn refusal(operation: &str, protocol: &str, to: &str, reason: &str, rule: Option<&str>) -> Refusal {
+    let [operation, protocol, destination, reason] = [operation, protocol, to, reason].map(str::to_owned);
+    Refusal { operation, protocol, destination, reason, rule: rule.map(str::to_owned) }
+}

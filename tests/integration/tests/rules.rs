@@ -1,0 +1,161 @@
+//! What an envelope says beyond a list of destinations: deny rules, port ranges, protocols, audit mode.
+
+use integration::{Conversation, Daemon, Envelope, Event, Pair, Refusal, Server, unique};
+
+/// One attempt and what becomes of it: `None` if it is let through, else the reason and the rule.
+struct Case {
+    spec: String,
+    refused: Option<(&'static str, Option<&'static str>)>,
+}
+
+/// Makes the attempts outside a session (all must succeed), inside one, and after it is released.
+#[track_caller]
+fn check(envelope: &Envelope, agent: &str, cases: &[Case]) {
+    let mut control = Conversation::outside(&unique("control"));
+    for case in cases {
+        assert!(control.attempt(&case.spec), "control: {}", case.spec);
+    }
+
+    let mut daemon = Daemon::start();
+    let magic = unique("enrolled");
+    let mut inside = daemon.converse(envelope, &magic);
+    for case in cases {
+        assert_eq!(inside.attempt(&case.spec), case.refused.is_none(), "{}", case.spec);
+    }
+    let denies: Vec<Refusal> = cases.iter().filter_map(deny_of).collect();
+    daemon.expect_denies(agent, denies);
+
+    daemon.teardown();
+    for case in cases {
+        assert!(inside.attempt(&case.spec), "released: {}", case.spec);
+    }
+    inside.end();
+    control.end();
+}
+
+fn deny_of(case: &Case) -> Option<Refusal> {
+    let (reason, rule) = case.refused?;
+    let (kind, destination) = case.spec.split_once('/').expect("KIND/ADDRESS");
+    let operation = if kind == "udp-sendto" { "send" } else { "connect" };
+    Some(Refusal {
+        operation: operation.into(),
+        protocol: kind[..3].into(),
+        destination: destination.into(),
+        reason: reason.into(),
+        rule: rule.map(str::to_owned),
+    })
+}
+
+#[test]
+fn deny_rule_beats_every_allow_rule() {
+    let (tcp, udp) = (Pair::v4("tcp"), Pair::v4("udp"));
+    // The allow rule for the one address is more specific than the deny rule.
+    let envelope = Envelope::of("deny")
+        .allow("wide", "127.0.0.0/8", "any", "any")
+        .allow_server("exact", &tcp.refused)
+        .deny("not-there", "127.0.0.16/28", "any", "any");
+    let deny = Some(("deny-rule", Some("not-there")));
+    let [tcp_in, tcp_out] = tcp.arguments();
+    let [udp_in, udp_out] = udp.arguments();
+    let cases = [
+        Case { spec: format!("tcp/{tcp_in}"), refused: None },
+        Case { spec: format!("tcp/{tcp_out}"), refused: deny },
+        Case { spec: format!("udp-sendto/{udp_in}"), refused: None },
+        Case { spec: format!("udp-sendto/{udp_out}"), refused: deny },
+    ];
+    check(&envelope, "deny", &cases);
+}
+
+#[test]
+fn ports_and_protocols_are_part_of_a_rule() {
+    const NEIGHBOURS: [bool; 5] = [false, true, true, true, false];
+    let (tcp, udp) = servers_on_neighbouring_ports::<5>("127.0.0.10");
+    let [first, last] = [&tcp[1], &tcp[3]].map(|server| server.address().port());
+    let ports = format!("[\"{first}-{last}\"]");
+    let envelope = Envelope::of("ports").allow("range", "127.0.0.10/32", &ports, "tcp");
+    let no_rule = Some(("no-rule", None));
+    let mut cases = vec![
+        // The range is for TCP.
+        Case { spec: format!("udp-connect/{}", udp.address()), refused: no_rule },
+        Case { spec: format!("udp-sendto/{}", udp.address()), refused: no_rule },
+    ];
+    cases.extend(tcp.iter().zip(NEIGHBOURS).map(|(server, inside)| Case {
+        spec: format!("tcp/{}", server.address()),
+        refused: if inside { None } else { no_rule },
+    }));
+    check(&envelope, "ports", &cases);
+}
+
+#[test]
+fn audit_mode_lets_through_and_records() {
+    let pair = Pair::v4("tcp");
+    let daemon = Daemon::start();
+    let envelope = Envelope::of("audit").allow_server("only", &pair.allowed).audit();
+    let magic = unique("audit");
+    let mut inside = daemon.converse(&envelope, &magic);
+    let specs = [&pair.allowed, &pair.refused].map(|server| format!("tcp/{}", server.address()));
+    for spec in &specs {
+        assert!(inside.attempt(spec), "{spec}");
+    }
+    // Raw sockets are outside what an envelope can describe, and audited as well.
+    assert!(inside.attempt("socket/raw4"));
+    assert_eq!(pair.refused.received(&magic), [specs[1].as_str()]);
+
+    let events = daemon.wait_for_events(2, "the denies", |event| event.is_of("audit") && event.is_deny());
+    assert!(events.iter().all(|event| !event.is_refused()));
+    let mut reasons: Vec<&str> = events.iter().map(|event| event.text("/reason")).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["no-rule", "socket-type"]);
+    assert_eq!(daemon.counter("audited"), 2);
+    assert_eq!(daemon.counter("refused"), 0);
+    assert_eq!(daemon.session("audit").expect("it is running")["mode"], "audit");
+    inside.end();
+}
+
+#[test]
+fn allowed_connection_is_recorded_with_its_rule() {
+    let pair = Pair::v4("tcp");
+    let daemon = Daemon::start();
+    let envelope = Envelope::of("allowed").allow_server("the-rule", &pair.allowed);
+    let mut inside = daemon.converse(&envelope, &unique("allowed"));
+    let session = daemon.session_id("allowed");
+    assert!(inside.attempt(&format!("tcp/{}", pair.allowed.address())));
+    let is_allow = |event: &Event| event.is_of("allowed") && event.kind() == "egress" && !event.is_deny();
+    let events = daemon.wait_for_events(1, "the connection is recorded", is_allow);
+    let event = &events[0];
+    let expected = Refusal {
+        operation: "connect".into(),
+        protocol: "tcp".into(),
+        destination: pair.allowed.address().to_string(),
+        reason: "allow-rule".into(),
+        rule: Some("the-rule".into()),
+    };
+    assert_eq!(event.decision(), expected);
+    assert_eq!(event.pid(), Some(inside.pid()));
+    for (field, value) in [
+        ("/session/id", session.as_str()),
+        ("/session/owner", Envelope::OWNER),
+        ("/session/operator", "tests"),
+        ("/session/model", "none"),
+        ("/session/purpose", "integration test"),
+        ("/verdict", "allow"),
+    ] {
+        assert_eq!(event.text(field), value, "{field}");
+    }
+    assert!(!event.is_refused());
+    inside.end();
+}
+
+/// TCP servers on ports that follow each other, and a UDP server on the port of the second.
+fn servers_on_neighbouring_ports<const N: usize>(ip: &str) -> ([Server; N], Server) {
+    for _ in 0..100 {
+        let first = Server::start("tcp", ip).address().port();
+        let ports = (first..u16::MAX).take(N);
+        let tcp: Option<Vec<Server>> = ports.map(|port| Server::try_start("tcp", ip, port)).collect();
+        let tcp = tcp.and_then(|tcp| <[Server; N]>::try_from(tcp).ok());
+        if let (Some(tcp), Some(udp)) = (tcp, Server::try_start("udp", ip, first + 1)) {
+            return (tcp, udp);
+        }
+    }
+    panic!("nowhere are so many ports free");
+}
