@@ -39,6 +39,13 @@ pub(crate) enum Request {
     Teardown { keep_events: bool },
 }
 
+impl Request {
+    /// Whether it asks about what happened, and changes nothing.
+    pub(crate) const fn is_question(&self) -> bool {
+        matches!(self, Self::Sessions | Self::Status | Self::Events)
+    }
+}
+
 /// What the daemon answers.
 #[derive(Debug)]
 pub(crate) enum Answer {

@@ -1,12 +1,15 @@
-//! Writing events: to the file, and to whoever follows.
+//! Writing events: to the file, and to whoever follows. A file that cannot be written (a full disk) stops neither
+//! enforcement nor control: the lines that are missing are counted, and said as soon as the file takes lines again.
 
 use std::{path::Path, sync::Arc};
 
 use tokio::sync::broadcast;
 
 use crate::{
+    clock,
     control::server::Feed,
-    record::EventLine,
+    exit::one_line,
+    record::{EventKind, EventLine},
     sinks::{FileSink, SinkError},
 };
 
@@ -19,9 +22,12 @@ pub(crate) struct Events {
     sink: FileSink,
     live: broadcast::Sender<Arc<str>>,
     sequence: u64,
+    /// Records that were none.
     undecodable: u64,
-    /// The first failure while records were taken, where it could not be returned.
-    failed: Option<SinkError>,
+    /// Lines that the file did not take, since the daemon started.
+    unwritten: u64,
+    /// Of these, those that no line has spoken of yet.
+    unsaid: u64,
 }
 
 impl Events {
@@ -31,24 +37,46 @@ impl Events {
         let sequence = last
             .and_then(|line| serde_json::from_str::<EventLine>(&line).ok())
             .map_or(0, |line| line.sequence);
-        Ok(Self { sink, live: broadcast::channel(FOLLOWER_LINES).0, sequence, undecodable: 0, failed: None })
+        let live = broadcast::channel(FOLLOWER_LINES).0;
+        Ok(Self { sink, live, sequence, undecodable: 0, unwritten: 0, unsaid: 0 })
     }
 
-    pub(crate) fn write(&mut self, mut line: EventLine) -> Result<(), SinkError> {
-        self.sequence += 1;
-        line.sequence = self.sequence;
+    /// Writes a line, or counts it.
+    pub(crate) fn write(&mut self, line: EventLine) {
+        if self.unsaid > 0 {
+            let mut missing = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
+                .detail("the event file could not be written");
+            missing.lost = Some(self.unsaid);
+            if !self.try_write(missing) {
+                self.count_unwritten();
+                return;
+            }
+            self.unsaid = 0;
+        }
+        if !self.try_write(line) {
+            self.count_unwritten();
+        }
+    }
+
+    fn try_write(&mut self, mut line: EventLine) -> bool {
+        line.sequence = self.sequence + 1;
         let text: Arc<str> = serde_json::to_string(&line).expect("a line holds only text and numbers").into();
-        self.sink.write(&text)?;
+        if let Err(error) = self.sink.write(&text) {
+            // Said once for each stretch of missing lines, so that a full disk does not fill another log.
+            if self.unsaid == 0 {
+                eprintln!("warning: {}", one_line(&error));
+            }
+            return false;
+        }
+        self.sequence += 1;
         // Nobody following is not a failure.
         drop(self.live.send(text));
-        Ok(())
+        true
     }
 
-    /// As [`Self::write`], keeping a failure for [`Self::check`].
-    pub(crate) fn write_later_checked(&mut self, line: EventLine) {
-        if let Err(error) = self.write(line) {
-            self.failed.get_or_insert(error);
-        }
+    fn count_unwritten(&mut self) {
+        self.unwritten += 1;
+        self.unsaid += 1;
     }
 
     /// A record that is no record: counted, never dropped in silence.
@@ -56,17 +84,17 @@ impl Events {
         self.undecodable += 1;
     }
 
-    /// The failure that an earlier write kept.
-    pub(crate) fn check(&mut self) -> Result<(), SinkError> {
-        self.failed.take().map_or(Ok(()), Err)
-    }
-
     /// The lines so far, and those to come.
     pub(crate) fn feed(&self) -> Result<Feed, SinkError> {
         Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
     }
 
-    pub(crate) fn counters(&self) -> [(String, u64); 2] {
-        [("events_written".to_owned(), self.sequence), ("records_undecodable".to_owned(), self.undecodable)]
+    /// By name, and whether more than zero means that something went wrong.
+    pub(crate) const fn counters(&self) -> [(&'static str, u64, bool); 3] {
+        [
+            ("events_written", self.sequence, false),
+            ("fault_event_unwritten", self.unwritten, true),
+            ("fault_record_undecodable", self.undecodable, true),
+        ]
     }
 }

@@ -83,7 +83,8 @@ impl Daemon {
                 let line =
                     EventLine::new(EventKind::SessionStarted, &clock::wall(started_ns)).session(&session);
                 self.registry.insert(session);
-                self.events.write(line).map_err(|error| failed(&error))
+                self.events.write(line);
+                Ok(())
             }
             Err(refusal) => {
                 self.take_back(&session, &cgroup, peer).map_err(|error| failed(&error))?;
@@ -195,8 +196,9 @@ impl Daemon {
             let file = SessionFile::new(session, &self.host.boot_id);
             let line =
                 EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns())).session(session);
+            // In the kernel it is in force, whatever becomes of the file: a daemon that starts again believes the kernel.
+            self.events.write(line);
             self.state.save(&file).map_err(|error| failed(&error))?;
-            self.events.write(line).map_err(|error| failed(&error))?;
         }
         Ok(dto::Revoked { version: dto::VERSION, id: id.to_string(), processes })
     }
@@ -208,7 +210,7 @@ impl Daemon {
             if session.status(now_ns) == Status::Expired && !session.expiry_recorded {
                 session.expiry_recorded = true;
                 let time = clock::wall(session.grant.expires_ns);
-                self.events.write(EventLine::new(EventKind::SessionExpired, &time).session(session))?;
+                self.events.write(EventLine::new(EventKind::SessionExpired, &time).session(session));
             }
         }
         Ok(())
@@ -263,7 +265,7 @@ impl Daemon {
             return Ok(());
         }
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns())).session(session);
-        self.events.write(line)?;
+        self.events.write(line);
         self.free_slot(slot)?;
         self.kernel.sessions.remove_cgroup(cgroup_id)?;
         let ended = self.registry.remove(id);

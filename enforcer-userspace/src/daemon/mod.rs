@@ -7,7 +7,11 @@ mod records;
 mod restore;
 mod start;
 
-use std::{collections::BTreeSet, io, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    time::{Duration, Instant},
+};
 
 use axum::http::StatusCode;
 use enforcer_common::{ABI_VERSION, counter::Counter};
@@ -28,7 +32,6 @@ use crate::{
     record::{EventKind, EventLine},
     session::{Registry, Session},
     settings::Settings,
-    sinks::SinkError,
     state::{State, StateError},
 };
 
@@ -36,7 +39,9 @@ pub(crate) use events::Events;
 pub(crate) use start::{StartError, run};
 
 /// Records handled before the loop looks at its other inputs again.
-const RECORDS_AT_ONCE: usize = 1024;
+const RECORDS_AT_ONCE: usize = 256;
+/// How long a question may wait for records that came before it.
+const CATCH_UP: Duration = Duration::from_millis(100);
 /// How often the daemon looks for what no record tells it.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -59,8 +64,6 @@ pub(crate) enum DaemonError {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
-    Sink(#[from] SinkError),
-    #[error(transparent)]
     Cgroup(#[from] CgroupError),
 }
 
@@ -76,7 +79,9 @@ pub(crate) struct Daemon {
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
     lost: u64,
-    started_ns: u64,
+    faults: u64,
+    last_fault: Option<String>,
+    started: jiff::Timestamp,
 }
 
 /// What the loop ends with.
@@ -108,12 +113,21 @@ impl Daemon {
                 }
             };
             match input {
-                Input::Records => self.end_finished()?,
-                Input::Tick => self.tick(ring)?,
+                Input::Records => {
+                    let ended = self.end_finished();
+                    self.survive(ended);
+                    // A session that never stops making records must not keep the control socket from being served.
+                    tokio::task::yield_now().await;
+                }
+                Input::Tick => {
+                    let looked = self.tick(ring);
+                    self.survive(looked);
+                }
                 Input::Call(Call { peer, request, reply }) => {
-                    // What happened before the question is in the answer.
-                    ring.drain(|bytes| self.take_record(bytes));
-                    self.end_finished()?;
+                    if request.is_question() {
+                        // What happened before it is in the answer, unless so much happens that it would have to wait.
+                        self.catch_up(ring);
+                    }
                     let torn_down = matches!(request, Request::Teardown { .. });
                     let answer = self.authorise(&peer, &request).and_then(|()| self.answer(&peer, request));
                     let torn_down = torn_down && answer.is_ok();
@@ -123,14 +137,13 @@ impl Daemon {
                     }
                 }
                 Input::Stop(reason) => {
-                    ring.drain(|bytes| self.take_record(bytes));
-                    self.end_finished()?;
+                    // What is left stays in the ring, for the next daemon.
+                    self.catch_up(ring);
                     let line = EventLine::new(EventKind::DaemonStopped, &clock::wall(clock::boot_ns()));
-                    self.events.write(line.detail(format!("{reason}; enforcement goes on")))?;
+                    self.events.write(line.detail(format!("{reason}; enforcement goes on")));
                     return Ok(Ended { torn_down: false });
                 }
             }
-            self.events.check()?;
         }
     }
 
@@ -154,8 +167,7 @@ impl Daemon {
             Request::Teardown { .. } => "teardown",
         };
         let detail = format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid);
-        let written = self.events.write(line.detail(detail));
-        written.map_err(|error| internal(&error))?;
+        self.events.write(line.detail(detail));
         Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
     }
 
@@ -190,8 +202,12 @@ impl Daemon {
     }
 
     fn status(&self) -> Result<dto::Status, MapsError> {
-        let counters = self.kernel.sessions.counters()?;
-        let faults = counters.iter().filter(|(counter, count)| counter.is_fault() && *count > 0);
+        let counters = self.kernel.sessions.counters()?.into_iter();
+        let counters: Vec<_> = counters
+            .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
+            .chain(self.events.counters())
+            .chain([("fault_daemon", self.faults, true)])
+            .collect();
         let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {
             hook: coverage.hook.hook.to_owned(),
             program: coverage.hook.program.to_owned(),
@@ -207,28 +223,50 @@ impl Daemon {
                 release: env!("CARGO_PKG_VERSION").to_owned(),
                 abi: ABI_VERSION,
                 start: self.kernel.start.name().to_owned(),
-                started: clock::wall(self.started_ns).to_string(),
+                started: self.started.to_string(),
                 kernel: self.host.release.clone(),
             },
             coverage: coverage.collect(),
             sessions: self.registry.len(),
             tasks: self.kernel.sessions.tags()?.len(),
-            faults: faults.map(|(counter, _)| counter.name().to_owned()).collect(),
-            counters: counters
-                .into_iter()
-                .map(|(counter, count)| (counter.name().to_owned(), count))
-                .chain(self.events.counters())
+            faults: counters
+                .iter()
+                .filter(|(_, n, fault)| *fault && *n > 0)
+                .map(|(name, ..)| (*name).into())
                 .collect(),
+            counters: counters.into_iter().map(|(name, n, _)| (name.to_owned(), n)).collect(),
         })
     }
 
     /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
     fn tick(&mut self, ring: &mut Ring) -> Result<(), DaemonError> {
-        ring.drain(|bytes| self.take_record(bytes));
+        self.catch_up(ring);
         self.report_lost()?;
         self.record_expiries()?;
         self.end_empty()?;
         self.end_finished()
+    }
+
+    /// Takes the records that are waiting, for a short time.
+    fn catch_up(&mut self, ring: &mut Ring) {
+        ring.drain(Instant::now() + CATCH_UP, |bytes| self.take_record(bytes));
+        let ended = self.end_finished();
+        self.survive(ended);
+    }
+
+    /// A fault in keeping house ends neither the daemon nor control over the sessions: it is counted, and said when it is
+    /// another one than before. What could not be done is tried again at the next tick.
+    fn survive(&mut self, result: Result<(), DaemonError>) {
+        let Err(error) = result else {
+            return;
+        };
+        self.faults += 1;
+        let said = one_line(&error);
+        if self.last_fault.as_deref() != Some(&said) {
+            eprintln!("warning: {said}");
+            self.note(EventKind::DaemonFault, said.clone());
+            self.last_fault = Some(said);
+        }
     }
 
     fn report_lost(&mut self) -> Result<(), DaemonError> {
@@ -241,7 +279,7 @@ impl Daemon {
         let mut line = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
             .detail("the kernel's ring buffer was full; verdicts were not affected");
         line.lost = Some(lost - self.lost);
-        self.events.write(line)?;
+        self.events.write(line);
         self.lost = lost;
         self.state.save_lost(&self.host.boot_id, lost)?;
         // What the process trees missed, the kernel's tags say.

@@ -15,7 +15,7 @@ impl Daemon {
         match record::decode(bytes) {
             Ok(record) => {
                 let line = self.line(record);
-                self.events.write_later_checked(line);
+                self.events.write(line);
             }
             Err(_undecodable) => self.events.count_undecodable(),
         }

@@ -25,9 +25,7 @@ impl Daemon {
             match file {
                 Ok(file) => self.restore_session(file)?,
                 // Its slot, if it has one, is found below and revoked.
-                Err(error) => {
-                    self.note(EventKind::SessionEnded, format!("{error}: the session is revoked"))?
-                }
+                Err(error) => self.note(EventKind::SessionEnded, format!("{error}: the session is revoked")),
             }
         }
         self.revoke_unknown()?;
@@ -53,7 +51,8 @@ impl Daemon {
         let envelope = standing.and_then(|_| self.read_envelope(&file));
         let (Some(control), Some(envelope)) = (standing, envelope) else {
             self.state.forget(id)?;
-            return self.note(EventKind::SessionEnded, format!("session {id} is not in the kernel any more"));
+            self.note(EventKind::SessionEnded, format!("session {id} is not in the kernel any more"));
+            return Ok(());
         };
         let mut session = Session::new(Grant {
             id,
@@ -109,7 +108,7 @@ impl Daemon {
             self.note(
                 EventKind::SessionRevoked,
                 format!("slot {slot} belongs to a session that is not known here"),
-            )?;
+            );
         }
         Ok(())
     }
@@ -132,7 +131,7 @@ impl Daemon {
         Ok(())
     }
 
-    pub(super) fn note(&mut self, kind: EventKind, detail: impl Into<String>) -> Result<(), DaemonError> {
-        Ok(self.events.write(EventLine::new(kind, &clock::wall(clock::boot_ns())).detail(detail))?)
+    pub(super) fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
+        self.events.write(EventLine::new(kind, &clock::wall(clock::boot_ns())).detail(detail));
     }
 }

@@ -158,13 +158,15 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         empty: Default::default(),
-        started_ns: clock::boot_ns(),
+        started: clock::wall(clock::boot_ns()),
         settings: settings.clone(),
         host,
         cgroups,
         kernel,
         state,
         lost,
+        faults: 0,
+        last_fault: None,
     };
     let started = format!(
         "enforcer {}, ABI version {}, kernel {}, {}",
@@ -173,8 +175,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
         daemon.host.release,
         daemon.kernel.start.name(),
     );
-    let line = EventLine::new(EventKind::DaemonStarted, &clock::wall(daemon.started_ns)).detail(started);
-    daemon.events.write(line).map_err(DaemonError::Sink)?;
+    let line = EventLine::new(EventKind::DaemonStarted, &daemon.started).detail(started);
+    daemon.events.write(line);
     daemon.restore()?;
 
     let signals = Signals::new().map_err(io_error("watch the signals of", Path::new("/proc/self")))?;

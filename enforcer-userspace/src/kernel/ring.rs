@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "a descriptor is registered for as long as its owner lives")]
 
-use std::io;
+use std::{io, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
@@ -34,10 +34,17 @@ impl Ring {
         Ok(())
     }
 
-    /// Hands every record that is there now to `take`.
-    pub(crate) fn drain(&mut self, mut take: impl FnMut(&[u8])) {
-        while let Some(record) = self.ring.get_mut().next() {
-            take(&record);
+    /// Hands the records that are there to `take`, until there is none or `until` has come: a session can make them faster
+    /// than anybody takes them.
+    pub(crate) fn drain(&mut self, until: Instant, mut take: impl FnMut(&[u8])) {
+        const BETWEEN_LOOKS_AT_THE_CLOCK: usize = 64;
+        while Instant::now() < until {
+            for _ in 0..BETWEEN_LOOKS_AT_THE_CLOCK {
+                let Some(record) = self.ring.get_mut().next() else {
+                    return;
+                };
+                take(&record);
+            }
         }
     }
 }

@@ -29,6 +29,8 @@ pub(crate) enum EventKind {
     Exit,
     RecordsLost,
     RequestRefused,
+    /// The daemon could not do part of its housekeeping.
+    DaemonFault,
 }
 
 /// An event.

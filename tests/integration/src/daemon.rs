@@ -142,11 +142,18 @@ impl Daemon {
     /// Starts it again, after it was killed, stopped or torn down.
     #[track_caller]
     pub fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// Starts it again, with these options.
+    #[track_caller]
+    pub fn restart_with(&mut self, options: &[&str]) {
         assert!(self.child.is_none(), "it is running");
         self.established = true;
         let log = OpenOptions::new().create(true).append(true).open(self.layout.log());
         let log = log.expect("the directory is ours");
         let mut command = self.layout.command(&["daemon"]);
+        command.args(options);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor is free")).stderr(log);
         self.child = Some(command.spawn().expect("the enforcer is executable"));
         let child = self.child.as_mut().expect("it was just stored");
