@@ -6,20 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What went wrong in the cgroup tree.
-#[derive(Debug, thiserror::Error)]
-#[error("{action} the cgroup `{}`", path.display())]
-pub(crate) struct CgroupError {
-    action: &'static str,
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
-    let path = path.to_owned();
-    move |source| CgroupError { action, path, source }
-}
+use crate::path_error::PathError;
 
 /// The parent of the sessions' cgroups.
 #[derive(Clone, Debug)]
@@ -43,8 +30,8 @@ impl Cgroups {
     }
 
     /// Makes the parent, and says its id.
-    pub(crate) fn create_parent(&self) -> Result<u64, CgroupError> {
-        fs::create_dir_all(&self.parent).map_err(error("create", &self.parent))?;
+    pub(crate) fn create_parent(&self) -> Result<u64, PathError> {
+        fs::create_dir_all(&self.parent).map_err(PathError::at("create the cgroup", &self.parent))?;
         id(&self.parent)
     }
 
@@ -60,9 +47,9 @@ impl Cgroups {
     }
 
     /// A new cgroup for a session.
-    pub(crate) fn create(&self, session: &str) -> Result<SessionCgroup, CgroupError> {
+    pub(crate) fn create(&self, session: &str) -> Result<SessionCgroup, PathError> {
         let path = self.parent.join(session);
-        fs::create_dir(&path).map_err(error("create", &path))?;
+        fs::create_dir(&path).map_err(PathError::at("create the cgroup", &path))?;
         match id(&path) {
             Ok(id) => Ok(SessionCgroup { path, id }),
             Err(failed) => {
@@ -73,12 +60,13 @@ impl Cgroups {
     }
 
     /// Moves a process, with all its threads.
-    pub(crate) fn enter(&self, path: &Path, pid: u32) -> Result<(), CgroupError> {
-        fs::write(path.join("cgroup.procs"), pid.to_string()).map_err(error("move a process into", path))
+    pub(crate) fn enter(&self, path: &Path, pid: u32) -> Result<(), PathError> {
+        fs::write(path.join("cgroup.procs"), pid.to_string())
+            .map_err(PathError::at("move a process into the cgroup", path))
     }
 
     /// Moves a process to a cgroup as /proc names it, or to the root if that is gone.
-    pub(crate) fn release(&self, to: &str, pid: u32) -> Result<(), CgroupError> {
+    pub(crate) fn release(&self, to: &str, pid: u32) -> Result<(), PathError> {
         let wanted = self.root.join(to.trim_start_matches('/'));
         if self.enter(&wanted, pid).is_ok() {
             return Ok(());
@@ -91,16 +79,16 @@ impl Cgroups {
     }
 
     /// The processes in a cgroup, not those in cgroups below it.
-    pub(crate) fn processes(&self, path: &Path) -> Result<Vec<u32>, CgroupError> {
+    pub(crate) fn processes(&self, path: &Path) -> Result<Vec<u32>, PathError> {
         match fs::read_to_string(path.join("cgroup.procs")) {
             Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
             Err(failed) if failed.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(failed) => Err(error("read", path)(failed)),
+            Err(failed) => Err(PathError::at("read the cgroup", path)(failed)),
         }
     }
 
     /// Removes a session's cgroup and what the session made below it. False if there are processes in it still.
-    pub(crate) fn remove(&self, path: &Path) -> Result<bool, CgroupError> {
+    pub(crate) fn remove(&self, path: &Path) -> Result<bool, PathError> {
         for child in children(path)? {
             if !self.remove(&child)? {
                 return Ok(false);
@@ -110,24 +98,24 @@ impl Cgroups {
             Ok(()) => Ok(true),
             Err(failed) if failed.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(failed) if failed.raw_os_error() == Some(libc::EBUSY) => Ok(false),
-            Err(failed) => Err(error("remove", path)(failed)),
+            Err(failed) => Err(PathError::at("remove the cgroup", path)(failed)),
         }
     }
 
     /// The cgroups of all sessions, and what they have below them, deepest first.
-    pub(crate) fn all(&self) -> Result<Vec<PathBuf>, CgroupError> {
+    pub(crate) fn all(&self) -> Result<Vec<PathBuf>, PathError> {
         let mut found = Vec::new();
         collect(&self.parent, &mut found)?;
         Ok(found)
     }
 
     /// Removes the parent. False if there is anything in it still.
-    pub(crate) fn remove_parent(&self) -> Result<bool, CgroupError> {
+    pub(crate) fn remove_parent(&self) -> Result<bool, PathError> {
         self.remove(&self.parent)
     }
 
     /// Removes the parent if there is nothing at all in it.
-    pub(crate) fn remove_parent_if_empty(&self) -> Result<(), CgroupError> {
+    pub(crate) fn remove_parent_if_empty(&self) -> Result<(), PathError> {
         match fs::remove_dir(&self.parent) {
             Ok(()) => Ok(()),
             Err(failed)
@@ -135,12 +123,12 @@ impl Cgroups {
             {
                 Ok(())
             }
-            Err(failed) => Err(error("remove", &self.parent)(failed)),
+            Err(failed) => Err(PathError::at("remove the cgroup", &self.parent)(failed)),
         }
     }
 }
 
-fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
+fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), PathError> {
     for child in children(path)? {
         collect(&child, found)?;
         found.push(child);
@@ -148,16 +136,16 @@ fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn children(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+fn children(path: &Path) -> Result<Vec<PathBuf>, PathError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(failed) if failed.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(failed) => return Err(error("read", path)(failed)),
+        Err(failed) => return Err(PathError::at("read the cgroup", path)(failed)),
     };
     let mut children = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(error("read", path))?;
-        if entry.file_type().map_err(error("read", path))?.is_dir() {
+        let entry = entry.map_err(PathError::at("read the cgroup", path))?;
+        if entry.file_type().map_err(PathError::at("read the cgroup", path))?.is_dir() {
             children.push(entry.path());
         }
     }
@@ -165,6 +153,6 @@ fn children(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
 }
 
 /// A cgroup's id is the inode number of its directory.
-fn id(path: &Path) -> Result<u64, CgroupError> {
-    Ok(fs::metadata(path).map_err(error("look at", path))?.ino())
+fn id(path: &Path) -> Result<u64, PathError> {
+    Ok(fs::metadata(path).map_err(PathError::at("look at the cgroup", path))?.ino())
 }

@@ -12,6 +12,7 @@ mod envelope;
 mod exit;
 mod host;
 mod kernel;
+mod path_error;
 mod privilege;
 mod procfs;
 mod record;

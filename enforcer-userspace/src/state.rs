@@ -14,7 +14,10 @@ use enforcer_common::identity::SessionRef;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::session::{ProcessKey, Session};
+use crate::{
+    path_error::PathError,
+    session::{ProcessKey, Session},
+};
 
 /// The version of the files.
 const VERSION: u32 = 1;
@@ -22,24 +25,14 @@ const VERSION: u32 = 1;
 /// Why state could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    #[error("{action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
     #[error("`{}` is not a session file of version {VERSION}", path.display())]
     Format {
         path: PathBuf,
         #[source]
         source: Option<serde_json::Error>,
     },
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
-    let path = path.to_owned();
-    move |source| StateError::Io { action, path, source }
 }
 
 /// A session as it is written down.
@@ -110,7 +103,7 @@ impl State {
     pub(crate) fn open(root: &Path, sessions: &Path) -> Result<Self, StateError> {
         for dir in [root, sessions] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(io_error("create", dir))?;
+            made.map_err(PathError::at("create", dir))?;
         }
         Ok(Self { root: root.to_owned(), sessions: sessions.to_owned() })
     }
@@ -126,7 +119,9 @@ impl State {
     pub(crate) fn forget(&self, id: Uuid) -> Result<(), StateError> {
         let path = self.session_path(id);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(PathError::at("remove", &path)(error).into())
+            }
             _ => Ok(()),
         }
     }
@@ -134,8 +129,8 @@ impl State {
     /// Every session file; one that cannot be read is an error of its own.
     pub(crate) fn sessions(&self) -> Result<Vec<Result<SessionFile, StateError>>, StateError> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.sessions).map_err(io_error("read", &self.sessions))? {
-            let path = entry.map_err(io_error("read", &self.sessions))?.path();
+        for entry in fs::read_dir(&self.sessions).map_err(PathError::at("read", &self.sessions))? {
+            let path = entry.map_err(PathError::at("read", &self.sessions))?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
                 found.push(load(&path));
             }
@@ -165,7 +160,7 @@ impl State {
 }
 
 fn load(path: &Path) -> Result<SessionFile, StateError> {
-    let text = fs::read(path).map_err(io_error("read", path))?;
+    let text = fs::read(path).map_err(PathError::at("read", path))?;
     let file: SessionFile = serde_json::from_slice(&text)
         .map_err(|source| StateError::Format { path: path.to_owned(), source: Some(source) })?;
     if file.version != VERSION {
@@ -185,5 +180,5 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };
-    write().map_err(io_error("write", path))
+    Ok(write().map_err(PathError::at("write", path))?)
 }

@@ -8,6 +8,7 @@ use crate::{
     control::dto,
     exit::one_line,
     kernel::{self, PinError, Pins},
+    path_error::PathError,
     settings::Settings,
     sinks::FileSink,
     state::State,
@@ -77,11 +78,7 @@ pub(crate) fn known_sessions(settings: &Settings, cgroups: &Cgroups) -> Vec<Held
 }
 
 /// Moves the processes out and removes the cgroup. Processes fork meanwhile, so it is done until none is left.
-fn empty_cgroup(
-    cgroups: &Cgroups,
-    path: &std::path::Path,
-    before: &str,
-) -> Result<(), crate::cgroup::CgroupError> {
+fn empty_cgroup(cgroups: &Cgroups, path: &std::path::Path, before: &str) -> Result<(), PathError> {
     const ATTEMPTS: usize = 1000;
     for _ in 0..ATTEMPTS {
         for pid in cgroups.processes(path)? {
@@ -113,21 +110,11 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
     }
 }
 
-fn absent_is_fine(result: io::Result<()>, path: &std::path::Path) -> Result<(), RemoveError> {
+fn absent_is_fine(result: io::Result<()>, path: &std::path::Path) -> Result<(), PathError> {
     match result {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(RemoveError { path: path.to_owned(), source })
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::at("remove", path)(error)),
         _ => Ok(()),
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("remove `{}`", path.display())]
-struct RemoveError {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
 }
 
 fn note<E: std::error::Error + 'static>(left: &mut Vec<String>, result: Result<(), E>) {

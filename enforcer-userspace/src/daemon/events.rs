@@ -9,8 +9,9 @@ use crate::{
     clock,
     control::server::Feed,
     exit::one_line,
+    path_error::PathError,
     record::{EventKind, EventLine},
-    sinks::{FileSink, SinkError},
+    sinks::FileSink,
 };
 
 /// Lines that a follower may be behind.
@@ -32,7 +33,7 @@ pub(crate) struct Events {
 
 impl Events {
     /// Goes on where the file ends.
-    pub(crate) fn open(path: &Path) -> Result<Self, SinkError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, PathError> {
         let (sink, last) = FileSink::open(path)?;
         let sequence = last
             .and_then(|line| serde_json::from_str::<EventLine>(&line).ok())
@@ -85,7 +86,7 @@ impl Events {
     }
 
     /// The lines so far, and those to come.
-    pub(crate) fn feed(&self) -> Result<Feed, SinkError> {
+    pub(crate) fn feed(&self) -> Result<Feed, PathError> {
         Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
     }
 

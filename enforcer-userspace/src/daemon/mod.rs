@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
-    cgroup::{CgroupError, Cgroups},
+    cgroup::Cgroups,
     clock,
     control::{
         dto,
@@ -28,6 +28,7 @@ use crate::{
     exit::one_line,
     host::Host,
     kernel::{Kernel, MapsError, Ring},
+    path_error::PathError,
     procfs,
     record::{EventKind, EventLine},
     session::{Registry, Session},
@@ -64,7 +65,7 @@ pub(crate) enum DaemonError {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
-    Cgroup(#[from] CgroupError),
+    Path(#[from] PathError),
 }
 
 /// The daemon's state. One task owns it: there are no locks.

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -21,16 +21,16 @@ use tokio::{
 
 use super::{Daemon, DaemonError, Events, Signals};
 use crate::{
-    cgroup::{CgroupError, Cgroups},
+    cgroup::Cgroups,
     clock,
     control::server,
     exit::{ExitStatus, Failure},
     host::{self, HostError},
     kernel::{Kernel, KernelError, PinError, Pins},
+    path_error::PathError,
     record::{EventKind, EventLine},
     session::Registry,
     settings::Settings,
-    sinks::SinkError,
     state::{State, StateError},
 };
 
@@ -49,18 +49,9 @@ pub(crate) enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
-    Sink(#[from] SinkError),
-    #[error("{action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    Io(#[from] PathError),
     #[error("look up the group `{group}`")]
     Group {
         group: String,
@@ -75,11 +66,6 @@ impl From<PinError> for StartError {
     fn from(error: PinError) -> Self {
         Self::Kernel(error.into())
     }
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
-    let path = path.to_owned();
-    move |source| StartError::Io { action, path, source }
 }
 
 impl StartError {
@@ -133,7 +119,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
         Ok(lock) => lock,
         Err(error) => {
             if made_run_dir {
-                fs::remove_dir(&settings.run_dir).map_err(io_error("remove", &settings.run_dir))?;
+                fs::remove_dir(&settings.run_dir).map_err(PathError::at("remove", &settings.run_dir))?;
             }
             return Err(error);
         }
@@ -144,9 +130,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
         Err(error) => {
             // Only what is empty goes: a session's cgroup stays.
             cgroups.remove_parent_if_empty()?;
-            fs::remove_file(settings.lock()).map_err(io_error("remove", &settings.lock()))?;
+            fs::remove_file(settings.lock()).map_err(PathError::at("remove", &settings.lock()))?;
             if made_run_dir {
-                fs::remove_dir(&settings.run_dir).map_err(io_error("remove", &settings.run_dir))?;
+                fs::remove_dir(&settings.run_dir).map_err(PathError::at("remove", &settings.run_dir))?;
             }
             return Err(error);
         }
@@ -179,7 +165,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
     daemon.events.write(line);
     daemon.restore()?;
 
-    let signals = Signals::new().map_err(io_error("watch the signals of", Path::new("/proc/self")))?;
+    let signals = Signals::new().map_err(PathError::at("watch the signals of", Path::new("/proc/self")))?;
     let listener = listen(&settings)?;
     let (calls, mut called) = mpsc::channel(CALLS);
     let (stop, stopped) = oneshot::channel::<()>();
@@ -192,7 +178,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, server).await);
     if !ended?.torn_down {
-        fs::remove_file(settings.socket()).map_err(io_error("remove", &settings.socket()))?;
+        fs::remove_file(settings.socket()).map_err(PathError::at("remove", &settings.socket()))?;
     }
     drop(lock);
     Ok(())
@@ -213,22 +199,23 @@ fn make_dir(path: &Path) -> Result<bool, StartError> {
     if path.is_dir() {
         return Ok(false);
     }
-    fs::create_dir_all(path).map_err(io_error("create", path))?;
-    fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(io_error("set the mode of", path))?;
+    fs::create_dir_all(path).map_err(PathError::at("create", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+        .map_err(PathError::at("set the mode of", path))?;
     Ok(true)
 }
 
 /// Holds the place of the one daemon; the kernel lets go of it when the process ends, however it ends.
 fn lock(path: &Path) -> Result<Flock<File>, StartError> {
     let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
-    let mut file = opened.map_err(io_error("open", path))?;
+    let mut file = opened.map_err(PathError::at("open", path))?;
     let mut pid = String::new();
-    file.read_to_string(&mut pid).map_err(io_error("read", path))?;
+    file.read_to_string(&mut pid).map_err(PathError::at("read", path))?;
     let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| StartError::Running { pid: pid.trim().to_owned() })?;
-    lock.set_len(0).map_err(io_error("write", path))?;
-    io::Seek::rewind(&mut *lock).map_err(io_error("write", path))?;
-    writeln!(lock, "{}", std::process::id()).map_err(io_error("write", path))?;
+    lock.set_len(0).map_err(PathError::at("write", path))?;
+    io::Seek::rewind(&mut *lock).map_err(PathError::at("write", path))?;
+    writeln!(lock, "{}", std::process::id()).map_err(PathError::at("write", path))?;
     Ok(lock)
 }
 
@@ -238,7 +225,7 @@ fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
     let path = settings.socket();
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error("remove", &path)(error));
+            return Err(PathError::at("remove", &path)(error).into());
         }
         _ => {}
     }
@@ -248,12 +235,12 @@ fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
     let before = umask(Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(&path);
     umask(before);
-    let listener = bound.map_err(io_error("listen at", &path))?;
+    let listener = bound.map_err(PathError::at("listen at", &path))?;
     if let Some(group) = group {
         chown(&path, None, Some(group.gid))
-            .map_err(|errno| io_error("set the group of", &path)(errno.into()))?;
+            .map_err(|errno| PathError::at("set the group of", &path)(errno.into()))?;
         fs::set_permissions(&path, Permissions::from_mode(0o660))
-            .map_err(io_error("set the mode of", &path))?;
+            .map_err(PathError::at("set the mode of", &path))?;
     }
     Ok(listener)
 }

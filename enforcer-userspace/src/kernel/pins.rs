@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::path_error::PathError;
+
 /// What can be wrong with the pin directory.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PinError {
@@ -16,20 +18,8 @@ pub(crate) enum PinError {
     NotBpffs { path: PathBuf },
     #[error("`{}` holds `{found}`, which enforcer did not make", path.display())]
     Foreign { path: PathBuf, found: String },
-    #[error("{action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl PinError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
-    }
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// A pin directory.
@@ -43,7 +33,7 @@ impl Pins {
     pub(crate) fn at(root: &Path) -> Result<Self, PinError> {
         let parent = root.parent().unwrap_or(root);
         let statfs = nix::sys::statfs::statfs(parent)
-            .map_err(|errno| PinError::io("look at", parent)(errno.into()))?;
+            .map_err(|errno| PathError::at("look at", parent)(errno.into()))?;
         if statfs.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
             return Err(PinError::NotBpffs { path: parent.to_owned() });
         }
@@ -84,11 +74,11 @@ impl Pins {
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(PinError::io("read", &self.root)(error)),
+            Err(error) => return Err(PathError::at("read", &self.root)(error).into()),
         };
         let mut any = false;
         for entry in entries {
-            let name = entry.map_err(PinError::io("read", &self.root))?.file_name();
+            let name = entry.map_err(PathError::at("read", &self.root))?.file_name();
             if !["maps", "links", "links-new", "links-old"].iter().any(|ours| name == *ours) {
                 let found = name.to_string_lossy().into_owned();
                 return Err(PinError::Foreign { path: self.root.clone(), found });
@@ -104,7 +94,7 @@ impl Pins {
         remove(&staging)?;
         let staged = Self { root: staging };
         for dir in [staged.maps(), staged.links()] {
-            fs::create_dir_all(&dir).map_err(PinError::io("create", &dir))?;
+            fs::create_dir_all(&dir).map_err(PathError::at("create", &dir))?;
         }
         Ok(staged)
     }
@@ -113,25 +103,25 @@ impl Pins {
     pub(crate) fn commit(&self, staged: &Self) -> Result<(), PinError> {
         match fs::remove_dir(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(PinError::io("make room for", &self.root)(error));
+                return Err(PathError::at("make room for", &self.root)(error).into());
             }
             _ => {}
         }
-        fs::rename(&staged.root, &self.root).map_err(PinError::io("move the pins to", &self.root))
+        Ok(fs::rename(&staged.root, &self.root).map_err(PathError::at("move the pins to", &self.root))?)
     }
 
     /// Puts `links-new` in the place of `links`. Both sets are attached until the last step.
     pub(crate) fn replace_links(&self) -> Result<(), PinError> {
         let (links, new, old) = (self.links(), self.new_links(), self.old_links());
-        fs::rename(&links, &old).map_err(PinError::io("set aside", &links))?;
-        fs::rename(&new, &links).map_err(PinError::io("move the new links to", &links))?;
+        fs::rename(&links, &old).map_err(PathError::at("set aside", &links))?;
+        fs::rename(&new, &links).map_err(PathError::at("move the new links to", &links))?;
         remove(&old)
     }
 
     /// Finishes a replacement that was cut short.
     pub(crate) fn recover(&self) -> Result<(), PinError> {
         if !self.links().exists() && self.new_links().exists() {
-            fs::rename(self.new_links(), self.links()).map_err(PinError::io("restore", &self.links()))?;
+            fs::rename(self.new_links(), self.links()).map_err(PathError::at("restore", &self.links()))?;
         }
         remove(&self.new_links())?;
         remove(&self.old_links())
@@ -155,7 +145,9 @@ impl Pins {
 
 fn remove(dir: &Path) -> Result<(), PinError> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io("remove", dir)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(PathError::at("remove", dir)(error).into())
+        }
         _ => Ok(()),
     }
 }

@@ -7,25 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::path_error::PathError;
+
 /// Bytes after which a file is rotated.
 const ROTATE_BYTES: u64 = 10 << 20;
 /// Files kept, with the current one.
 const KEEP: u32 = 5;
-
-/// Why events could not be written.
-#[derive(Debug, thiserror::Error)]
-#[error("{action} `{}`", path.display())]
-pub(crate) struct SinkError {
-    action: &'static str,
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SinkError {
-    let path = path.to_owned();
-    move |source| SinkError { action, path, source }
-}
 
 /// The file, open.
 #[derive(Debug)]
@@ -38,43 +25,43 @@ pub(crate) struct FileSink {
 impl FileSink {
     /// Opens the file for appending, and gives the last whole line in it. A line that a crash cut short is ended, so that
     /// the next one starts on its own.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<String>), SinkError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Option<String>), PathError> {
         let mut file = open(path)?;
-        let tail = read_tail(&mut file).map_err(error("read", path))?;
+        let tail = read_tail(&mut file).map_err(PathError::at("read", path))?;
         if !tail.is_empty() && !tail.ends_with('\n') {
-            file.write_all(b"\n").map_err(error("write", path))?;
+            file.write_all(b"\n").map_err(PathError::at("write", path))?;
         }
-        let bytes = file.metadata().map_err(error("look at", path))?.len();
+        let bytes = file.metadata().map_err(PathError::at("look at", path))?.len();
         let whole = tail.rsplit_once('\n').map_or("", |(whole, _cut)| whole);
         let last = whole.rsplit('\n').find(|line| !line.is_empty()).map(str::to_owned);
         Ok((Self { path: path.to_owned(), file, bytes }, last))
     }
 
     /// Appends one line in one write.
-    pub(crate) fn write(&mut self, line: &str) -> Result<(), SinkError> {
+    pub(crate) fn write(&mut self, line: &str) -> Result<(), PathError> {
         if self.bytes > 0 && self.bytes + line.len() as u64 >= ROTATE_BYTES {
             self.rotate()?;
         }
         let mut bytes = Vec::with_capacity(line.len() + 1);
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
-        self.file.write_all(&bytes).map_err(error("write", &self.path))?;
+        self.file.write_all(&bytes).map_err(PathError::at("write", &self.path))?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }
 
     /// The lines written so far, oldest file first: open files, so that a rotation meanwhile does not matter. Each with
     /// the bytes to read.
-    pub(crate) fn history(&self) -> Result<Vec<(File, u64)>, SinkError> {
+    pub(crate) fn history(&self) -> Result<Vec<(File, u64)>, PathError> {
         let mut files = Vec::new();
         for path in (1..KEEP).rev().map(|n| numbered(&self.path, n)).chain([self.path.clone()]) {
             match File::open(&path) {
                 Ok(file) => {
-                    let bytes = file.metadata().map_err(error("look at", &path))?.len();
+                    let bytes = file.metadata().map_err(PathError::at("look at", &path))?.len();
                     files.push((file, bytes));
                 }
                 Err(failed) if failed.kind() == io::ErrorKind::NotFound => {}
-                Err(failed) => return Err(error("open", &path)(failed)),
+                Err(failed) => return Err(PathError::at("open", &path)(failed)),
             }
         }
         Ok(files)
@@ -85,12 +72,12 @@ impl FileSink {
         (1..KEEP).map(|n| numbered(path, n)).chain([path.to_owned()]).collect()
     }
 
-    fn rotate(&mut self) -> Result<(), SinkError> {
+    fn rotate(&mut self) -> Result<(), PathError> {
         for n in (1..KEEP).rev() {
             let from = if n == 1 { self.path.clone() } else { numbered(&self.path, n - 1) };
             match fs::rename(&from, numbered(&self.path, n)) {
                 Err(failed) if failed.kind() != io::ErrorKind::NotFound => {
-                    return Err(error("rotate", &from)(failed));
+                    return Err(PathError::at("rotate", &from)(failed));
                 }
                 _ => {}
             }
@@ -101,9 +88,9 @@ impl FileSink {
     }
 }
 
-fn open(path: &Path) -> Result<File, SinkError> {
+fn open(path: &Path) -> Result<File, PathError> {
     let opened = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path);
-    opened.map_err(error("open", path))
+    opened.map_err(PathError::at("open", path))
 }
 
 fn numbered(path: &Path, n: u32) -> PathBuf {

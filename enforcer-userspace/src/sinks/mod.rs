@@ -2,4 +2,4 @@
 
 mod file;
 
-pub(crate) use file::{FileSink, SinkError};
+pub(crate) use file::FileSink;

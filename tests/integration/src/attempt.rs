@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{DEADLINE, Process};
+use crate::{DEADLINE, LOAD_DEADLINE, Process};
 
 /// What came of one attempt of the probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,19 @@ pub fn attempts(lines: &[String]) -> Vec<Attempt> {
 pub fn totals(line: &str) -> impl Fn(&str) -> u64 + use<> {
     let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     move |name| value[name].as_u64().unwrap_or_else(|| panic!("no count `{name}` in {value}"))
+}
+
+/// Ends a probe's connect loop, and checks its totals: what is allowed never failed, what is refused never succeeded, and it
+/// was refused as such.
+#[track_caller]
+pub fn expect_nothing_slipped_through(connect_loop: Process) {
+    let lines = connect_loop.finish(LOAD_DEADLINE).success();
+    let count = totals(lines.last().expect("the totals"));
+    assert_eq!(
+        [count("allowed_failed"), count("refused_ok"), count("refused_failed"), count("unexpected")],
+        [0; 4],
+        "{lines:?}"
+    );
 }
 
 /// A command line of the probe.

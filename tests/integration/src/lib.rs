@@ -26,7 +26,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use attempt::{Attempt, Conversation, attempts, probe, run_outside, totals};
+pub use attempt::{
+    Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
+};
 pub use bpf::{live_ids, pinned_ids};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
