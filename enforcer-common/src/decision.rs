@@ -8,7 +8,7 @@
 //! parameters are Rust enums with fields (seen on 6.18: "Invalid member bits_offset").
 
 use crate::identity::SessionRef;
-use crate::net::{Address, Destination};
+use crate::net::{Address, Destination, Family};
 use crate::rules::{NO_RULE, RuleTable};
 use crate::session::{Control, ControlWord, SessionState};
 use crate::verdict::{Mode, Reason, Verdict};
@@ -85,16 +85,24 @@ pub fn decide<R: RuleTable>(standing: &Standing, destination: Option<Destination
     let Some(destination) = destination else {
         return denied(&control, Reason::Unclassifiable, NO_RULE);
     };
-    if !destination.address.is_unspecified() {
-        return decide_rules(&control, destination, rules);
-    }
-    // The unspecified address means this host's loopback. `::` means `::1`, or 127.0.0.1 if the socket is bound to a
-    // mapped address; the rules must allow both, since the hook does not know which.
-    let v4 = decide_rules(&control, Destination { address: Address::LOOPBACK_V4, ..destination }, rules);
-    match (destination.address.family(), v4.verdict) {
-        (crate::net::Family::V4, _) | (_, Verdict::Deny) => v4,
-        (crate::net::Family::V6, Verdict::Allow) => {
-            decide_rules(&control, Destination { address: Address::LOOPBACK_V6, ..destination }, rules)
+    match (destination.address.is_unspecified(), destination.address.family()) {
+        (false, _) => decide_rules(&control, destination, rules),
+        // The kernel sends it to the socket's source address, to an address of a device, or to loopback
+        // (v6.1/net/ipv4/route.c, ip_route_output_key_hash_rcu). A hook that knows which has put it in its place.
+        (true, Family::V4) => denied(&control, Reason::Unclassifiable, NO_RULE),
+        // The kernel puts `::1` in its place, or 127.0.0.1 if the socket is bound to a mapped address, whatever the socket's
+        // source is (v6.1/net/ipv6/tcp_ipv6.c, tcp_v6_connect). The rules must allow both.
+        (true, Family::V6) => {
+            let v4 =
+                decide_rules(&control, Destination { address: Address::LOOPBACK_V4, ..destination }, rules);
+            match v4.verdict {
+                Verdict::Deny => v4,
+                Verdict::Allow => decide_rules(
+                    &control,
+                    Destination { address: Address::LOOPBACK_V6, ..destination },
+                    rules,
+                ),
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use enforcer_common::{
     counter::Counter,
     decision::{Claim, Standing},
+    identity::SessionRef,
     session::ControlWord,
 };
 
@@ -34,6 +35,16 @@ pub(crate) fn standing(claim: Claim) -> Standing {
         }
     };
     Standing { claim, control, expires_ns, now_ns: now_ns() }
+}
+
+/// Whether the session still has its slot.
+#[inline(always)]
+pub(crate) fn holds(session: SessionRef) -> bool {
+    let Some(word) = CONTROL.get_ptr(session.slot) else {
+        return false;
+    };
+    // SAFETY: a live array value; volatile, because the daemon stores to it from outside.
+    ControlWord(unsafe { word.read_volatile() }).generation() == session.generation
 }
 
 /// Adds to the number of a session's live processes; `by` may be negative one.

@@ -109,6 +109,11 @@ impl Cgroups {
         Ok(found)
     }
 
+    /// The cgroups of all sessions.
+    pub(crate) fn sessions(&self) -> Result<Vec<PathBuf>, PathError> {
+        children(&self.parent)
+    }
+
     /// Removes the parent. False if there is anything in it still.
     pub(crate) fn remove_parent(&self) -> Result<bool, PathError> {
         self.remove(&self.parent)

@@ -92,6 +92,15 @@ pub(crate) fn effective_capabilities() -> Result<u64, ProcError> {
     Ok(status.map_err(parse("/proc/self/status"))?.capeff)
 }
 
+/// The id of the process that a pidfd holds, as this pid namespace knows it; `None` if it has ended.
+pub(crate) fn pid_of(pidfd: &std::os::fd::OwnedFd) -> Result<Option<u32>, ProcError> {
+    use std::os::fd::AsRawFd as _;
+    let text = read(&format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+    // -1: ended; 0: in another namespace, which `foreign_namespaces` rules out.
+    Ok(pid.and_then(|pid| pid.parse().ok()).filter(|pid| *pid != 0))
+}
+
 /// Clock ticks a second in what /proc says (`USER_HZ`).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
 

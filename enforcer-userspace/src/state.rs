@@ -133,6 +133,9 @@ impl State {
             let path = entry.map_err(PathError::at("read", &self.sessions))?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
                 found.push(load(&path));
+            } else {
+                // What a write that was cut short left.
+                fs::remove_file(&path).map_err(PathError::at("remove", &path))?;
             }
         }
         Ok(found)

@@ -23,8 +23,8 @@ pub(crate) struct Held {
     pub(crate) cgroup_before: String,
 }
 
-/// Removes pins, cgroups and files, in this order: while a program runs, nothing it relies on is gone. What cannot be
-/// removed is in the answer, and does not keep the rest from being removed.
+/// Removes pins, cgroups and files, in this order: while a program runs, nothing it relies on is gone. If the pins cannot be
+/// removed, nothing else is. What cannot be removed is in the answer.
 pub(crate) fn remove_all(
     settings: &Settings,
     cgroups: &Cgroups,
@@ -37,6 +37,9 @@ pub(crate) fn remove_all(
         // Nothing can be pinned there.
         Err(PinError::NotBpffs { .. }) => {}
         Err(error) => note(&mut left, Err::<(), _>(error)),
+    }
+    if !left.is_empty() {
+        return dto::TornDown { version: dto::VERSION, ended: false, released: Vec::new(), left };
     }
     for session in &sessions {
         note(&mut left, empty_cgroup(cgroups, &session.cgroup, &session.cgroup_before));
@@ -53,7 +56,7 @@ pub(crate) fn remove_all(
     }
     remove_files(settings, keep_events, &mut left);
     let released = sessions.into_iter().map(|session| session.released).collect();
-    dto::TornDown { version: dto::VERSION, released, left }
+    dto::TornDown { version: dto::VERSION, ended: true, released, left }
 }
 
 /// What the state directory knows of sessions, for when there is no daemon to ask.
@@ -93,7 +96,12 @@ fn empty_cgroup(cgroups: &Cgroups, path: &std::path::Path, before: &str) -> Resu
 }
 
 fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) {
-    let mut files = vec![settings.socket(), settings.lock(), settings.state_dir.join("lost")];
+    let mut files = vec![
+        settings.socket(),
+        settings.lock(),
+        settings.state_dir.join("lost"),
+        settings.state_dir.join("lost.tmp"),
+    ];
     if !keep_events {
         files.extend(FileSink::files(&settings.events()));
     }

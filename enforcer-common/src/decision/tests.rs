@@ -91,9 +91,15 @@ fn unspecified_v6_needs_both_loopbacks() {
     check(&active, to("::", 80), &Table(std::vec![v6]), (Verdict::Deny, Reason::NoRule));
     check(&active, to("::", 80), &Table(std::vec![v4]), (Verdict::Deny, Reason::NoRule));
     check(&active, to("::", 80), &Table(std::vec![v4, v6]), (Verdict::Allow, Reason::AllowRule));
-    check(&active, to("0.0.0.0", 80), &Table(std::vec![v4]), (Verdict::Allow, Reason::AllowRule));
-    check(&active, to("::ffff:0.0.0.0", 80), &Table(std::vec![v4]), (Verdict::Allow, Reason::AllowRule));
-    check(&active, to("0.0.0.0", 80), &Table(std::vec![v6]), (Verdict::Deny, Reason::NoRule));
+}
+
+#[test]
+fn unspecified_v4_is_nobodys_address() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    let all = [Address::v4([0; 4]), Address::LOOPBACK_V4].map(|address| (address, 80, Verdict::Allow));
+    for name in ["0.0.0.0", "::ffff:0.0.0.0"] {
+        check(&active, to(name, 80), &Table(all.to_vec()), (Verdict::Deny, Reason::Unclassifiable));
+    }
 }
 
 #[test]
@@ -181,8 +187,9 @@ proptest! {
         } else if now_ns >= expires_ns {
             (Verdict::Deny, Reason::Expired)
         } else if address.is_unspecified() {
-            // Not in the table under its own name.
-            (Verdict::Deny, Reason::NoRule)
+            // Not in the table under its own name; for IPv4, not asked for.
+            let v4 = address.family() == Family::V4;
+            (Verdict::Deny, if v4 { Reason::Unclassifiable } else { Reason::NoRule })
         } else {
             match listed {
                 Some(true) => (Verdict::Allow, Reason::AllowRule),
@@ -192,7 +199,7 @@ proptest! {
         };
         prop_assert_eq!((decision.verdict, decision.reason), expect);
         let let_through = decision.verdict == Verdict::Allow
-            || (mode == 2 && matches!(decision.reason, Reason::NoRule | Reason::DenyRule));
+            || (mode == 2 && matches!(decision.reason, Reason::NoRule | Reason::DenyRule | Reason::Unclassifiable));
         prop_assert_eq!(decision.is_refused(), !let_through);
     }
 }

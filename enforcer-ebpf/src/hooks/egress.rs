@@ -1,6 +1,9 @@
 //! What the socket hooks share: facts from the context, the decision, the record, the return code.
 
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
+use aya_ebpf::{
+    EbpfContext as _, bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie,
+    programs::SockAddrContext,
+};
 use enforcer_common::{
     counter::Counter,
     decision::{Claim, Decision, decide},
@@ -44,15 +47,43 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
             Address::v6_words(words)
         }
     };
-    let destination = u8::try_from(protocol)
-        .ok()
-        .and_then(|number| Protocol::try_from(number).ok())
-        .map(|protocol| Destination { protocol, address, port });
+    let known = u8::try_from(protocol).ok().and_then(|number| Protocol::try_from(number).ok());
+    let address = match (known, operation) {
+        (Some(Protocol::Tcp), Operation::Connect) if is_unspecified_v4(address) => unspecified_tcp(fields),
+        _ => address,
+    };
+    let destination = known.map(|protocol| Destination { protocol, address, port });
     let decision = decide(&session::standing(claim), destination, &KernelRules);
     // SAFETY: a helper on the context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let attempt = Attempt { operation, cookie, socket_type, protocol, to: Some((address, port)) };
     conclude(claim, &decision, &attempt)
+}
+
+#[inline(always)]
+fn is_unspecified_v4(address: Address) -> bool {
+    address.family() == Family::V4 && address.is_unspecified()
+}
+
+/// Where TCP connects to when told 0.0.0.0: the address that the socket is bound to, else loopback, unless it is bound to a
+/// device (v6.1/net/ipv4/route.c, ip_route_output_key_hash_rcu). `connect` on TCP holds the socket's lock from before this
+/// hook until the route is found, so that no other thread binds it meanwhile; on UDP it does not, and a datagram can name
+/// source and device in a control message: there 0.0.0.0 stays what it is, and no rule allows it.
+#[inline(always)]
+fn unspecified_tcp(fields: &bpf_sock_addr) -> Address {
+    // Read once: the verifier wants the very pointer that was compared with null.
+    // SAFETY: a context field; volatile, so that it is not loaded again.
+    let socket = unsafe { (&raw const fields.__bindgen_anon_1.sk).read_volatile() };
+    // SAFETY: a socket that the verifier knows as such, or null.
+    let Some(socket) = (unsafe { socket.as_ref() }) else {
+        return Address::v4([0; 4]);
+    };
+    let source = context_field(&socket.src_ip4);
+    match (source, context_field(&socket.bound_dev_if)) {
+        (0, 0) => Address::LOOPBACK_V4,
+        (source, 0) => Address::v4(source.to_ne_bytes()),
+        _ => Address::v4([0; 4]),
+    }
 }
 
 /// Reads a context field with the one 32-bit load that the verifier allows; the compiler could join two of them.

@@ -70,7 +70,9 @@ pub(super) fn store(tgid: u32, tag: TaskTag) -> Stored {
                 return Stored::Already;
             }
             counters::add(Counter::FaultTagStale);
-            session::count_processes(old.session.slot, -1);
+            if session::holds(old.session) {
+                session::count_processes(old.session.slot, -1);
+            }
         }
         if TASKS.insert(tgid, tag, BPF_ANY.into()).is_err() {
             counters::add(Counter::FaultTagStore);

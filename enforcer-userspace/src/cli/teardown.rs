@@ -75,7 +75,11 @@ fn render(torn_down: &dto::TornDown) -> String {
         let _infallible =
             writeln!(out, "released {id}: {agent} for {owner}, {processes} processes held to nothing now");
     }
-    let _infallible = writeln!(out, "enforcement has ended; {} sessions released", torn_down.released.len());
+    let _infallible = if torn_down.ended {
+        writeln!(out, "enforcement has ended; {} sessions released", torn_down.released.len())
+    } else {
+        writeln!(out, "enforcement goes on: the programs could not be removed")
+    };
     for left in &torn_down.left {
         let _infallible = writeln!(out, "left behind: {left}");
     }

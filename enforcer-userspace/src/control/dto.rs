@@ -111,6 +111,8 @@ pub(crate) struct Revoked {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct TornDown {
     pub(crate) version: u32,
+    /// False if the programs could not be removed: then nothing else was, and sessions are held as before.
+    pub(crate) ended: bool,
     /// Sessions whose processes are no longer held to anything.
     pub(crate) released: Vec<Released>,
     /// What could not be removed.

@@ -34,10 +34,10 @@ pub(crate) struct Events {
 impl Events {
     /// Goes on where the file ends.
     pub(crate) fn open(path: &Path) -> Result<Self, PathError> {
-        let (sink, last) = FileSink::open(path)?;
-        let sequence = last
-            .and_then(|line| serde_json::from_str::<EventLine>(&line).ok())
-            .map_or(0, |line| line.sequence);
+        let (sink, tail) = FileSink::open(path)?;
+        // The last line that is whole.
+        let last = tail.rsplit('\n').find_map(|line| serde_json::from_str::<EventLine>(line).ok());
+        let sequence = last.map_or(0, |line| line.sequence);
         let live = broadcast::channel(FOLLOWER_LINES).0;
         Ok(Self { sink, live, sequence, undecodable: 0, unwritten: 0, unsaid: 0 })
     }

@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::{Daemon, DaemonError, internal};
 use crate::{
-    cgroup::SessionCgroup,
     clock,
     control::{dto, peer::Peer, server::Refusal},
     envelope::{self, Envelope},
@@ -30,8 +29,8 @@ pub(super) fn digest(text: &str) -> String {
 }
 
 impl Daemon {
-    /// Enrols the process that asks. When this returns `Ok`, the kernel holds it to its envelope; when it returns `Err`,
-    /// nothing is left of the attempt. A client that dies without reading the answer ends its session by dying.
+    /// Enrols the process that asks. When this returns `Ok`, the kernel holds it to its envelope; when it returns `Err`, it is in
+    /// no session, or in one that is revoked. A client that dies without reading the answer ends its session by dying.
     pub(super) fn enrol(&mut self, peer: &Peer, request: dto::Enrol) -> Result<dto::Enrolled, Refusal> {
         let envelope = envelope::parse(&request.envelope).map_err(|diagnostics| {
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
@@ -40,10 +39,11 @@ impl Daemon {
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         let id = Uuid::now_v7();
         let enrolled = self.try_enrol(peer, id, slot, &envelope, request.command);
-        if enrolled.is_err() {
-            self.remove_unused_rules(&envelope).map_err(|error| internal(&error))?;
+        if let Err(refusal) = enrolled {
+            let removed = self.remove_unused_rules(&envelope);
+            self.survive(removed.map_err(DaemonError::from));
+            return Err(refusal);
         }
-        enrolled?;
         Ok(dto::Enrolled { version: dto::VERSION, id: id.to_string() })
     }
 
@@ -87,7 +87,7 @@ impl Daemon {
                 Ok(())
             }
             Err(refusal) => {
-                self.take_back(&session, &cgroup, peer).map_err(|error| failed(&error))?;
+                self.abandon(session, peer);
                 Err(refusal)
             }
         }
@@ -123,25 +123,24 @@ impl Daemon {
         self.state.save(&file).map_err(|error| failed(&error))
     }
 
-    /// Undoes a failed enrolment. The process has not been told that it may go on, so it goes back to what it was.
-    fn take_back(
-        &mut self,
-        session: &Session,
-        cgroup: &SessionCgroup,
-        peer: &Peer,
-    ) -> Result<(), DaemonError> {
+    /// Ends a session that did not come about. Every step is tried, whatever became of the others; the kernel gives out the
+    /// slot again when no process has its tag. A process that was tagged already stays so, and is refused everything until it
+    /// ends: it was never told that it may go on.
+    fn abandon(&mut self, mut session: Session, peer: &Peer) {
+        session.revoked = true;
         let grant = &session.grant;
-        self.state.forget(grant.id)?;
-        if self.kernel.sessions.tag(peer.pid)?.is_some_and(|tag| tag.session == grant.slot) {
-            self.kernel.sessions.remove_tag(peer.pid)?;
-        }
-        for pid in self.cgroups.processes(&cgroup.path)? {
-            self.cgroups.release(&grant.cgroup_before, pid)?;
-        }
-        self.free_slot(grant.slot)?;
-        self.kernel.sessions.remove_cgroup(cgroup.id)?;
-        self.cgroups.remove(&cgroup.path)?;
-        Ok(())
+        let revoked = self.kernel.sessions.set_control(grant.slot.slot, session.control());
+        self.survive(revoked.map_err(DaemonError::from));
+        self.registry.insert_stray(grant.slot);
+        let forgotten = self.state.forget(grant.id);
+        self.survive(forgotten.map_err(DaemonError::from));
+        let moved = self.cgroups.release(&grant.cgroup_before, peer.pid);
+        self.survive(moved.map_err(DaemonError::from));
+        let unlisted = self.kernel.sessions.remove_cgroup(grant.cgroup_id);
+        self.survive(unlisted.map_err(DaemonError::from));
+        // What is in it still keeps it; the next daemon tries again.
+        let removed = self.cgroups.remove(&grant.cgroup);
+        self.survive(removed.map(|_| ()).map_err(DaemonError::from));
     }
 
     /// The envelope's rules in the kernel: shared, if a session with the same text is held to them already.

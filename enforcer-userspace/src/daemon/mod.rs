@@ -104,7 +104,6 @@ impl Daemon {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let input = tokio::select! {
-                biased;
                 reason = signals.next() => Input::Stop(reason),
                 Some(call) = calls.recv() => Input::Call(call),
                 _ = ticks.tick() => Input::Tick,
@@ -129,9 +128,8 @@ impl Daemon {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
                         self.catch_up(ring);
                     }
-                    let torn_down = matches!(request, Request::Teardown { .. });
                     let answer = self.authorise(&peer, &request).and_then(|()| self.answer(&peer, request));
-                    let torn_down = torn_down && answer.is_ok();
+                    let torn_down = matches!(&answer, Ok(Answer::TornDown(answer)) if answer.ended);
                     reply_to(reply, answer);
                     if torn_down {
                         return Ok(Ended { torn_down });
@@ -151,9 +149,11 @@ impl Daemon {
     /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
     /// runs as.
     fn authorise(&mut self, peer: &crate::control::peer::Peer, request: &Request) -> Result<(), Refusal> {
+        let in_session = self.is_in_session(peer.pid);
+        // Asked last: had it ended before, the number could have been another's.
         let refusal = if !peer.is_alive() {
             "the process that made the connection is gone"
-        } else if self.is_in_session(peer.pid) {
+        } else if in_session {
             "a process of a session may not operate the daemon"
         } else {
             return Ok(());
@@ -257,7 +257,7 @@ impl Daemon {
 
     /// A fault in keeping house ends neither the daemon nor control over the sessions: it is counted, and said when it is
     /// another one than before. What could not be done is tried again at the next tick.
-    fn survive(&mut self, result: Result<(), DaemonError>) {
+    pub(super) fn survive(&mut self, result: Result<(), DaemonError>) {
         let Err(error) = result else {
             return;
         };

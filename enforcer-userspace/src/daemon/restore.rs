@@ -1,7 +1,10 @@
 //! Joining what the kernel enforces with what the state directory knows, after a restart. Any disagreement is settled for
 //! less access, and recorded.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use enforcer_common::{
     config::MAX_SESSIONS,
@@ -30,9 +33,10 @@ impl Daemon {
         }
         self.revoke_unknown()?;
         self.reconcile_trees()?;
-        let Self { registry, kernel, .. } = self;
-        kernel.rules.sweep(|envelope| registry.uses_envelope(envelope))?;
-        Ok(())
+        let in_use: HashSet<u32> =
+            self.registry.iter().map(|session| session.grant.envelope.number).collect();
+        self.kernel.rules.sweep(|envelope| in_use.contains(&envelope))?;
+        self.remove_leftovers()
     }
 
     fn restore_session(&mut self, file: SessionFile) -> Result<(), DaemonError> {
@@ -113,6 +117,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// Cgroups of enrolments that were cut short, and of sessions that are gone. One that holds a process stays: what has no tag
+    /// is refused everything in it.
+    fn remove_leftovers(&mut self) -> Result<(), DaemonError> {
+        let known: HashSet<_> = self.registry.iter().map(|session| session.grant.cgroup_id).collect();
+        for id in self.kernel.sessions.cgroups()?.iter().filter(|id| !known.contains(id)) {
+            self.kernel.sessions.remove_cgroup(*id)?;
+        }
+        let known: HashSet<_> = self.registry.iter().map(|session| session.grant.cgroup.clone()).collect();
+        for path in self.cgroups.sessions()?.iter().filter(|path| !known.contains(*path)) {
+            self.cgroups.remove(path)?;
+        }
+        Ok(())
+    }
+
     /// Brings every process tree to what the kernel's tags say.
     pub(super) fn reconcile_trees(&mut self) -> Result<(), DaemonError> {
         let mut tags: HashMap<SessionRef, Vec<(ProcessKey, u32)>> = HashMap::new();
@@ -122,10 +140,9 @@ impl Daemon {
         }
         for session in self.registry.iter_mut() {
             let tags = tags.remove(&session.grant.slot).unwrap_or_default();
-            session.processes.reconcile(&tags);
-            for (key, _) in tags {
-                let (comm, path) = procfs::describe(key.tgid);
-                session.processes.describe(key.tgid, comm, path);
+            for tgid in session.processes.reconcile(&tags) {
+                let (comm, path) = procfs::describe(tgid);
+                session.processes.describe(tgid, comm, path);
             }
         }
         Ok(())

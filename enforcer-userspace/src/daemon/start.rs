@@ -26,7 +26,7 @@ use crate::{
     control::server,
     exit::{ExitStatus, Failure},
     host::{self, HostError},
-    kernel::{Kernel, KernelError, PinError, Pins},
+    kernel::{Kernel, KernelError, PinError, Pins, Start},
     path_error::PathError,
     record::{EventKind, EventLine},
     session::Registry,
@@ -39,7 +39,8 @@ const CALLS: usize = 64;
 /// How long answers under way may take when the daemon stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the daemon did not come up. Nothing was changed, or it was taken back.
+/// Why the daemon did not come up. Until the kernel programs are in place nothing is left behind; after that they stay,
+/// because sessions may rely on them.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error(transparent)]
@@ -139,7 +140,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
     };
     let mut ring = kernel.records()?;
     let state = State::open(&settings.state_dir, &settings.sessions())?;
-    let lost = state.lost(&host.boot_id);
+    // The counters of a fresh set of maps start at zero.
+    let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
     let mut daemon = Daemon {
         events: Events::open(&settings.events())?,
         registry: Registry::default(),

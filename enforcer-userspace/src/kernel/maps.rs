@@ -118,17 +118,17 @@ impl SessionMaps {
         self.tasks.iter().collect::<Result<_, _>>().map_err(access("read", "TASKS"))
     }
 
-    /// Removes a tag by hand: only for an enrolment that is taken back.
-    pub(crate) fn remove_tag(&mut self, tgid: u32) -> Result<(), MapsError> {
-        ignore_absent(self.tasks.remove(&tgid)).map_err(access("write", "TASKS"))
-    }
-
     pub(crate) fn set_cgroup(&mut self, id: u64, session: SessionRef) -> Result<(), MapsError> {
         self.cgroups.insert(id, session, 0).map_err(access("write", "CGROUPS"))
     }
 
     pub(crate) fn remove_cgroup(&mut self, id: u64) -> Result<(), MapsError> {
         ignore_absent(self.cgroups.remove(&id)).map_err(access("write", "CGROUPS"))
+    }
+
+    /// The ids of all cgroups that belong to a session.
+    pub(crate) fn cgroups(&self) -> Result<Vec<u64>, MapsError> {
+        self.cgroups.keys().collect::<Result<_, _>>().map_err(access("read", "CGROUPS"))
     }
 
     pub(crate) fn control(&self, slot: u32) -> Result<ControlWord, MapsError> {

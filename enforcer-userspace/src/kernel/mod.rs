@@ -14,7 +14,7 @@ mod ring;
 
 pub(crate) use attach::HOOKS;
 pub(crate) use maps::MapsError;
-pub(crate) use object::{Kernel, KernelError, probe_programs, remove_pins};
+pub(crate) use object::{Kernel, KernelError, Start, probe_programs, remove_pins};
 pub(crate) use offsets::{OffsetError, kernel_offsets};
 pub(crate) use pins::{PinError, Pins};
 pub(crate) use ring::Ring;

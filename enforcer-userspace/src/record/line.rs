@@ -85,6 +85,9 @@ pub(crate) struct LineProcess {
     pub(crate) path: Option<String>,
     /// From the session's first process to this one.
     pub(crate) lineage: Vec<Lineage>,
+    /// Whether some are left out behind the first: there are too many, or what they were is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) lineage_cut: bool,
 }
 
 /// One process of a lineage. What is not known is null.
@@ -165,11 +168,11 @@ impl From<&Session> for LineSession {
 impl LineProcess {
     /// A process as a record names it, with what the session knows of it.
     pub(crate) fn new(tgid: u32, comm: String, session: Option<&Session>) -> Self {
-        let lineage: Vec<Lineage> = session
-            .map(|session| session.processes.lineage(tgid).into_iter().map(Lineage::from).collect())
-            .unwrap_or_default();
+        let (lineage, lineage_cut) =
+            session.map(|session| session.processes.lineage(tgid)).unwrap_or_default();
+        let lineage: Vec<Lineage> = lineage.into_iter().map(Lineage::from).collect();
         let path = lineage.last().and_then(|process| process.path.clone());
-        Self { pid: tgid, tid: None, uid: None, comm, path, lineage }
+        Self { pid: tgid, tid: None, uid: None, comm, path, lineage, lineage_cut }
     }
 }
 

@@ -1,7 +1,13 @@
 //! The processes of a session, as the kernel reported them: who made whom, and what each runs. A process that has ended is
-//! kept for as long as one it made lives, so that a lineage has no holes.
+//! kept for as long as one it made lives, so that a lineage has no holes: up to a bound, because a chain of processes that
+//! each make one more and end would otherwise grow without end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+/// Ended processes that are kept for the lineage of others; the oldest are forgotten first, but never the session's first.
+const MAX_ENDED: usize = 1024;
+/// Processes of a lineage, from the youngest up; beyond them only the session's first is named.
+const MAX_LINEAGE: usize = 32;
 
 /// A process: its id, and its start on the boot clock, because ids are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,11 +42,15 @@ pub(crate) struct ProcessTree {
     processes: HashMap<ProcessKey, Process>,
     /// Those that live, by id.
     live: BTreeMap<u32, ProcessKey>,
+    /// Those that have ended, oldest first; some of them are forgotten already.
+    ended: VecDeque<ProcessKey>,
+    root: ProcessKey,
 }
 
 impl ProcessTree {
     pub(crate) fn new(root: ProcessKey) -> Self {
-        let mut tree = Self { processes: HashMap::new(), live: BTreeMap::new() };
+        let mut tree =
+            Self { processes: HashMap::new(), live: BTreeMap::new(), ended: VecDeque::new(), root };
         tree.insert(root, None, None);
         tree
     }
@@ -69,10 +79,7 @@ impl ProcessTree {
         let Some(key) = self.live.remove(&tgid) else {
             return;
         };
-        if let Some(process) = self.processes.get_mut(&key) {
-            process.ended = true;
-        }
-        self.prune(Some(key));
+        self.end(key);
     }
 
     /// Says what is known of a process from elsewhere, where the kernel's reports did not.
@@ -83,19 +90,21 @@ impl ProcessTree {
         }
     }
 
-    /// Puts the tree right after reports were missed: exactly `tags` live, each with the parent that its tag names.
-    pub(crate) fn reconcile(&mut self, tags: &[(ProcessKey, u32)]) {
-        let gone: Vec<_> =
-            self.live.values().filter(|key| !tags.iter().any(|(tag, _)| tag == *key)).copied().collect();
+    /// Puts the tree right after reports were missed: exactly `tags` live, each with the parent that its tag names. Returns
+    /// those that were not known.
+    pub(crate) fn reconcile(&mut self, tags: &[(ProcessKey, u32)]) -> Vec<u32> {
+        let alive: HashSet<_> = tags.iter().map(|(key, _)| *key).collect();
+        let gone: Vec<_> = self.live.values().filter(|key| !alive.contains(key)).copied().collect();
         for key in gone {
             self.exit(key.tgid);
         }
         let mut missing: Vec<_> = tags.iter().filter(|(key, _)| !self.processes.contains_key(key)).collect();
         // Parents start before their children.
         missing.sort_by_key(|(key, _)| key.start_ns);
-        for (key, parent_tgid) in missing {
+        for (key, parent_tgid) in &missing {
             self.fork(*parent_tgid, *key);
         }
+        missing.into_iter().map(|(key, _)| key.tgid).collect()
     }
 
     /// The processes that live, by id.
@@ -103,14 +112,18 @@ impl ProcessTree {
         self.live.values().filter_map(|key| self.view(*key))
     }
 
-    /// From the first process of the session to this one, as far as known.
-    pub(crate) fn lineage(&self, tgid: u32) -> Vec<ProcessView<'_>> {
+    /// From the session's first process to this one, and whether any between them are left out.
+    pub(crate) fn lineage(&self, tgid: u32) -> (Vec<ProcessView<'_>>, bool) {
+        let ancestors =
+            std::iter::successors(self.live.get(&tgid).copied(), |key| self.processes.get(key)?.parent);
         let mut lineage: Vec<_> =
-            std::iter::successors(self.live.get(&tgid).copied(), |key| self.processes.get(key)?.parent)
-                .filter_map(|key| self.view(key))
-                .collect();
+            ancestors.take(MAX_LINEAGE).map_while(|key| Some((key, self.view(key)?))).collect();
+        let cut = lineage.last().is_some_and(|(oldest, _)| *oldest != self.root);
+        if cut {
+            lineage.extend(self.view(self.root).map(|view| (self.root, view)));
+        }
         lineage.reverse();
-        lineage
+        (lineage.into_iter().map(|(_, view)| view).collect(), cut)
     }
 
     fn view(&self, key: ProcessKey) -> Option<ProcessView<'_>> {
@@ -136,18 +149,37 @@ impl ProcessTree {
         self.processes.insert(key, Process { parent, comm, path, ended: false, children: 0 });
         // An earlier process with this id whose exit was not reported has ended.
         if let Some(earlier) = self.live.insert(key.tgid, key) {
-            if let Some(process) = self.processes.get_mut(&earlier) {
-                process.ended = true;
-            }
-            self.prune(Some(earlier));
+            self.end(earlier);
         }
     }
 
-    /// Forgets an ended process that made none that is still there, and then whoever made it, likewise.
+    fn end(&mut self, key: ProcessKey) {
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.ended = true;
+        }
+        self.prune(Some(key));
+        if key != self.root && self.processes.contains_key(&key) {
+            self.ended.push_back(key);
+        }
+        while self.ended.len() > MAX_ENDED {
+            // Those it made keep its key as their parent, and their lineage has a gap there.
+            if let Some(parent) =
+                self.ended.pop_front().and_then(|oldest| self.processes.remove(&oldest)?.parent)
+            {
+                if let Some(maker) = self.processes.get_mut(&parent) {
+                    maker.children -= 1;
+                }
+                self.prune(Some(parent));
+            }
+        }
+    }
+
+    /// Forgets an ended process that made none that is still there, and then whoever made it, likewise. The session's first
+    /// process is always known.
     fn prune(&mut self, mut key: Option<ProcessKey>) {
         while let Some(candidate) = key {
             match self.processes.get(&candidate) {
-                Some(process) if process.ended && process.children == 0 => {}
+                Some(process) if process.ended && process.children == 0 && candidate != self.root => {}
                 _ => return,
             }
             key = self.processes.remove(&candidate).and_then(|process| process.parent);
@@ -167,7 +199,7 @@ mod tests {
     }
 
     fn names(tree: &ProcessTree, tgid: u32) -> Vec<(u32, Option<&str>)> {
-        tree.lineage(tgid).into_iter().map(|process| (process.tgid, process.comm)).collect()
+        tree.lineage(tgid).0.into_iter().map(|process| (process.tgid, process.comm)).collect()
     }
 
     fn family() -> ProcessTree {
@@ -187,7 +219,7 @@ mod tests {
         assert_eq!(names(&tree, 3), [(1, Some("agent")), (2, Some("sh")), (3, Some("sh"))]);
         assert_eq!(tree.live().map(|process| process.tgid).collect::<Vec<_>>(), [3]);
         tree.exit(3);
-        assert!(tree.processes.is_empty(), "nothing is kept for processes that nobody descends from");
+        assert_eq!(tree.processes.len(), 1, "of processes that nobody descends from, only the first is kept");
     }
 
     #[test]
@@ -206,6 +238,26 @@ mod tests {
         tree.reconcile(&[(key(3), 2), (key(5), 4), (key(4), 3)]);
         assert_eq!(names(&tree, 5).len(), 5);
         assert_eq!(tree.live().map(|process| process.tgid).collect::<Vec<_>>(), [3, 4, 5]);
+    }
+
+    /// `for (;;) if (fork()) exit(0);`: one process at a time, each the child of the one before.
+    #[test]
+    fn endless_chain_is_kept_short() {
+        let mut tree = ProcessTree::new(key(1));
+        tree.exec(1, "agent".into(), None);
+        for tgid in 2..20_000 {
+            tree.fork(tgid - 1, key(tgid));
+            tree.exit(tgid - 1);
+        }
+        let (lineage, cut) = tree.lineage(19_999);
+        assert!(cut);
+        assert_eq!(lineage.len(), MAX_LINEAGE + 1);
+        assert_eq!((lineage[0].tgid, lineage[0].comm), (1, Some("agent")), "the first is always named");
+        assert_eq!(lineage.last().map(|process| process.tgid), Some(19_999));
+        assert!(tree.processes.len() <= MAX_ENDED + 2, "{}", tree.processes.len());
+        assert!(tree.ended.len() <= MAX_ENDED);
+        tree.exit(19_999);
+        assert_eq!(tree.live().count(), 0);
     }
 
     #[test]

@@ -23,21 +23,30 @@ pub(crate) struct FileSink {
 }
 
 impl FileSink {
-    /// Opens the file for appending, and gives the last whole line in it. A line that a crash cut short is ended, so that
-    /// the next one starts on its own.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<String>), PathError> {
+    /// Opens the file for appending, and gives the end of what was written before: the last lines, of which the first may be
+    /// cut. A last line that a crash cut short is removed: nobody was told that it was written.
+    pub(crate) fn open(path: &Path) -> Result<(Self, String), PathError> {
         let mut file = open(path)?;
-        let tail = read_tail(&mut file).map_err(PathError::at("read", path))?;
-        if !tail.is_empty() && !tail.ends_with('\n') {
-            file.write_all(b"\n").map_err(PathError::at("write", path))?;
+        let mut tail = read_tail(&mut file).map_err(PathError::at("read", path))?;
+        let mut bytes = file.metadata().map_err(PathError::at("look at", path))?.len();
+        let cut = tail.len() - tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if cut > 0 {
+            bytes -= cut as u64;
+            tail.truncate(tail.len() - cut);
+            file.set_len(bytes).map_err(PathError::at("shorten", path))?;
         }
-        let bytes = file.metadata().map_err(PathError::at("look at", path))?.len();
-        let whole = tail.rsplit_once('\n').map_or("", |(whole, _cut)| whole);
-        let last = whole.rsplit('\n').find(|line| !line.is_empty()).map(str::to_owned);
-        Ok((Self { path: path.to_owned(), file, bytes }, last))
+        if tail.is_empty() {
+            // Just rotated: what came before is in the next file.
+            match File::open(numbered(path, 1)) {
+                Ok(mut before) => tail = read_tail(&mut before).map_err(PathError::at("read", path))?,
+                Err(failed) if failed.kind() == io::ErrorKind::NotFound => {}
+                Err(failed) => return Err(PathError::at("open", path)(failed)),
+            }
+        }
+        Ok((Self { path: path.to_owned(), file, bytes }, String::from_utf8_lossy(&tail).into_owned()))
     }
 
-    /// Appends one line in one write.
+    /// Appends one line, whole or not at all.
     pub(crate) fn write(&mut self, line: &str) -> Result<(), PathError> {
         if self.bytes > 0 && self.bytes + line.len() as u64 >= ROTATE_BYTES {
             self.rotate()?;
@@ -45,7 +54,11 @@ impl FileSink {
         let mut bytes = Vec::with_capacity(line.len() + 1);
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
-        self.file.write_all(&bytes).map_err(PathError::at("write", &self.path))?;
+        if let Err(failed) = self.file.write_all(&bytes) {
+            // A part may have found room.
+            self.file.set_len(self.bytes).map_err(PathError::at("shorten", &self.path))?;
+            return Err(PathError::at("write", &self.path)(failed));
+        }
         self.bytes += bytes.len() as u64;
         Ok(())
     }
@@ -69,10 +82,13 @@ impl FileSink {
 
     /// Every file that this sink writes to.
     pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
-        (1..KEEP).map(|n| numbered(path, n)).chain([path.to_owned()]).collect()
+        (1..KEEP).map(|n| numbered(path, n)).chain([path.to_owned(), new(path)]).collect()
     }
 
+    /// The new file first: if there can be none, nothing has been moved, and the old one goes on.
     fn rotate(&mut self) -> Result<(), PathError> {
+        let next = new(&self.path);
+        let file = open(&next)?;
         for n in (1..KEEP).rev() {
             let from = if n == 1 { self.path.clone() } else { numbered(&self.path, n - 1) };
             match fs::rename(&from, numbered(&self.path, n)) {
@@ -82,7 +98,8 @@ impl FileSink {
                 _ => {}
             }
         }
-        self.file = open(&self.path)?;
+        fs::rename(&next, &self.path).map_err(PathError::at("rotate", &next))?;
+        self.file = file;
         self.bytes = 0;
         Ok(())
     }
@@ -94,19 +111,29 @@ fn open(path: &Path) -> Result<File, PathError> {
 }
 
 fn numbered(path: &Path, n: u32) -> PathBuf {
+    suffixed(path, &n.to_string())
+}
+
+/// The next file, before it has its name.
+fn new(path: &Path) -> PathBuf {
+    suffixed(path, "new")
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{n}"));
+    name.push(".");
+    name.push(suffix);
     name.into()
 }
 
-/// The last 64 KiB, which hold at least one whole line.
-fn read_tail(file: &mut File) -> io::Result<String> {
+/// The last 64 KiB: a line is shorter, since a lineage has a bound.
+fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
     const TAIL_BYTES: u64 = 64 << 10;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
-    Ok(String::from_utf8_lossy(&tail).into_owned())
+    Ok(tail)
 }
 
 #[cfg(test)]
@@ -122,22 +149,22 @@ mod tests {
     }
 
     #[test]
-    fn line_cut_short_by_a_crash_is_set_apart() {
+    fn line_cut_short_by_a_crash_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         fs::write(&path, "one\ntwo\nthr").unwrap();
-        let (mut sink, last) = FileSink::open(&path).unwrap();
-        assert_eq!(last.as_deref(), Some("two"));
+        let (mut sink, tail) = FileSink::open(&path).unwrap();
+        assert_eq!(tail, "one\ntwo\n");
         sink.write("four").unwrap();
-        assert_eq!(all(&sink), "one\ntwo\nthr\nfour\n");
+        assert_eq!(all(&sink), "one\ntwo\nfour\n");
     }
 
     #[test]
     fn rotation_keeps_the_newest_and_their_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
-        let (mut sink, last) = FileSink::open(&path).unwrap();
-        assert_eq!(last, None);
+        let (mut sink, tail) = FileSink::open(&path).unwrap();
+        assert_eq!(tail, "");
         let filler = "x".repeat(1 << 20);
         for n in 0..70 {
             sink.write(&format!("{n} {filler}")).unwrap();
@@ -148,5 +175,14 @@ mod tests {
         assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{numbers:?}");
         assert!(numbers.len() >= 36 && numbers.len() <= 50, "{} lines", numbers.len());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn end_is_found_behind_a_rotation() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        fs::write(numbered(&path, 1), "one\ntwo\n").unwrap();
+        let (_sink, tail) = FileSink::open(&path).unwrap();
+        assert_eq!(tail, "one\ntwo\n");
     }
 }

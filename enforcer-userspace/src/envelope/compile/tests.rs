@@ -44,15 +44,15 @@ fn model(envelope: &Envelope, destination: &Destination) -> (Verdict, u32) {
         Some((rule, verdict)) => (verdict, rule),
         None => (Verdict::Deny, NO_RULE),
     };
-    if !destination.address.is_unspecified() {
-        return ask(destination.address);
+    match (destination.address.is_unspecified(), destination.address.family()) {
+        (false, _) => ask(destination.address),
+        (true, Family::V4) => (Verdict::Deny, NO_RULE),
+        // It may come out as either loopback, so both must be allowed.
+        (true, Family::V6) => match ask(Address::LOOPBACK_V4) {
+            (Verdict::Allow, _) => ask(Address::LOOPBACK_V6),
+            denied => denied,
+        },
     }
-    // `::` may come out as either loopback, so both must be allowed; 0.0.0.0 as 127.0.0.1 only.
-    let v4 = ask(Address::LOOPBACK_V4);
-    if destination.address.family() == Family::V4 || v4.0 == Verdict::Deny {
-        return v4;
-    }
-    ask(Address::LOOPBACK_V6)
 }
 
 fn decided(table: &CompiledTable, destination: &Destination) -> (Verdict, u32) {
