@@ -1,6 +1,6 @@
 //! The only code that opens /proc, apart from the kernel's type information.
 
-use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{collections::HashSet, io, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 /// Why /proc did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +99,28 @@ pub(crate) fn pid_of(pidfd: &std::os::fd::OwnedFd) -> Result<Option<u32>, ProcEr
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
     // -1: ended; 0: in another namespace, which `foreign_namespaces` rules out.
     Ok(pid.and_then(|pid| pid.parse().ok()).filter(|pid| *pid != 0))
+}
+
+/// The ids of those BPF links that this process has open and that somebody has detached from their cgroup: the kernel then
+/// shows no cgroup for them (v6.1/kernel/bpf/cgroup.c, bpf_cgroup_link_show_fdinfo).
+pub(crate) fn detached_links() -> Result<HashSet<u32>, ProcError> {
+    let dir = "/proc/self/fdinfo";
+    let failed = |source| ProcError::Read { path: dir.to_owned(), source };
+    let mut detached = HashSet::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        // The descriptor that reads this directory is gone when its own entry is opened.
+        let Ok(text) = std::fs::read_to_string(entry.map_err(failed)?.path()) else {
+            continue;
+        };
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|value| value.trim().parse::<u64>().ok())
+        };
+        if let (Some(link), Some(0)) = (field("link_id"), field("cgroup_id")) {
+            detached.extend(u32::try_from(link));
+        }
+    }
+    Ok(detached)
 }
 
 /// Clock ticks a second in what /proc says (`USER_HZ`).

@@ -182,12 +182,9 @@ fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
     match tried {
         Ok(found) => found
             .into_iter()
-            .map(|coverage| match coverage.program_id {
-                Ok(_) => Check::ok(
-                    coverage.hook.hook,
-                    format!("{}: {}", coverage.hook.program, coverage.hook.covers),
-                ),
-                Err(error) => Check::missing(coverage.hook.hook, error, "this kernel refuses the program"),
+            .map(|(hook, refused)| match refused {
+                None => Check::ok(hook.hook, format!("{}: {}", hook.program, hook.covers)),
+                Some(error) => Check::missing(hook.hook, error, "this kernel refuses the program"),
             })
             .collect(),
         Err(why) => HOOKS

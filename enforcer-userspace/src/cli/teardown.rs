@@ -9,6 +9,7 @@ use crate::{
         client::{Client, ClientError},
         dto,
     },
+    daemon,
     exit::{ExitStatus, Failure},
     host::HostError,
     procfs,
@@ -64,6 +65,12 @@ fn by_hand(settings: &Settings, args: &Args) -> Result<dto::TornDown, Failure> {
         let error = anyhow::anyhow!("a process of a session may not end enforcement");
         return Err(Failure { status: ExitStatus::No, error, hint: None });
     }
+    // A daemon that starts meanwhile, or that runs and does not answer, would find its pins gone.
+    let _lock = if settings.run_dir.is_dir() {
+        Some(daemon::lock(&settings.lock()).map_err(daemon::StartError::into_failure)?)
+    } else {
+        None
+    };
     let sessions = teardown::known_sessions(settings, &cgroups);
     Ok(teardown::remove_all(settings, &cgroups, sessions, args.keep_events))
 }

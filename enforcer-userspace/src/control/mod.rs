@@ -2,5 +2,6 @@
 
 pub(crate) mod client;
 pub(crate) mod dto;
+pub(crate) mod gate;
 pub(crate) mod peer;
 pub(crate) mod server;

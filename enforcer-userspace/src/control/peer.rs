@@ -18,8 +18,9 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{getsockopt, sockopt::PeerPidfd},
 };
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
+use super::gate::Gate;
 use crate::{clock, procfs};
 
 /// The process at the other end.
@@ -41,7 +42,7 @@ pub(crate) enum PeerError {
 
 impl Peer {
     /// The process that connected.
-    fn of(stream: &UnixStream) -> Result<Self, PeerError> {
+    pub(super) fn of(stream: &UnixStream) -> Result<Self, PeerError> {
         let credentials = stream.peer_cred().map_err(|_unreadable| PeerError::Unknown)?;
         let process = match getsockopt(stream, PeerPidfd) {
             Ok(pidfd) => pidfd,
@@ -83,10 +84,14 @@ fn open_older_than_now(pid: u32) -> Result<OwnedFd, PeerError> {
 
 /// The peer of a connection, as the handlers get it.
 #[derive(Clone, Debug)]
-pub(crate) struct PeerInfo(pub(crate) Result<Peer, PeerError>);
+pub(crate) struct PeerInfo {
+    pub(crate) peer: Result<Peer, PeerError>,
+    /// In a session, as far as could be told when the connection was accepted.
+    pub(crate) inside: bool,
+}
 
-impl Connected<IncomingStream<'_, UnixListener>> for PeerInfo {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(Peer::of(stream.io()))
+impl Connected<IncomingStream<'_, Gate>> for PeerInfo {
+    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
+        Self { peer: stream.io().peer.clone(), inside: stream.io().inside }
     }
 }

@@ -9,19 +9,19 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
+    extract::{
+        ConnectInfo, DefaultBodyLimit, FromRequest as _, Path, Query, State, rejection::JsonRejection,
+    },
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
-use tokio::{
-    net::UnixListener,
-    sync::{broadcast, mpsc, oneshot},
-};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     dto,
+    gate::Gate,
     peer::{Peer, PeerInfo},
 };
 
@@ -102,7 +102,7 @@ type Calls = mpsc::Sender<Call>;
 
 /// Serves until `stop` resolves and the answers under way are sent.
 pub(crate) async fn serve(
-    listener: UnixListener,
+    gate: Gate,
     calls: Calls,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -117,7 +117,7 @@ pub(crate) async fn serve(
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(calls);
-    axum::serve(listener, router.into_make_service_with_connect_info::<PeerInfo>())
+    axum::serve(gate, router.into_make_service_with_connect_info::<PeerInfo>())
         .with_graceful_shutdown(stop)
         .await
 }
@@ -126,7 +126,7 @@ type Peered = ConnectInfo<PeerInfo>;
 
 async fn call(calls: &Calls, peer: PeerInfo, request: Request) -> Result<Answer, Refusal> {
     let peer =
-        peer.0.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, "unknown-peer", error.to_string()))?;
+        peer.peer.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, "unknown-peer", error.to_string()))?;
     let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping");
     let (reply, answer) = oneshot::channel();
     calls.send(Call { peer, request, reply }).await.map_err(|_closed| stopping())?;
@@ -136,8 +136,11 @@ async fn call(calls: &Calls, peer: PeerInfo, request: Request) -> Result<Answer,
 async fn enrol(
     State(calls): State<Calls>,
     ConnectInfo(peer): Peered,
-    body: Result<Json<dto::Enrol>, JsonRejection>,
+    request: axum::extract::Request,
 ) -> Response {
+    // It will be refused: nothing is read for it.
+    let body: Result<Json<dto::Enrol>, JsonRejection> =
+        if peer.inside { Ok(Json(dto::Enrol::default())) } else { Json::from_request(request, &()).await };
     let request = match body {
         Ok(Json(enrol)) => Request::Enrol(enrol),
         Err(error) => return Refusal::new(error.status(), "bad-request", error.body_text()).into_response(),

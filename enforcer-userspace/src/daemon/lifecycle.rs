@@ -35,6 +35,7 @@ impl Daemon {
         let envelope = envelope::parse(&request.envelope).map_err(|diagnostics| {
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
         })?;
+        self.require_every_hook()?;
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         let id = Uuid::now_v7();
@@ -45,6 +46,18 @@ impl Daemon {
             return Err(refusal);
         }
         Ok(dto::Enrolled { version: dto::VERSION, id: id.to_string() })
+    }
+
+    /// A session is not begun where one of its promises is not kept.
+    fn require_every_hook(&self) -> Result<(), Refusal> {
+        let detached = procfs::detached_links().map_err(|error| internal(&error))?;
+        let missing = self.kernel.coverage().into_iter().find(|hook| !hook.is_attached(&detached));
+        missing.map_or(Ok(()), |missing| {
+            let message = format!("`{}` is not in place at `{}`", missing.hook.program, missing.hook.hook);
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "hook-missing", message);
+            Err(refusal
+                .hint("a daemon that is started again puts it back; `enforcer status` shows all hooks"))
+        })
     }
 
     fn try_enrol(

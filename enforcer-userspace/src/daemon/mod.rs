@@ -29,7 +29,7 @@ use crate::{
     host::Host,
     kernel::{Kernel, MapsError, Ring},
     path_error::PathError,
-    procfs,
+    procfs::{self, ProcError},
     record::{EventKind, EventLine},
     session::{Registry, Session},
     settings::Settings,
@@ -37,12 +37,14 @@ use crate::{
 };
 
 pub(crate) use events::Events;
-pub(crate) use start::{StartError, run};
+pub(crate) use start::{StartError, lock, run};
 
 /// Records handled before the loop looks at its other inputs again.
 const RECORDS_AT_ONCE: usize = 256;
 /// How long a question may wait for records that came before it.
 const CATCH_UP: Duration = Duration::from_millis(100);
+/// Refused requests that get a line of their own between two ticks; of the others the number is recorded.
+const REFUSALS_A_TICK: u64 = 16;
 /// How often the daemon looks for what no record tells it.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -65,6 +67,8 @@ pub(crate) enum DaemonError {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
+    Proc(#[from] ProcError),
+    #[error(transparent)]
     Path(#[from] PathError),
 }
 
@@ -80,6 +84,8 @@ pub(crate) struct Daemon {
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
     lost: u64,
+    /// Since the last tick.
+    requests_refused: u64,
     faults: u64,
     last_fault: Option<String>,
     started: jiff::Timestamp,
@@ -167,8 +173,11 @@ impl Daemon {
             Request::Events => "read events",
             Request::Teardown { .. } => "teardown",
         };
-        let detail = format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid);
-        self.events.write(line.detail(detail));
+        self.requests_refused += 1;
+        if self.requests_refused <= REFUSALS_A_TICK {
+            let detail = format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid);
+            self.events.write(line.detail(detail));
+        }
         Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
     }
 
@@ -202,20 +211,25 @@ impl Daemon {
         }
     }
 
-    fn status(&self) -> Result<dto::Status, MapsError> {
+    fn status(&self) -> Result<dto::Status, DaemonError> {
         let counters = self.kernel.sessions.counters()?.into_iter();
         let counters: Vec<_> = counters
             .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
             .chain(self.events.counters())
             .chain([("fault_daemon", self.faults, true)])
             .collect();
+        let detached = procfs::detached_links()?;
         let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {
+            attached: coverage.is_attached(&detached),
             hook: coverage.hook.hook.to_owned(),
             program: coverage.hook.program.to_owned(),
             covers: coverage.hook.covers.to_owned(),
-            attached: coverage.program_id.is_ok(),
-            program_id: coverage.program_id.as_ref().ok().copied(),
-            error: coverage.program_id.err(),
+            program_id: coverage.link.as_ref().ok().map(|linked| linked.program_id),
+            error: match &coverage.link {
+                Ok(linked) if detached.contains(&linked.link_id) => Some("somebody detached it".to_owned()),
+                Ok(_) => None,
+                Err(error) => Some(error.clone()),
+            },
         });
         Ok(dto::Status {
             version: dto::VERSION,
@@ -242,6 +256,10 @@ impl Daemon {
     /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
     fn tick(&mut self, ring: &mut Ring) -> Result<(), DaemonError> {
         self.catch_up(ring);
+        let unsaid = std::mem::take(&mut self.requests_refused).saturating_sub(REFUSALS_A_TICK);
+        if unsaid > 0 {
+            self.note(EventKind::RequestRefused, format!("and {unsaid} more requests like those before"));
+        }
         self.report_lost()?;
         self.record_expiries()?;
         self.end_empty()?;

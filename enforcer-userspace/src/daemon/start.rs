@@ -11,7 +11,10 @@ use std::{
 use enforcer_common::config::Config;
 use nix::{
     fcntl::{Flock, FlockArg},
-    sys::stat::{Mode, umask},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        stat::{Mode, umask},
+    },
     unistd::{Group, chown},
 };
 use tokio::{
@@ -23,11 +26,12 @@ use super::{Daemon, DaemonError, Events, Signals};
 use crate::{
     cgroup::Cgroups,
     clock,
-    control::server,
+    control::{gate::Gate, server},
     exit::{ExitStatus, Failure},
     host::{self, HostError},
     kernel::{Kernel, KernelError, PinError, Pins, Start},
     path_error::PathError,
+    procfs::{self, ProcError},
     record::{EventKind, EventLine},
     session::Registry,
     settings::Settings,
@@ -49,6 +53,8 @@ pub(crate) enum StartError {
     Running { pid: String },
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Proc(#[from] ProcError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -153,6 +159,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
         kernel,
         state,
         lost,
+        requests_refused: 0,
         faults: 0,
         last_fault: None,
     };
@@ -167,11 +174,18 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
     daemon.events.write(line);
     daemon.restore()?;
 
+    raise_descriptor_limit();
     let signals = Signals::new().map_err(PathError::at("watch the signals of", Path::new("/proc/self")))?;
     let listener = listen(&settings)?;
     let (calls, mut called) = mpsc::channel(CALLS);
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(server::serve(listener, calls, async {
+    let (cgroups, inside) = (daemon.cgroups.clone(), procfs::cgroup2_of);
+    let gate = Gate::new(
+        listener,
+        // What cannot be told counts as inside.
+        Box::new(move |pid| !matches!(inside(pid), Ok(Some(path)) if !cgroups.holds(&path))),
+    );
+    let server = tokio::spawn(server::serve(gate, calls, async {
         // A sender that is gone means stop, too.
         drop(stopped.await);
     }));
@@ -186,6 +200,15 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
     Ok(())
 }
 
+/// To what the host lets us have: each connection and each reader of events takes some. Having fewer is no fault.
+fn raise_descriptor_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, most, most)
+    {
+        eprintln!("warning: raise the limit of open files: {error}");
+    }
+}
+
 fn start_kernel(pins: &Pins, cgroups: &Cgroups, host: &host::Host) -> Result<Kernel, StartError> {
     let config = Config {
         offsets: host.offsets,
@@ -193,7 +216,12 @@ fn start_kernel(pins: &Pins, cgroups: &Cgroups, host: &host::Host) -> Result<Ker
         cgroup_parent_level: cgroups.level(),
         pad: 0,
     };
-    Ok(Kernel::start(pins, &host.cgroup_root, &config, host.max_tasks)?)
+    let mut kernel = Kernel::start(pins, &host.cgroup_root, &config, host.max_tasks)?;
+    let detached = procfs::detached_links()?;
+    if kernel.coverage().iter().any(|hook| !hook.is_attached(&detached)) {
+        kernel.replace_programs(&host.cgroup_root, &config, host.max_tasks)?;
+    }
+    Ok(kernel)
 }
 
 /// Makes a directory that everybody may enter: the socket in it has permissions of its own. True if it was not there.
@@ -208,7 +236,7 @@ fn make_dir(path: &Path) -> Result<bool, StartError> {
 }
 
 /// Holds the place of the one daemon; the kernel lets go of it when the process ends, however it ends.
-fn lock(path: &Path) -> Result<Flock<File>, StartError> {
+pub(crate) fn lock(path: &Path) -> Result<Flock<File>, StartError> {
     let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
     let mut file = opened.map_err(PathError::at("open", path))?;
     let mut pid = String::new();

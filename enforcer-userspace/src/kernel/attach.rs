@@ -1,6 +1,6 @@
 //! Which program goes to which hook, and attaching it.
 
-use std::{fs::File, path::Path};
+use std::{collections::HashSet, fs::File, path::Path};
 
 use aya::{
     Btf, Ebpf,
@@ -93,8 +93,22 @@ pub(crate) const HOOKS: &[Hook] = &[
 #[derive(Debug)]
 pub(crate) struct Coverage {
     pub(crate) hook: &'static Hook,
-    /// The attached program's id, or why there is none.
-    pub(crate) program_id: Result<u32, String>,
+    /// The program behind the pinned link, or why there is none.
+    pub(crate) link: Result<Linked, String>,
+}
+
+/// A link and its program, by the kernel's ids.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linked {
+    pub(crate) link_id: u32,
+    pub(crate) program_id: u32,
+}
+
+impl Coverage {
+    /// Whether the program runs, given the links that somebody detached.
+    pub(crate) fn is_attached(&self, detached: &HashSet<u32>) -> bool {
+        self.link.as_ref().is_ok_and(|linked| !detached.contains(&linked.link_id))
+    }
 }
 
 impl Hook {

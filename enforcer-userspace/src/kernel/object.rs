@@ -20,7 +20,7 @@ use ring::digest::{Context, SHA256};
 use crate::exit::one_line;
 
 use super::{
-    attach::{Coverage, HOOKS},
+    attach::{Coverage, HOOKS, Linked},
     maps::{self, MapsError, RuleMaps, SessionMaps},
     pins::{PinError, Pins},
     ring::Ring,
@@ -180,6 +180,22 @@ impl Kernel {
         Ok(())
     }
 
+    /// Attaches the programs anew, beside those that are there, and then removes these: for when one of them is not attached.
+    pub(crate) fn replace_programs(
+        &mut self,
+        cgroup_root: &std::path::Path,
+        config: &Config,
+        max_tasks: u32,
+    ) -> Result<(), KernelError> {
+        let root = File::open(cgroup_root)
+            .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
+        let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
+        upgrade(&self.pins, config, max_tasks, &root, meta)?;
+        self.links = open_links(&self.pins)?;
+        self.start = Start::Upgraded;
+        Ok(())
+    }
+
     /// Lets go of the links, so that only their pins keep them.
     pub(crate) fn let_go(&mut self) {
         self.links.clear();
@@ -187,30 +203,31 @@ impl Kernel {
 
     /// What is attached now, asked of the kernel.
     pub(crate) fn coverage(&self) -> Vec<Coverage> {
-        let program_id = |program| {
-            let link = PinnedLink::from_pin(self.pins.link(program))?;
-            Ok::<_, LinkError>(FdLink::from(link).info()?.program_id())
+        let linked = |program| {
+            let info = FdLink::from(PinnedLink::from_pin(self.pins.link(program))?).info()?;
+            Ok::<_, LinkError>(Linked { link_id: info.id(), program_id: info.program_id() })
         };
         let coverage = |hook: &'static super::attach::Hook| Coverage {
             hook,
-            program_id: program_id(hook.program).map_err(|error| error.to_string()),
+            link: linked(hook.program).map_err(|error| one_line(&error)),
         };
         HOOKS.iter().map(coverage).collect()
     }
 }
 
+/// A hook, and why this kernel refuses its program if it does.
+pub(crate) type Probed = (&'static super::attach::Hook, Option<String>);
+
 /// Verifies every program on this kernel without attaching one: what `doctor` reports.
-pub(crate) fn probe_programs(config: &Config) -> Result<Vec<Coverage>, KernelError> {
+pub(crate) fn probe_programs(config: &Config) -> Result<Vec<Probed>, KernelError> {
     let btf = Btf::from_sys_fs().map_err(|error| KernelError::Btf(Box::new(error)))?;
     let mut object = EbpfLoader::new()
         .override_global("CONFIG", config, true)
         .load(OBJECT)
         .map_err(|error| KernelError::Object(Box::new(error)))?;
-    let probe = |hook: &'static super::attach::Hook| Coverage {
-        hook,
-        program_id: hook.load(&mut object, &btf).map(|()| 0).map_err(|error| one_line(&error)),
-    };
-    Ok(HOOKS.iter().map(probe).collect())
+    let mut refused =
+        |hook: &'static super::attach::Hook| hook.load(&mut object, &btf).err().map(|error| one_line(&error));
+    Ok(HOOKS.iter().map(|hook| (hook, refused(hook))).collect())
 }
 
 /// Loads the object with its maps pinned at `pins`; maps that are pinned there already are used.

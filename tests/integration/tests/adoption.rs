@@ -174,3 +174,31 @@ fn bpftool() -> Command {
     command.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
     command
 }
+
+/// Root can detach a program and leave its pin. Nobody else may believe that it is in place.
+#[test]
+fn detached_program_is_noticed_and_replaced() {
+    let pair = Pair::v4("tcp");
+    let [allowed, refused] = pair.arguments().map(|address| format!("tcp/{address}"));
+    let mut daemon = Daemon::start();
+    let envelope = || Envelope::of("detached").allow_server("only", &pair.allowed);
+    let mut inside = daemon.converse(&envelope(), &unique("detached"));
+    assert!(!inside.attempt(&refused));
+    let mut detach = bpftool();
+    detach.args(["link", "detach", "pinned"]).arg(daemon.layout().pin_dir.join("links/egress_connect4"));
+    Process::spawn(detach).finish(DEADLINE).success();
+    assert!(inside.attempt(&refused), "control: it is detached");
+
+    let status = Process::spawn(daemon.layout().command(&["status"])).finish(DEADLINE);
+    assert_eq!(status.status.code(), Some(1), "a hook is missing: {:?}", status.stdout);
+    let more = daemon.run(&envelope(), &["true"]).finish(DEADLINE);
+    assert_eq!(more.status.code(), Some(2), "no session is begun: {}", more.stderr);
+    assert!(more.stderr.contains("egress_connect4"), "{}", more.stderr);
+    assert!(daemon.stop().success());
+    daemon.restart();
+    assert_eq!(daemon.status()["daemon"]["start"], "upgraded");
+    assert!(!inside.attempt(&refused), "as soon as the daemon is there again");
+    assert!(inside.attempt(&allowed));
+    inside.end();
+    daemon.wait_idle();
+}

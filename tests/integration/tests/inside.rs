@@ -86,3 +86,31 @@ print(connects(), enrol(narrow)[0], connects(), enrol(wide)[0], ask("GET", "/v1/
     let lines = integration::Process::spawn(command).finish(integration::DEADLINE).success();
     assert_eq!(lines, ["True 201 False 403 403 403 False"]);
 }
+
+/// It may hold as many connections to the daemon as it likes: an operator still gets through.
+#[test]
+fn session_cannot_lock_the_operator_out() {
+    let daemon = Daemon::start();
+    let script = r#"
+import socket, sys
+held = []
+for _ in range(600):
+    try:
+        control = socket.socket(socket.AF_UNIX)
+        control.settimeout(5)
+        control.connect(sys.argv[1])
+        control.sendall(b"POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 60000000\r\n\r\n{")
+        held.append(control)
+    except OSError:
+        pass
+print("holding", flush=True)
+sys.stdin.read()
+"#;
+    let socket = daemon.layout().socket().display().to_string();
+    let mut hog = daemon.run(&Envelope::of("hog"), &["python3", "-c", script, &socket]);
+    assert_eq!(hog.read_line(integration::LOAD_DEADLINE), "holding");
+    daemon.layout().outcome(&["status"]).success();
+    let id = daemon.session_id("hog");
+    daemon.layout().outcome(&["revoke", &id]).success();
+    hog.finish(integration::DEADLINE).success();
+}

@@ -1,0 +1,102 @@
+//! Accepting connections: who is at the other end, and how many may be open. Processes of sessions get few, of their own, so
+//! that they cannot take those of the operators.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::serve::Listener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{UnixListener, UnixStream, unix::SocketAddr},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use super::peer::{Peer, PeerError};
+
+/// Open connections of processes outside sessions.
+const OUTSIDE: usize = 256;
+/// Open connections of processes inside sessions, all together: enough to be told no.
+const INSIDE: usize = 8;
+/// How long to wait after an error of `accept`, such as having no descriptor left.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// Whether a process is in a session, as far as can be told without the daemon's loop.
+pub(crate) type IsInside = Box<dyn Fn(u32) -> bool + Send>;
+
+/// The control socket's listener.
+pub(crate) struct Gate {
+    listener: UnixListener,
+    is_inside: IsInside,
+    outside: Arc<Semaphore>,
+    inside: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub(crate) fn new(listener: UnixListener, is_inside: IsInside) -> Self {
+        let [outside, inside] = [OUTSIDE, INSIDE].map(|open| Arc::new(Semaphore::new(open)));
+        Self { listener, is_inside, outside, inside }
+    }
+}
+
+impl Listener for Gate {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            let Ok((stream, address)) = self.listener.accept().await else {
+                tokio::time::sleep(AFTER_ERROR).await;
+                continue;
+            };
+            let peer = Peer::of(&stream);
+            // A peer that cannot be known is treated as the worst it could be.
+            let inside = peer.as_ref().map_or(true, |peer| (self.is_inside)(peer.pid));
+            let places = if inside { &self.inside } else { &self.outside };
+            // No place: closed at once, which the client sees.
+            if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+                return (Connection { stream, peer, inside, _place: place }, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// An accepted connection.
+pub(crate) struct Connection {
+    stream: UnixStream,
+    pub(super) peer: Result<Peer, PeerError>,
+    pub(super) inside: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
