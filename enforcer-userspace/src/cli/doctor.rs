@@ -129,7 +129,7 @@ fn cgroups() -> Check {
 
 fn type_information(offsets: &Result<Offsets, kernel::OffsetError>) -> Check {
     match offsets {
-        Ok(_) => Check::ok("type information", "the kernel's own BTF has every structure we read"),
+        Ok(_) => Check::ok("type information", "the kernel's BTF has every structure we read"),
         Err(error) => Check::missing(
             "type information",
             error.to_string(),
@@ -183,7 +183,7 @@ fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
         Ok(found) => found
             .into_iter()
             .map(|(hook, refused)| match refused {
-                None => Check::ok(hook.hook, format!("{}: {}", hook.program, hook.covers)),
+                None => Check::ok(hook.hook, hook.covers),
                 Some(error) => Check::missing(hook.hook, error, "this kernel refuses the program"),
             })
             .collect(),
@@ -208,7 +208,7 @@ fn render(report: &Report) -> String {
             State::Missing => colour("MISSING", Colour::Red),
             State::Unknown => colour("unknown", Colour::Yellow),
         };
-        let _infallible = writeln!(out, "{state} {:<26} {}", check.name, check.detail);
+        let _infallible = writeln!(out, "{state} {:<25} {}", check.name, check.detail);
         if let Some(hint) = &check.hint {
             let _infallible = writeln!(out, "        hint: {hint}");
         }

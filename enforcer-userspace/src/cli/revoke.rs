@@ -28,7 +28,7 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
     match format {
         Format::Json => print_json(&revoked)?,
         Format::Text => text::print(&format!(
-            "revoked {}: {} {} refused every new connection from now on\n",
+            "revoked {}\n{} {} refused every new connection from now on\n",
             revoked.id,
             revoked.processes,
             if revoked.processes == 1 { "process is" } else { "processes are" },

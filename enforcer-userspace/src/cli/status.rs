@@ -26,15 +26,17 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
 fn render(status: &dto::Status) -> String {
     let mut out = String::new();
     let dto::DaemonInfo { pid, release, abi, start, started, kernel } = &status.daemon;
+    // To the second; the fraction is for programs.
+    let started = started.split_once('.').map_or(started.as_str(), |(seconds, _)| seconds);
     let _infallible =
-        writeln!(out, "daemon    pid {pid}, release {release}, ABI {abi}, {start} at {started}");
+        writeln!(out, "daemon    pid {pid}, release {release}, ABI {abi}, {start} at {started}Z");
     let _infallible = writeln!(out, "kernel    {kernel}");
     let _infallible = writeln!(out, "sessions  {}, {} processes", status.sessions, status.tasks);
     let _infallible = writeln!(out, "hooks");
     for hook in &status.coverage {
         let state =
             if hook.attached { colour("ok     ", Colour::Green) } else { colour("MISSING", Colour::Red) };
-        let _infallible = writeln!(out, "  {state} {:<26} {}", hook.hook, hook.covers);
+        let _infallible = writeln!(out, "  {state} {:<25} {}", hook.hook, hook.covers);
         if let Some(error) = &hook.error {
             let _infallible = writeln!(out, "          {error}");
         }

@@ -79,8 +79,10 @@ fn render(torn_down: &dto::TornDown) -> String {
     let mut out = String::new();
     for session in &torn_down.released {
         let dto::Released { id, agent, owner, processes } = session;
-        let _infallible =
-            writeln!(out, "released {id}: {agent} for {owner}, {processes} processes held to nothing now");
+        let _infallible = writeln!(
+            out,
+            "released {id}\n  {agent} for {owner}: {processes} processes are held to nothing now"
+        );
     }
     let _infallible = if torn_down.ended {
         writeln!(out, "enforcement has ended; {} sessions released", torn_down.released.len())

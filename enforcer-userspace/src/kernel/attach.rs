@@ -36,7 +36,7 @@ pub(crate) const HOOKS: &[Hook] = &[
     Hook {
         hook: "tp_btf/task_newtask",
         program: "track_fork",
-        covers: "a child has its parent's identity before it runs",
+        covers: "children have an identity before they run",
         kind: Kind::Tracepoint("task_newtask"),
     },
     Hook {
@@ -48,43 +48,43 @@ pub(crate) const HOOKS: &[Hook] = &[
     Hook {
         hook: "tp_btf/sched_process_exit",
         program: "track_exit",
-        covers: "an identity ends with the last thread of its process",
+        covers: "identities end with a process's last thread",
         kind: Kind::Tracepoint("sched_process_exit"),
     },
     Hook {
         hook: "iter/task",
         program: "enrol_task",
-        covers: "a process is enrolled under the kernel's own start time",
+        covers: "enrolment under the kernel's own start time",
         kind: Kind::TaskIter,
     },
     Hook {
         hook: "cgroup/sock_create",
         program: "egress_socket",
-        covers: "no raw, MPTCP, SCTP, DCCP, UDP-Lite or ping sockets",
+        covers: "no raw, MPTCP, SCTP, UDP-Lite, ping sockets",
         kind: Kind::Sock,
     },
     Hook {
         hook: "cgroup/connect4",
         program: "egress_connect4",
-        covers: "connections to IPv4 destinations",
+        covers: "connections to IPv4",
         kind: Kind::SockAddr,
     },
     Hook {
         hook: "cgroup/connect6",
         program: "egress_connect6",
-        covers: "connections to IPv6 and IPv4-mapped destinations",
+        covers: "connections to IPv6 and IPv4-mapped",
         kind: Kind::SockAddr,
     },
     Hook {
         hook: "cgroup/sendmsg4",
         program: "egress_sendmsg4",
-        covers: "datagrams to IPv4 and IPv4-mapped destinations",
+        covers: "datagrams to IPv4 and IPv4-mapped",
         kind: Kind::SockAddr,
     },
     Hook {
         hook: "cgroup/sendmsg6",
         program: "egress_sendmsg6",
-        covers: "datagrams to IPv6 destinations",
+        covers: "datagrams to IPv6",
         kind: Kind::SockAddr,
     },
 ];
