@@ -65,10 +65,12 @@ fn is_unspecified_v4(address: Address) -> bool {
     address.family() == Family::V4 && address.is_unspecified()
 }
 
-/// Where TCP connects to when told 0.0.0.0: the address that the socket is bound to, else loopback, unless it is bound to a
-/// device (v6.1/net/ipv4/route.c, ip_route_output_key_hash_rcu). `connect` on TCP holds the socket's lock from before this
-/// hook until the route is found, so that no other thread binds it meanwhile; on UDP it does not, and a datagram can name
-/// source and device in a control message: there 0.0.0.0 stays what it is, and no rule allows it.
+/// Where TCP connects to when told 0.0.0.0: to loopback, from a socket that is bound to no address and no device. Otherwise to
+/// the address that it is bound to, unless that is a broadcast address (v6.1/net/ipv4/route.c, ip_route_output_key_hash_rcu;
+/// v6.1/net/ipv4/af_inet.c, __inet_bind): too much to tell here, so 0.0.0.0 stays what it is, and no rule allows it.
+///
+/// `connect` on TCP holds the socket's lock from before this hook until the route is found, so that no other thread binds it
+/// meanwhile. On UDP it does not, and a datagram can name source and device in a control message: there 0.0.0.0 is always refused.
 #[inline(always)]
 fn unspecified_tcp(fields: &bpf_sock_addr) -> Address {
     // Read once: the verifier wants the very pointer that was compared with null.
@@ -78,10 +80,8 @@ fn unspecified_tcp(fields: &bpf_sock_addr) -> Address {
     let Some(socket) = (unsafe { socket.as_ref() }) else {
         return Address::v4([0; 4]);
     };
-    let source = context_field(&socket.src_ip4);
-    match (source, context_field(&socket.bound_dev_if)) {
+    match (context_field(&socket.src_ip4), context_field(&socket.bound_dev_if)) {
         (0, 0) => Address::LOOPBACK_V4,
-        (source, 0) => Address::v4(source.to_ne_bytes()),
         _ => Address::v4([0; 4]),
     }
 }
