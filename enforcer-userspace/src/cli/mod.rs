@@ -4,6 +4,7 @@ mod check;
 mod daemon;
 mod doctor;
 mod events;
+mod explain;
 mod ps;
 mod revoke;
 mod run;
@@ -60,6 +61,8 @@ enum Command {
     Revoke(revoke::Args),
     /// Check an envelope; needs neither root nor a daemon
     Check(check::Args),
+    /// Say what an envelope allows or denies, and why; needs neither root nor a daemon
+    Explain(explain::Args),
     /// Say what this host offers, hook by hook
     Doctor,
     /// Run the daemon, in the foreground
@@ -80,6 +83,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Status => status::execute(&settings, format),
         Command::Revoke(args) => revoke::execute(&settings, format, &args),
         Command::Check(args) => check::execute(format, &args),
+        Command::Explain(args) => explain::execute(format, &args),
         Command::Doctor => doctor::execute(&settings, format),
         Command::Daemon => daemon::execute(settings),
         Command::Teardown(args) => teardown::execute(&settings, format, &args),

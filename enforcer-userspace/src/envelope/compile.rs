@@ -6,7 +6,6 @@
 //! rule before any allow rule; within each, the longest prefix; at the same prefix, the rule written first.
 
 mod spans;
-#[cfg(test)]
 mod table;
 
 use super::{Envelope, Prefix, Rule};
@@ -17,7 +16,6 @@ use spans::{Span, blocks, layer};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-#[cfg(test)]
 pub(crate) use table::CompiledTable;
 
 /// The entries of one envelope.

@@ -9,6 +9,7 @@
 pub(crate) mod compile;
 mod diagnostic;
 mod document;
+mod explain;
 mod fields;
 mod parse;
 mod prefix;
@@ -18,8 +19,9 @@ use enforcer_common::verdict::{Mode, Verdict};
 use std::fmt;
 use std::time::Duration;
 
-pub(crate) use compile::{CompiledRules, TooLarge};
+pub(crate) use compile::{CompiledRules, CompiledTable, TooLarge};
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
+pub(crate) use explain::{Explanation, RuleExplanation, explain};
 pub(crate) use parse::parse;
 pub(crate) use prefix::Prefix;
 

@@ -2,7 +2,7 @@
 
 use super::super::prefix::mask;
 use super::CompiledRules;
-use enforcer_common::net::{Destination, Family};
+use enforcer_common::net::Family;
 use enforcer_common::rules::{DestKey, PortKey, PortRule, RuleTable};
 use std::collections::HashMap;
 
@@ -10,7 +10,6 @@ use std::collections::HashMap;
 /// it runs in user space.
 #[derive(Clone, Debug)]
 pub(crate) struct CompiledTable {
-    envelope: u32,
     /// By key and prefix length, without the fixed bits.
     dests: HashMap<(DestKey, u8), u32>,
     /// Likewise.
@@ -28,16 +27,9 @@ impl CompiledTable {
             ((PortKey::new(envelope, entry.port_set, entry.first), entry.bits), entry.rule)
         };
         Self {
-            envelope,
             dests: compiled.dests.iter().map(dest).collect(),
             ports: compiled.ports.iter().map(port).collect(),
         }
-    }
-
-    /// The rule that decides for `destination`; without one, it is denied by default. Takes the address as it is: that an
-    /// unspecified one means loopback is for `decide` to know.
-    pub(crate) fn lookup(&self, destination: &Destination) -> Option<PortRule> {
-        self.rule(self.envelope, destination)
     }
 }
 

@@ -1,9 +1,9 @@
-use super::super::{Metadata, Mode, PortRange, parse};
+use super::super::{Metadata, Mode, PortRange, RuleExplanation, explain, parse};
 use super::*;
 use enforcer_common::decision::{Claim, Standing, decide};
 use enforcer_common::identity::SessionRef;
 use enforcer_common::net::{Address, Destination, Family};
-use enforcer_common::rules::NO_RULE;
+use enforcer_common::rules::{NO_RULE, RuleTable as _};
 use enforcer_common::session::{Control, SessionState};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -195,10 +195,11 @@ proptest! {
         let table = CompiledTable::new(ENVELOPE, &compiled);
         for probe in probes {
             let destination = probe.destination(&envelope.rules);
-            let found = table.lookup(&destination).map(|hit| (hit.rule, hit.verdict));
+            let found = table.rule(ENVELOPE, &destination).map(|hit| (hit.rule, hit.verdict));
             let expect = model_of_rules(&envelope, &destination).map(|(rule, verdict)| (rule, verdict.raw()));
             prop_assert_eq!(found, expect, "{:?}", destination);
             prop_assert_eq!(decided(&table, &destination), model(&envelope, &destination), "{:?}", destination);
+            check_explained(&envelope, destination)?;
         }
         // The kernel's tables take each key once.
         let keys: std::collections::HashSet<_> =
@@ -208,6 +209,30 @@ proptest! {
             compiled.ports.iter().map(|entry| (entry.port_set, entry.first, entry.bits)).collect();
         prop_assert_eq!(keys.len(), compiled.ports.len());
     }
+}
+
+/// `explain` gives the model's verdict and rule, and says of no rule that it decides but of the one that does.
+fn check_explained(envelope: &Envelope, destination: Destination) -> Result<(), TestCaseError> {
+    let explained = explain(envelope, destination).unwrap();
+    let (verdict, rule) = model(envelope, &destination);
+    prop_assert_eq!((explained.decision.verdict, explained.decision.rule), (verdict, rule));
+    if destination.address.is_unspecified() {
+        return Ok(());
+    }
+    for (number, (written, said)) in (0..).zip(envelope.rules.iter().zip(&explained.rules)) {
+        let alone = Envelope { rules: vec![written.clone()], ..envelope.clone() };
+        let matches = model_of_rules(&alone, &destination).is_some();
+        let expect = match said {
+            RuleExplanation::Decides(_) => number == rule,
+            RuleExplanation::Beaten { winner, .. } => matches && number != rule && *winner == rule,
+            RuleExplanation::NotAsked(_) => false,
+            RuleExplanation::OtherProtocol | RuleExplanation::OtherAddress | RuleExplanation::OtherPort => {
+                !matches
+            }
+        };
+        prop_assert!(expect, "rule {number} of {destination:?}: {said:?}");
+    }
+    Ok(())
 }
 
 fn read(rules: &str) -> Envelope {
@@ -221,7 +246,8 @@ fn check(rules: &str, cases: &[(&str, u16, Option<&str>)]) {
     for (address, port, expect) in cases {
         let address: std::net::IpAddr = address.parse().unwrap();
         let destination = Destination { protocol: Protocol::Tcp, address: address.into(), port: *port };
-        let hit = table.lookup(&destination).map(|hit| envelope.rules[hit.rule as usize].name.as_str());
+        let hit =
+            table.rule(ENVELOPE, &destination).map(|hit| envelope.rules[hit.rule as usize].name.as_str());
         assert_eq!(hit, *expect, "{address} {port} in {rules}");
     }
 }
