@@ -59,7 +59,7 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 
-/// What this set of maps is, entry 0. Written by the daemon once, read by every later one.
+/// What this set of maps is, entry 0. Written by the daemon when it attaches programs, read by every later one.
 #[map]
 pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
 

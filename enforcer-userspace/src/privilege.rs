@@ -2,12 +2,15 @@
 
 #![expect(unsafe_code, reason = "close_range has no safe wrapper")]
 
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::{
+    os::fd::{AsRawFd as _, BorrowedFd},
+    path::Path,
+};
 
 use nix::{
     sys::{
         prctl,
-        socket::{SockaddrLike as _, SockaddrStorage, getsockname},
+        socket::{AddressFamily, SockaddrLike as _, SockaddrStorage, UnixAddr, getpeername, getsockname},
     },
     unistd::{Gid, Uid, User, initgroups, setresgid, setresuid},
 };
@@ -35,6 +38,8 @@ pub(crate) enum PrivilegeError {
     Close(#[source] std::io::Error),
     #[error("{stream} is a network socket, which would be a way out that no rule covers")]
     Socket { stream: &'static str },
+    #[error("{stream} is a connection to the daemon, which a session must not have")]
+    Control { stream: &'static str },
 }
 
 /// Finds a user by name or number.
@@ -47,8 +52,9 @@ pub(crate) fn find_user(name: &str) -> Result<User, PrivilegeError> {
     found.map_err(lookup)?.ok_or_else(|| PrivilegeError::NoUser { name: name.to_owned() })
 }
 
-/// Refuses standard streams that are network sockets: a connected socket that is passed in was not judged by any hook.
-pub(crate) fn check_streams() -> Result<(), PrivilegeError> {
+/// Refuses standard streams that are network sockets, since a connected socket that is passed in was not judged by any hook, and
+/// connections to the daemon, which were made by somebody who may operate it.
+pub(crate) fn check_streams(control: &Path) -> Result<(), PrivilegeError> {
     let streams: [(&'static str, BorrowedFd<'_>); 3] = [
         // SAFETY: the standard streams are open for the life of the process (the runtime opens those that are not).
         ("standard input", unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }),
@@ -60,8 +66,12 @@ pub(crate) fn check_streams() -> Result<(), PrivilegeError> {
     for (stream, fd) in streams {
         // Not a socket: no name.
         let name = getsockname::<SockaddrStorage>(fd.as_raw_fd());
-        if name.is_ok_and(|name| name.family() != Some(nix::sys::socket::AddressFamily::Unix)) {
+        if name.is_ok_and(|name| name.family() != Some(AddressFamily::Unix)) {
             return Err(PrivilegeError::Socket { stream });
+        }
+        let peer = getpeername::<UnixAddr>(fd.as_raw_fd());
+        if peer.is_ok_and(|peer| peer.path() == Some(control)) {
+            return Err(PrivilegeError::Control { stream });
         }
     }
     Ok(())

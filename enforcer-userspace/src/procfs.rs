@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, io, os::unix::fs::MetadataExt as _, path::PathBuf};
 
+use enforcer_common::record::PATH_LEN;
+
 /// Why /proc did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProcError {
@@ -136,9 +138,10 @@ pub(crate) fn cgroup2_of(pid: u32) -> Result<Option<String>, ProcError> {
     }
 }
 
-/// A process's name and executable now; either may be unreadable while it exits.
+/// A process's name and executable now, the path as long as a record keeps it; either may be unreadable while it exits.
 pub(crate) fn describe(pid: u32) -> (Option<String>, Option<String>) {
     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    (comm.map(|comm| comm.trim_end().to_owned()), path.map(|path| path.to_string_lossy().into_owned()))
+    let path = path.map(|path| path.to_string_lossy().chars().take(PATH_LEN - 1).collect());
+    (comm.map(|comm| comm.trim_end().to_owned()), path)
 }

@@ -45,7 +45,7 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
         return Err(Failure { status: ExitStatus::Error, error, hint: None });
     }
     let program = find_program(&args.command[0])?;
-    privilege::check_streams().map_err(|error| {
+    privilege::check_streams(&settings.socket()).map_err(|error| {
         Failure::new(ExitStatus::Error, error).hint("redirect it, for example with `< /dev/null` or `| cat`")
     })?;
 

@@ -276,14 +276,16 @@ impl Daemon {
         if !self.cgroups.remove(&session.grant.cgroup)? {
             return Ok(());
         }
-        let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns())).session(session);
-        self.events.write(line);
         self.free_slot(slot)?;
         self.kernel.sessions.remove_cgroup(cgroup_id)?;
-        let ended = self.registry.remove(id);
-        if let Some(session) = ended {
-            self.remove_unused_rules(&session.grant.envelope)?;
-        }
+        // From here on it is over, whatever becomes of the rest.
+        let Some(session) = self.registry.remove(id) else {
+            return Ok(());
+        };
+        let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
+        self.events.write(line.session(&session));
+        let removed = self.remove_unused_rules(&session.grant.envelope);
+        self.survive(removed.map_err(DaemonError::from));
         Ok(self.state.forget(id)?)
     }
 
@@ -312,7 +314,12 @@ impl Daemon {
         });
         let sessions = sessions.collect();
         self.kernel.let_go();
-        crate::teardown::remove_all(&self.settings, &self.cgroups, sessions, keep_events)
+        let torn_down = crate::teardown::remove_all(&self.settings, &self.cgroups, sessions, keep_events);
+        if !torn_down.ended {
+            let held = self.kernel.hold_links();
+            self.survive(held.map_err(DaemonError::from));
+        }
+        torn_down
     }
 }
 

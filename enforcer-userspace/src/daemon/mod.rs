@@ -27,7 +27,7 @@ use crate::{
     },
     exit::one_line,
     host::Host,
-    kernel::{Kernel, MapsError, Ring},
+    kernel::{Kernel, KernelError, MapsError, Ring},
     path_error::PathError,
     procfs::{self, ProcError},
     record::{EventKind, EventLine},
@@ -64,6 +64,8 @@ pub(crate) enum DaemonError {
     Records(#[source] io::Error),
     #[error(transparent)]
     Maps(#[from] MapsError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -125,10 +127,7 @@ impl Daemon {
                     // A session that never stops making records must not keep the control socket from being served.
                     tokio::task::yield_now().await;
                 }
-                Input::Tick => {
-                    let looked = self.tick(ring);
-                    self.survive(looked);
-                }
+                Input::Tick => self.tick(ring),
                 Input::Call(Call { peer, request, reply }) => {
                     if request.is_question() {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
@@ -254,16 +253,16 @@ impl Daemon {
     }
 
     /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
-    fn tick(&mut self, ring: &mut Ring) -> Result<(), DaemonError> {
+    fn tick(&mut self, ring: &mut Ring) {
         self.catch_up(ring);
         let unsaid = std::mem::take(&mut self.requests_refused).saturating_sub(REFUSALS_A_TICK);
         if unsaid > 0 {
             self.note(EventKind::RequestRefused, format!("and {unsaid} more requests like those before"));
         }
-        self.report_lost()?;
-        self.record_expiries()?;
-        self.end_empty()?;
-        self.end_finished()
+        for look in [Self::report_lost, Self::record_expiries, Self::end_empty, Self::end_finished] {
+            let looked = look(self);
+            self.survive(looked);
+        }
     }
 
     /// Takes the records that are waiting, for a short time.
@@ -300,10 +299,10 @@ impl Daemon {
         line.lost = Some(lost - self.lost);
         self.events.write(line);
         self.lost = lost;
-        self.state.save_lost(&self.host.boot_id, lost)?;
         // What the process trees missed, the kernel's tags say.
-        self.reconcile_trees()?;
-        Ok(())
+        let reconciled = self.reconcile_trees();
+        self.survive(reconciled);
+        Ok(self.state.save_lost(&self.host.boot_id, lost)?)
     }
 }
 

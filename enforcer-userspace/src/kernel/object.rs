@@ -191,8 +191,13 @@ impl Kernel {
             .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
         let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
         upgrade(&self.pins, config, max_tasks, &root, meta)?;
-        self.links = open_links(&self.pins)?;
         self.start = Start::Upgraded;
+        self.hold_links()
+    }
+
+    /// Opens the pinned links again, after [`Self::let_go`].
+    pub(crate) fn hold_links(&mut self) -> Result<(), KernelError> {
+        self.links = open_links(&self.pins)?;
         Ok(())
     }
 

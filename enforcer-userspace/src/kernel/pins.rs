@@ -113,7 +113,11 @@ impl Pins {
     /// Puts `links-new` in the place of `links`. Both sets are attached until the last step.
     pub(crate) fn replace_links(&self) -> Result<(), PinError> {
         let (links, new, old) = (self.links(), self.new_links(), self.old_links());
-        fs::rename(&links, &old).map_err(PathError::at("set aside", &links))?;
+        match fs::rename(&links, &old) {
+            // Somebody removed them.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(PathError::at("set aside", &links))?,
+        }
         fs::rename(&new, &links).map_err(PathError::at("move the new links to", &links))?;
         remove(&old)
     }

@@ -148,7 +148,7 @@ impl ProcessTree {
         }
         self.processes.insert(key, Process { parent, comm, path, ended: false, children: 0 });
         // An earlier process with this id whose exit was not reported has ended.
-        if let Some(earlier) = self.live.insert(key.tgid, key) {
+        if let Some(earlier) = self.live.insert(key.tgid, key).filter(|earlier| *earlier != key) {
             self.end(earlier);
         }
     }
@@ -162,15 +162,21 @@ impl ProcessTree {
             self.ended.push_back(key);
         }
         while self.ended.len() > MAX_ENDED {
-            // Those it made keep its key as their parent, and their lineage has a gap there.
-            if let Some(parent) =
-                self.ended.pop_front().and_then(|oldest| self.processes.remove(&oldest)?.parent)
-            {
-                if let Some(maker) = self.processes.get_mut(&parent) {
-                    maker.children -= 1;
-                }
+            // Those it made keep its key as their parent, and their lineage has a gap there. A key may have come back since, as
+            // that of a process that lives: a report that was late.
+            let oldest =
+                self.ended.pop_front().filter(|key| self.processes.get(key).is_some_and(|p| p.ended));
+            if let Some(parent) = oldest.and_then(|oldest| self.processes.remove(&oldest)?.parent) {
+                self.forget_child_of(parent);
                 self.prune(Some(parent));
             }
+        }
+    }
+
+    fn forget_child_of(&mut self, parent: ProcessKey) {
+        if let Some(maker) = self.processes.get_mut(&parent) {
+            // Saturating: a process that was forgotten and is reported again does not know of those it made before.
+            maker.children = maker.children.saturating_sub(1);
         }
     }
 
@@ -183,8 +189,8 @@ impl ProcessTree {
                 _ => return,
             }
             key = self.processes.remove(&candidate).and_then(|process| process.parent);
-            if let Some(maker) = key.and_then(|key| self.processes.get_mut(&key)) {
-                maker.children -= 1;
+            if let Some(parent) = key {
+                self.forget_child_of(parent);
             }
         }
     }
@@ -258,6 +264,47 @@ mod tests {
         assert!(tree.ended.len() <= MAX_ENDED);
         tree.exit(19_999);
         assert_eq!(tree.live().count(), 0);
+    }
+
+    /// What the tags said before the records arrived: a process is forgotten, reported again, and ends again.
+    #[test]
+    fn reports_that_are_late_do_no_harm() {
+        let mut tree = ProcessTree::new(key(1));
+        tree.reconcile(&[(key(1), 0), (key(2), 1), (key(3), 2)]);
+        tree.reconcile(&[(key(1), 0), (key(3), 2)]);
+        for tgid in (10..2_400).step_by(2) {
+            tree.fork(1, key(tgid));
+            tree.fork(tgid, key(tgid + 1));
+            tree.exit(tgid);
+            tree.exit(tgid + 1);
+        }
+        tree.fork(1, key(2));
+        tree.exit(2);
+        tree.fork(1, key(2));
+        tree.exit(3);
+        let known: Vec<_> = tree.live().map(|process| process.tgid).collect();
+        assert_eq!(known, [1, 2]);
+        assert!(known.iter().all(|tgid| !tree.lineage(*tgid).0.is_empty()), "who lives, is known");
+    }
+
+    proptest::proptest! {
+        /// Reports in any order, with any of them missing: no panic, and nothing lives that is not known.
+        #[test]
+        fn any_reports_leave_a_sound_tree(steps in proptest::collection::vec((0u8..5, 1u32..12, 1u32..12, 0u64..3), 0..400)) {
+            let mut tree = ProcessTree::new(key(1));
+            for (what, a, b, start_ns) in steps {
+                let other = ProcessKey { tgid: b, start_ns };
+                match what {
+                    0 | 1 => tree.fork(a, other),
+                    2 => tree.exit(a),
+                    3 => tree.exec(a, "x".into(), None),
+                    _ => drop(tree.reconcile(&[(key(1), 0), (other, a)])),
+                }
+                for tgid in tree.live.keys() {
+                    proptest::prop_assert!(!tree.lineage(*tgid).0.is_empty());
+                }
+            }
+        }
     }
 
     #[test]

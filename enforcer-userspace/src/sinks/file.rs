@@ -49,6 +49,7 @@ impl FileSink {
     /// Appends one line, whole or not at all.
     pub(crate) fn write(&mut self, line: &str) -> Result<(), PathError> {
         if self.bytes > 0 && self.bytes + line.len() as u64 >= ROTATE_BYTES {
+            // The line that found no new file is not written: else a disk on which none can be made would fill with one file.
             self.rotate()?;
         }
         let mut bytes = Vec::with_capacity(line.len() + 1);
@@ -85,7 +86,7 @@ impl FileSink {
         (1..KEEP).map(|n| numbered(path, n)).chain([path.to_owned(), new(path)]).collect()
     }
 
-    /// The new file first: if there can be none, nothing has been moved, and the old one goes on.
+    /// The new file first: if there can be none, nothing has been moved.
     fn rotate(&mut self) -> Result<(), PathError> {
         let next = new(&self.path);
         let file = open(&next)?;
@@ -126,14 +127,20 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The last 64 KiB: a line is shorter, since a lineage has a bound.
+/// The end of the file: at least the last whole line, if there is one.
 fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
-    const TAIL_BYTES: u64 = 64 << 10;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
-    Ok(tail)
+    let mut tail_bytes = 64 << 10;
+    loop {
+        file.seek(SeekFrom::Start(length.saturating_sub(tail_bytes)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        // A line ends, and another one before it.
+        if tail_bytes >= length || tail.iter().filter(|byte| **byte == b'\n').count() > 1 {
+            return Ok(tail);
+        }
+        tail_bytes *= 4;
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +164,17 @@ mod tests {
         assert_eq!(tail, "one\ntwo\n");
         sink.write("four").unwrap();
         assert_eq!(all(&sink), "one\ntwo\nfour\n");
+    }
+
+    #[test]
+    fn long_lines_are_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let long = "x".repeat(300 << 10);
+        fs::write(&path, format!("one\n{long}\n{long}")).unwrap();
+        let (_sink, tail) = FileSink::open(&path).unwrap();
+        assert!(tail.ends_with(&format!("{long}\n")), "the whole line is found");
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("one\n{long}\n"), "the cut one is gone");
     }
 
     #[test]

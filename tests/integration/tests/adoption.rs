@@ -202,3 +202,21 @@ fn detached_program_is_noticed_and_replaced() {
     inside.end();
     daemon.wait_idle();
 }
+
+/// All links at once, directory and all.
+#[test]
+fn missing_links_are_all_replaced() {
+    let pair = Pair::v4("tcp");
+    let [_, refused] = pair.arguments().map(|address| format!("tcp/{address}"));
+    let mut daemon = Daemon::start();
+    let mut inside = daemon.converse(&Envelope::of("unlinked"), &unique("unlinked"));
+    assert!(!inside.attempt(&refused));
+    assert!(daemon.stop().success());
+    fs::remove_dir_all(daemon.layout().pin_dir.join("links")).expect("root can do that");
+    assert!(inside.attempt(&refused), "control: nothing is attached");
+    daemon.restart();
+    assert_eq!(daemon.status()["daemon"]["start"], "upgraded");
+    assert!(!inside.attempt(&refused));
+    inside.end();
+    daemon.wait_idle();
+}

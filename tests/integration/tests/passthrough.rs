@@ -97,3 +97,22 @@ fn inherited_descriptors_are_closed() {
     let run = daemon.layout().run_command(Envelope::of("descriptors"), &arguments);
     assert_eq!(numbers(wrap(&open_nine, &run)), ["0", "1", "2"]);
 }
+
+/// A connection to the daemon, made by somebody who may operate it, is not handed on.
+#[test]
+fn connection_to_the_daemon_is_not_a_stream_of_the_command() {
+    let daemon = Daemon::start();
+    let trace = daemon.layout().file("trace");
+    for (stream, what) in [(0, "standard input"), (1, "standard output")] {
+        let control = std::os::unix::net::UnixStream::connect(daemon.layout().socket()).expect("root may");
+        let mut command =
+            daemon.layout().run_command(Envelope::of("stream"), &["touch", &trace.display().to_string()]);
+        let control = std::process::Stdio::from(std::os::fd::OwnedFd::from(control));
+        let command = if stream == 0 { command.stdin(control) } else { command.stdout(control) };
+        let refusal = command.stderr(std::process::Stdio::piped()).output().expect("it can be executed");
+        let says = String::from_utf8_lossy(&refusal.stderr);
+        assert_eq!(refusal.status.code(), Some(2), "{says}");
+        assert!(says.contains(what), "{says}");
+        assert!(!trace.exists(), "the command is not executed");
+    }
+}
