@@ -234,13 +234,17 @@ fn llvm_packages(llvm: u32) -> [Package; 2] {
     ["llvm", "libpolly"].map(|stem| Package::required(format!("{stem}-{llvm}-dev"), WHY))
 }
 
-/// Where an LLVM of that version is installed with its headers.
+/// Where an LLVM of that version is installed with all that one builds against. Debian's `llvm-config` says nothing of that: it
+/// is in the package for users of LLVM, not in those for developers.
 fn llvm_prefix(llvm: u32) -> Option<PathBuf> {
-    let is_it = |prefix: &PathBuf| {
+    let is_version = |prefix: &PathBuf| {
         let version = output(Command::new(prefix.join("bin/llvm-config")).arg("--version"));
         version.is_ok_and(|version| version.split('.').next() == Some(llvm.to_string().as_str()))
     };
-    [env::var_os(LLVM_ENV).map(PathBuf::from), Some(debian_llvm(llvm))].into_iter().flatten().find(is_it)
+    let named = env::var_os(LLVM_ENV).map(PathBuf::from);
+    let named = named.filter(|prefix| prefix.join("include/llvm-c/Core.h").is_file());
+    let debian = llvm_packages(llvm).iter().all(Package::is_installed).then(|| debian_llvm(llvm));
+    [named, debian].into_iter().flatten().find(is_version)
 }
 
 fn debian_llvm(llvm: u32) -> PathBuf {

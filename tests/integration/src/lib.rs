@@ -57,6 +57,12 @@ pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Optio
     }
 }
 
+/// Prints a line that is seen though the test passes: `eprintln` is captured.
+pub fn say(line: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "{line}").expect("standard error is open");
+}
+
 /// A word that no other run and no other part of this run uses. What a probe sends begins with one, so that a server
 /// knows whose it is.
 pub fn unique(prefix: &str) -> String {

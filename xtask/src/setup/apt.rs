@@ -24,6 +24,13 @@ impl Package {
     pub(super) fn optional(name: impl Into<String>, why: &'static str) -> Self {
         Self { name: name.into(), why, optional: true }
     }
+
+    /// Whether dpkg has it whole; no, on a system without dpkg.
+    pub(super) fn is_installed(&self) -> bool {
+        let mut query = Command::new("dpkg-query");
+        query.args(["--show", "--showformat", "${db:Status-Status}", &self.name]);
+        output(&mut query).is_ok_and(|status| status == "installed")
+    }
 }
 
 /// apt on this machine. The list of packages is brought up to date once, and only when something is missing.
