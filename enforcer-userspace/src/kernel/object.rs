@@ -1,6 +1,12 @@
 //! Loading the object, adopting what is pinned, replacing programs of an earlier build, and taking everything away.
 
-use std::{fs::File, io, io::Read as _, path::PathBuf};
+use std::{
+    fs::File,
+    io,
+    io::Read as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -8,6 +14,7 @@ use aya::{
     programs::{
         ProgramError,
         links::{FdLink, LinkError, PinnedLink},
+        loaded_programs,
     },
 };
 use enforcer_common::{
@@ -25,6 +32,9 @@ use super::{
     pins::{PinError, Pins},
     ring::Ring,
 };
+
+/// How long the kernel may take to let go of programs whose pins are gone.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The kernel programs this build was made with.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf.o"));
@@ -72,6 +82,8 @@ pub(crate) enum KernelError {
         #[source]
         source: io::Error,
     },
+    #[error("program {id} is still loaded: somebody else holds it")]
+    StillLoaded { id: u32 },
     #[error("run the task iterator")]
     Iterate(#[source] io::Error),
     #[error("wait for records")]
@@ -275,7 +287,29 @@ pub(crate) fn remove_pins(pins: &Pins) -> Result<(), KernelError> {
     if pins.exist()? && pins.map("META").exists() {
         read_our_meta(pins)?;
     }
-    Ok(pins.remove()?)
+    let pinned = |hook: &super::attach::Hook| {
+        let link = FdLink::from(PinnedLink::from_pin(pins.link(hook.program)).ok()?);
+        Some(link.info().ok()?.program_id())
+    };
+    let programs: Vec<u32> = HOOKS.iter().filter_map(pinned).collect();
+    pins.remove()?;
+    wait_until_unloaded(&programs)
+}
+
+/// A pin that is removed lets go of its link a little later (v6.1/kernel/bpf/inode.c, bpf_free_inode), and the program runs until
+/// then. When this returns, it has ended.
+fn wait_until_unloaded(programs: &[u32]) -> Result<(), KernelError> {
+    let deadline = Instant::now() + UNLOAD_TIMEOUT;
+    loop {
+        let loaded = loaded_programs().filter_map(Result::ok).map(|program| program.id());
+        let Some(id) = loaded.into_iter().find(|id| programs.contains(id)) else {
+            return Ok(());
+        };
+        if Instant::now() > deadline {
+            return Err(KernelError::StillLoaded { id });
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// What the pinned maps say of themselves, if they are ours.
