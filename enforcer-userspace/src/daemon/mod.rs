@@ -182,13 +182,7 @@ impl Daemon {
 
     /// By its tag, or by its cgroup. What cannot be told counts as yes.
     fn is_in_session(&self, pid: u32) -> bool {
-        let tagged = !matches!(self.kernel.sessions.tag(pid), Ok(None));
-        let cgroup = procfs::cgroup2_of(pid);
-        let inside = match cgroup {
-            Ok(Some(path)) => self.cgroups.holds(&path),
-            Ok(None) | Err(_) => true,
-        };
-        tagged || inside
+        !matches!(self.kernel.sessions.tag(pid), Ok(None)) || stands_inside(&self.cgroups, pid)
     }
 
     fn answer(&mut self, peer: &crate::control::peer::Peer, request: Request) -> Result<Answer, Refusal> {
@@ -304,6 +298,11 @@ impl Daemon {
         self.survive(reconciled);
         Ok(self.state.save_lost(&self.host.boot_id, lost)?)
     }
+}
+
+/// Whether a process is in a session's cgroup. What cannot be told counts as yes.
+fn stands_inside(cgroups: &Cgroups, pid: u32) -> bool {
+    !matches!(procfs::cgroup2_of(pid), Ok(Some(path)) if !cgroups.holds(&path))
 }
 
 fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {

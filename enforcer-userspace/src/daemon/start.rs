@@ -22,7 +22,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Daemon, DaemonError, Events, Signals};
+use super::{Daemon, DaemonError, Events, Signals, stands_inside};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -179,12 +179,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
     let listener = listen(&settings)?;
     let (calls, mut called) = mpsc::channel(CALLS);
     let (stop, stopped) = oneshot::channel::<()>();
-    let (cgroups, inside) = (daemon.cgroups.clone(), procfs::cgroup2_of);
-    let gate = Gate::new(
-        listener,
-        // What cannot be told counts as inside.
-        Box::new(move |pid| !matches!(inside(pid), Ok(Some(path)) if !cgroups.holds(&path))),
-    );
+    let cgroups = daemon.cgroups.clone();
+    let gate = Gate::new(listener, Box::new(move |pid| stands_inside(&cgroups, pid)));
     let server = tokio::spawn(server::serve(gate, calls, async {
         // A sender that is gone means stop, too.
         drop(stopped.await);
