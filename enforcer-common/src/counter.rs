@@ -25,6 +25,8 @@ wire_enum! {
         FaultNoSession = 8 => "fault_no_session",
         /// A kernel structure could not be read: denied, or the record is incomplete.
         FaultKernelRead = 9 => "fault_kernel_read",
+        /// An envelope's rules were missing or contradicted themselves: denied.
+        FaultNoRules = 10 => "fault_no_rules",
     }
 }
 
@@ -41,6 +43,7 @@ impl Counter {
                 | Self::FaultRecordLost
                 | Self::FaultNoSession
                 | Self::FaultKernelRead
+                | Self::FaultNoRules
         )
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::identity::SessionRef;
 use crate::net::{Address, Destination, Family};
-use crate::rules::{NO_RULE, RuleTable};
+use crate::rules::{Broken, EnvelopeRules as _, NO_RULE, RuleTables};
 use crate::session::{Control, ControlWord, SessionState};
 use crate::verdict::{Mode, Reason, Verdict};
 
@@ -55,7 +55,7 @@ pub struct Decision {
     pub rule: u32,
     /// The envelope that was asked; 0 if none was.
     pub envelope: u32,
-    /// The mode the session is in; enforce if that is not known.
+    /// Whether a deny is carried out: the session's mode, or that of the rule; enforce if neither is known.
     pub mode: Mode,
 }
 
@@ -77,7 +77,7 @@ impl Decision {
 
 /// Judges a connection or datagram. `destination` is `None` when the address has a form that no rule can speak of.
 #[inline(always)]
-pub fn decide<R: RuleTable>(standing: &Standing, destination: Option<Destination>, rules: &R) -> Decision {
+pub fn decide<R: RuleTables>(standing: &Standing, destination: Option<Destination>, rules: &R) -> Decision {
     let control = match check_standing(standing) {
         Ok(control) => control,
         Err(reason) => return Decision::refusal(reason),
@@ -95,13 +95,15 @@ pub fn decide<R: RuleTable>(standing: &Standing, destination: Option<Destination
         (true, Family::V6) => {
             let v4 =
                 decide_rules(&control, Destination { address: Address::LOOPBACK_V4, ..destination }, rules);
+            if v4.is_refused() {
+                return v4;
+            }
+            let v6 =
+                decide_rules(&control, Destination { address: Address::LOOPBACK_V6, ..destination }, rules);
             match v4.verdict {
-                Verdict::Deny => v4,
-                Verdict::Allow => decide_rules(
-                    &control,
-                    Destination { address: Address::LOOPBACK_V6, ..destination },
-                    rules,
-                ),
+                // Let through in audit mode, and to be recorded, unless the other is refused.
+                Verdict::Deny if !v6.is_refused() => v4,
+                Verdict::Allow | Verdict::Deny => v6,
             }
         }
     }
@@ -144,9 +146,16 @@ fn check_standing(standing: &Standing) -> Result<Control, Reason> {
 }
 
 #[inline(always)]
-fn decide_rules<R: RuleTable>(control: &Control, destination: Destination, rules: &R) -> Decision {
-    let Some(hit) = rules.rule(control.envelope, &destination) else {
-        return denied(control, Reason::NoRule, NO_RULE);
+fn decide_rules<R: RuleTables>(control: &Control, destination: Destination, rules: &R) -> Decision {
+    let found = match rules.envelope(control.envelope) {
+        Some(rules) => rules.find(&destination),
+        None => Err(Broken),
+    };
+    let hit = match found {
+        Ok(Some(hit)) => hit,
+        Ok(None) => return denied(control, Reason::NoRule, NO_RULE),
+        // Also in audit mode: that there are no rules is not what rules say.
+        Err(Broken) => return denied(control, Reason::Fault, NO_RULE),
     };
     // Anything but a clean allow is a deny.
     match Verdict::try_from(hit.verdict) {
@@ -156,7 +165,13 @@ fn decide_rules<R: RuleTable>(control: &Control, destination: Destination, rules
             rule: hit.rule,
             ..decision_of(control)
         },
-        Ok(Verdict::Deny) | Err(_) => denied(control, Reason::DenyRule, hit.rule),
+        Ok(Verdict::Deny) | Err(_) => {
+            let mode = match hit.mode {
+                0 => control.mode,
+                mode => Mode::try_from(mode).unwrap_or(Mode::Enforce),
+            };
+            Decision { mode, ..denied(control, Reason::DenyRule, hit.rule) }
+        }
     }
 }
 

@@ -3,12 +3,31 @@
 use crate::wire_enum;
 
 wire_enum! {
-    /// A transport protocol that an envelope can speak of, by its IP protocol number.
+    /// A protocol that an envelope can speak of, by its IP protocol number.
     pub enum Protocol: u8 = "protocol" {
+        /// ICMP and ICMPv6. It has no ports.
+        Icmp = 1 => "icmp",
         /// TCP.
         Tcp = 6 => "tcp",
         /// UDP.
         Udp = 17 => "udp",
+    }
+}
+
+impl Protocol {
+    /// The protocol with this number in an IP header or in `socket()`.
+    #[inline(always)]
+    pub fn of_ip(number: u32) -> Option<Self> {
+        const ICMPV6: u32 = 58;
+        match number {
+            ICMPV6 => Some(Self::Icmp),
+            number => Self::try_from(u8::try_from(number).ok()?).ok(),
+        }
+    }
+
+    /// Whether destinations have ports.
+    pub const fn has_ports(self) -> bool {
+        !matches!(self, Self::Icmp)
     }
 }
 
@@ -111,7 +130,7 @@ pub struct Destination {
     pub protocol: Protocol,
     /// The address as the program named it, in canonical form.
     pub address: Address,
-    /// The port, host byte order.
+    /// The port, host byte order; 0 if the protocol has none.
     pub port: u16,
 }
 

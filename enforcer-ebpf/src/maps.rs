@@ -2,15 +2,15 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    btf_maps,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
     identity::{EnrolRequest, SessionRef, TaskTag},
-    net::Family,
-    rules::{DestKey, PortKey, PortRule, RuleTable},
+    rules::{EnvelopeRules, LengthNode, LengthPlan, MAX_ENVELOPES, RuleEntry, RuleKey, RuleTables},
     session::SessionRow,
 };
 
@@ -37,14 +37,18 @@ pub(crate) static SESSIONS: Array<SessionRow> = Array::with_max_entries(MAX_SESS
 #[map]
 pub(crate) static PROCS: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
 
-/// Rules, first look-up. Written by the daemon. A trie allocates an entry when it is inserted, so the size is a bound
-/// and not a cost.
-#[map]
-pub(crate) static DESTS: LpmTrie<DestKey, u32> = LpmTrie::with_max_entries(4_194_304, 0);
+/// The table of one envelope. The daemon makes it as large as the envelope's rules need; the size here is that of no table.
+type Entries = btf_maps::HashMap<RuleKey, RuleEntry, 1>;
 
-/// Rules, second look-up. Written by the daemon.
+/// Envelope number to its table. Written by the daemon: a table is complete before it is put here, and does not change.
+#[btf_map]
+pub(crate) static RULES: btf_maps::HashOfMaps<u32, Entries, { MAX_ENVELOPES as usize }> =
+    btf_maps::HashOfMaps::new();
+
+/// Envelope number to the order in which its prefix lengths are tried. Written by the daemon before the table is in
+/// `RULES`. 5.6 MB.
 #[map]
-pub(crate) static PORTS: LpmTrie<PortKey, PortRule> = LpmTrie::with_max_entries(4_194_304, 0);
+pub(crate) static PLANS: Array<LengthPlan> = Array::with_max_entries(MAX_ENVELOPES, 0);
 
 /// What the task iterator is asked to tag, entry 0. Written by the daemon.
 #[map]
@@ -63,17 +67,36 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Cou
 #[map]
 pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
 
-/// The rule maps as [`RuleTable`].
+/// The rule maps as [`RuleTables`].
 pub(crate) struct KernelRules;
 
-impl RuleTable for KernelRules {
+/// The rules of one envelope in the kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelEnvelope {
+    entries: &'static Entries,
+    plan: &'static LengthPlan,
+}
+
+impl RuleTables for KernelRules {
+    type Rules = KernelEnvelope;
+
     #[inline(always)]
-    fn port_set(&self, key: &DestKey, family: Family) -> Option<u32> {
-        DESTS.get(Key::new(DestKey::lookup_bits(family), *key)).copied()
+    fn envelope(&self, number: u32) -> Option<KernelEnvelope> {
+        // SAFETY: the kernel keeps the table for as long as this program runs.
+        let entries = unsafe { RULES.get(&number) }?;
+        Some(KernelEnvelope { entries, plan: PLANS.get(number)? })
+    }
+}
+
+impl EnvelopeRules for KernelEnvelope {
+    #[inline(always)]
+    fn node(&self, index: usize) -> Option<LengthNode> {
+        self.plan.nodes.get(index).copied()
     }
 
     #[inline(always)]
-    fn port_rule(&self, key: &PortKey) -> Option<PortRule> {
-        PORTS.get(Key::new(PortKey::LOOKUP_BITS, *key)).copied()
+    fn entry(&self, key: &RuleKey) -> Option<RuleEntry> {
+        // SAFETY: the daemon removes nothing from a table, so the entry stays what it is.
+        unsafe { self.entries.get(key) }.copied()
     }
 }

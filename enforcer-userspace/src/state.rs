@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use crate::{
     path_error::PathError,
-    session::{ProcessKey, Session},
+    session::{EnvelopeInForce, ProcessKey, Session},
 };
 
 /// The version of the files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why state could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +44,9 @@ pub(crate) struct SessionFile {
     pub(crate) id: Uuid,
     slot: u32,
     generation: u32,
-    pub(crate) envelope_number: u32,
-    pub(crate) envelope: String,
+    pub(crate) envelope: EnvelopeFile,
+    /// The envelope that is about to take its place: which of the two is in force, the kernel knows.
+    pub(crate) next: Option<EnvelopeFile>,
     pub(crate) cgroup: PathBuf,
     pub(crate) cgroup_id: u64,
     pub(crate) cgroup_before: String,
@@ -67,8 +68,8 @@ impl SessionFile {
             id: grant.id,
             slot: grant.slot.slot,
             generation: grant.slot.generation,
-            envelope_number: grant.envelope.number,
-            envelope: grant.envelope.text.clone(),
+            envelope: EnvelopeFile::new(&session.envelope),
+            next: None,
             cgroup: grant.cgroup.clone(),
             cgroup_id: grant.cgroup_id,
             cgroup_before: grant.cgroup_before.clone(),
@@ -82,12 +83,30 @@ impl SessionFile {
         }
     }
 
+    /// The envelope that the kernel holds the session to.
+    pub(crate) fn envelope(&self, number: u32) -> Option<&EnvelopeFile> {
+        std::iter::once(&self.envelope).chain(&self.next).find(|envelope| envelope.number == number)
+    }
+
     pub(crate) const fn slot(&self) -> SessionRef {
         SessionRef { slot: self.slot, generation: self.generation }
     }
 
     pub(crate) const fn root(&self) -> ProcessKey {
         ProcessKey { tgid: self.root_tgid, start_ns: self.root_start_ns }
+    }
+}
+
+/// An envelope as it is written down.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EnvelopeFile {
+    pub(crate) number: u32,
+    pub(crate) text: String,
+}
+
+impl EnvelopeFile {
+    pub(crate) fn new(envelope: &EnvelopeInForce) -> Self {
+        Self { number: envelope.number, text: envelope.text.clone() }
     }
 }
 

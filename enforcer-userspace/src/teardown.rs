@@ -67,7 +67,7 @@ pub(crate) fn known_sessions(settings: &Settings, cgroups: &Cgroups) -> Vec<Held
     let files = State::open(&settings.state_dir, &settings.sessions()).and_then(|state| state.sessions());
     let files = files.unwrap_or_default().into_iter().filter_map(Result::ok);
     let held = |file: crate::state::SessionFile| {
-        let metadata = crate::envelope::parse(&file.envelope).ok().map(|envelope| envelope.metadata);
+        let metadata = crate::envelope::parse(&file.envelope.text).ok().map(|envelope| envelope.metadata);
         let (agent, owner) =
             metadata.map_or_else(Default::default, |metadata| (metadata.name, metadata.owner));
         let processes = cgroups.processes(&file.cgroup).map_or(0, |processes| processes.len());

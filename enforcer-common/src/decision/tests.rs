@@ -2,7 +2,7 @@ extern crate std;
 
 use super::*;
 use crate::net::{Family, Protocol};
-use crate::rules::{DestKey, PortKey, PortRule};
+use crate::rules::{EnvelopeRules, LengthNode, LengthPlan, RuleEntry, RuleKey, selector};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -13,20 +13,28 @@ const ENVELOPE: u32 = 77;
 #[derive(Default)]
 struct Table(Vec<(Address, u16, Verdict)>);
 
-impl RuleTable for Table {
-    fn port_set(&self, key: &DestKey, family: Family) -> Option<u32> {
-        assert_eq!(key.envelope, ENVELOPE);
-        let found = self.0.iter().position(|(a, ..)| a.octets() == key.address && a.family() == family)?;
-        Some(found as u32)
+impl<'t> RuleTables for &'t Table {
+    type Rules = &'t Table;
+
+    fn envelope(&self, number: u32) -> Option<&'t Table> {
+        assert_eq!(number, ENVELOPE);
+        Some(self)
+    }
+}
+
+impl EnvelopeRules for &Table {
+    fn node(&self, index: usize) -> Option<LengthNode> {
+        let family = if index == LengthPlan::root(Family::V4) { Family::V4 } else { Family::V6 };
+        Some(LengthNode { bits: family.bits(), miss: LengthNode::END })
     }
 
-    fn port_rule(&self, key: &PortKey) -> Option<PortRule> {
-        let (_, port, verdict) = self.0[key.port_set as usize];
-        (port.to_be_bytes() == key.port_be).then_some(PortRule {
-            rule: key.port_set,
-            verdict: verdict.raw(),
-            pad: [0; 3],
-        })
+    fn entry(&self, key: &RuleKey) -> Option<RuleEntry> {
+        let same = |address: Address| *key == RuleKey::prefix(address, address.family().bits());
+        let rule = self.0.iter().position(|(address, ..)| same(*address))?;
+        let (_, port, verdict) = self.0[rule];
+        let only = selector(Protocol::Tcp, port);
+        let rule = rule as u32;
+        Some(RuleEntry { first: only, last: only, rule, verdict: verdict.raw(), ..RuleEntry::NONE })
     }
 }
 
@@ -49,7 +57,7 @@ fn to(address: &str, port: u16) -> Option<Destination> {
 }
 
 fn check(standing: &Standing, destination: Option<Destination>, table: &Table, expect: (Verdict, Reason)) {
-    let decision = decide(standing, destination, table);
+    let decision = decide(standing, destination, &table);
     assert_eq!((decision.verdict, decision.reason), expect);
 }
 
@@ -68,19 +76,70 @@ fn rules_decide_for_an_active_session() {
     check(&active, None, &table, (Verdict::Deny, Reason::Unclassifiable));
 }
 
+/// A table of which every entry is this one.
+#[derive(Clone, Copy)]
+struct Same(Option<RuleEntry>);
+
+impl RuleTables for Same {
+    type Rules = Self;
+
+    fn envelope(&self, _: u32) -> Option<Self> {
+        Some(*self)
+    }
+}
+
+impl EnvelopeRules for Same {
+    fn node(&self, _: usize) -> Option<LengthNode> {
+        Some(LengthNode { bits: 32, miss: LengthNode::END })
+    }
+
+    fn entry(&self, key: &RuleKey) -> Option<RuleEntry> {
+        if key.kind == RuleKey::RANGE { None } else { self.0 }
+    }
+}
+
+/// Decides every protocol and port.
+const EVERYTHING: RuleEntry = RuleEntry { first: 0, last: u32::MAX, rule: 0, ..RuleEntry::NONE };
+
 #[test]
 fn an_entry_with_a_broken_verdict_denies() {
-    struct Broken;
-    impl RuleTable for Broken {
-        fn port_set(&self, _: &DestKey, _: Family) -> Option<u32> {
-            Some(0)
-        }
-        fn port_rule(&self, _: &PortKey) -> Option<PortRule> {
-            Some(PortRule { rule: 0, verdict: 0, pad: [0; 3] })
+    for mode in [Mode::Enforce, Mode::Audit] {
+        let decision =
+            decide(&standing(SessionState::Active, mode), to("10.0.0.1", 1), &Same(Some(EVERYTHING)));
+        assert_eq!((decision.verdict, decision.mode), (Verdict::Deny, mode));
+    }
+    let broken = Same(Some(RuleEntry { verdict: Verdict::Deny.raw(), mode: 7, ..EVERYTHING }));
+    assert!(decide(&standing(SessionState::Active, Mode::Audit), to("10.0.0.1", 1), &broken).is_refused());
+}
+
+#[test]
+fn rules_that_are_missing_or_broken_deny_in_audit_mode_as_well() {
+    struct Nothing;
+    impl RuleTables for Nothing {
+        type Rules = Same;
+        fn envelope(&self, _: u32) -> Option<Same> {
+            None
         }
     }
-    let active = standing(SessionState::Active, Mode::Enforce);
-    assert!(decide(&active, to("10.0.0.1", 1), &Broken).is_refused());
+    let audited = standing(SessionState::Active, Mode::Audit);
+    let decision = decide(&audited, to("10.0.0.1", 1), &Nothing);
+    assert_eq!((decision.is_refused(), decision.reason), (true, Reason::Fault));
+    // An entry that refers to ranges that are not there.
+    let broken = Same(Some(RuleEntry { last: 5, many: 1, ..EVERYTHING }));
+    let decision = decide(&audited, to("10.0.0.1", 1), &broken);
+    assert_eq!((decision.is_refused(), decision.reason), (true, Reason::Fault));
+    assert!(!decide(&audited, to("10.0.0.1", 1), &Same(None)).is_refused());
+}
+
+#[test]
+fn a_rule_has_its_own_mode() {
+    let rule =
+        |mode: Mode| Same(Some(RuleEntry { verdict: Verdict::Deny.raw(), mode: mode.raw(), ..EVERYTHING }));
+    for session in [Mode::Enforce, Mode::Audit] {
+        let standing = standing(SessionState::Active, session);
+        assert!(decide(&standing, to("10.0.0.1", 1), &rule(Mode::Enforce)).is_refused());
+        assert!(!decide(&standing, to("10.0.0.1", 1), &rule(Mode::Audit)).is_refused());
+    }
 }
 
 #[test]
@@ -131,14 +190,14 @@ fn only_stream_and_datagram_of_the_plain_protocols_are_created() {
 fn audit_lets_through_what_rules_refuse_and_nothing_else() {
     let table = Table::default();
     let audit = standing(SessionState::Active, Mode::Audit);
-    let decision = decide(&audit, to("10.0.0.1", 1), &table);
+    let decision = decide(&audit, to("10.0.0.1", 1), &&table);
     assert_eq!((decision.verdict, decision.is_refused()), (Verdict::Deny, false));
     assert!(!decide_socket(&audit, 3, 1).is_refused());
 
-    assert!(decide(&standing(SessionState::Revoked, Mode::Audit), to("10.0.0.1", 1), &table).is_refused());
-    assert!(decide(&Standing { now_ns: 1_000, ..audit }, to("10.0.0.1", 1), &table).is_refused());
+    assert!(decide(&standing(SessionState::Revoked, Mode::Audit), to("10.0.0.1", 1), &&table).is_refused());
+    assert!(decide(&Standing { now_ns: 1_000, ..audit }, to("10.0.0.1", 1), &&table).is_refused());
     assert!(
-        decide(&Standing { claim: Claim::Untagged(SESSION), ..audit }, to("10.0.0.1", 1), &table)
+        decide(&Standing { claim: Claim::Untagged(SESSION), ..audit }, to("10.0.0.1", 1), &&table)
             .is_refused()
     );
 }
@@ -173,8 +232,8 @@ proptest! {
         let facts = Standing { claim, control: word, expires_ns, now_ns };
         let verdict = |allow| if allow { Verdict::Allow } else { Verdict::Deny };
         let table = Table(listed.into_iter().map(|allow| (address, 5, verdict(allow))).collect());
-        let destination = Destination { protocol: Protocol::Udp, address, port: 5 };
-        let decision = decide(&facts, Some(destination), &table);
+        let destination = Destination { protocol: Protocol::Tcp, address, port: 5 };
+        let decision = decide(&facts, Some(destination), &&table);
 
         let state = word.0 as u8;
         let mode = (word.0 >> 8) as u8;

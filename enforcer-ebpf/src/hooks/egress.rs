@@ -9,7 +9,7 @@ use enforcer_common::{
     decision::{Claim, Decision, decide},
     net::{Address, Destination, Family, Protocol},
     record::{EgressRecord, Operation, RecordKind},
-    verdict::Verdict,
+    verdict::{Reason, Verdict},
 };
 
 use crate::{counters, emit, maps::KernelRules, session, task};
@@ -47,7 +47,7 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
             Address::v6_words(words)
         }
     };
-    let known = u8::try_from(protocol).ok().and_then(|number| Protocol::try_from(number).ok());
+    let known = Protocol::of_ip(protocol);
     let address = match (known, operation) {
         (Some(Protocol::Tcp), Operation::Connect) if is_unspecified_v4(address) => unspecified_tcp(fields),
         _ => address,
@@ -102,6 +102,9 @@ pub(crate) fn conclude(claim: Claim, decision: &Decision, attempt: &Attempt) -> 
         (Verdict::Deny, false) => Counter::Audited,
         (Verdict::Allow, false) => Counter::Allowed,
     });
+    if decision.reason == Reason::Fault {
+        counters::add(Counter::FaultNoRules);
+    }
     let (family, address, port) = match attempt.to {
         Some((address, port)) => (address.family().raw(), address.octets(), port),
         None => (0, [0; 16], 0),

@@ -1,4 +1,4 @@
-//! `enforcer check`: parse and compile an envelope.
+//! `enforcer check`: parse and compile an envelope, and warn of what is probably not meant.
 
 use std::{
     fmt::Write as _,
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Format, print_json, read_envelope, text};
 use crate::{
-    envelope::{self, CompiledRules, Diagnostics, Envelope},
+    envelope::{self, CompiledRules, Diagnostics, Envelope, Warning},
     exit::{ExitStatus, Failure},
 };
 
@@ -17,6 +17,12 @@ use crate::{
 pub(super) struct Args {
     /// The envelope
     file: PathBuf,
+    /// Say what the compiled rules take in the kernel
+    #[arg(long)]
+    stats: bool,
+    /// Take warnings for errors
+    #[arg(long)]
+    deny_warnings: bool,
 }
 
 #[derive(Serialize)]
@@ -26,6 +32,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     envelope: Option<Summary>,
     diagnostics: Vec<Finding>,
+    warnings: Vec<WarningReport>,
 }
 
 #[derive(Serialize)]
@@ -39,8 +46,29 @@ struct Summary {
     ttl_seconds: u64,
     rules: usize,
     /// What the kernel holds for it.
-    destination_entries: usize,
-    port_entries: usize,
+    stats: StatsReport,
+}
+
+/// What the kernel holds for an envelope.
+#[derive(Serialize)]
+struct StatsReport {
+    entries: usize,
+    prefixes: usize,
+    markers: usize,
+    ranges: usize,
+    /// The most look-ups that a decision takes.
+    prefix_lookups: usize,
+    range_lookups: usize,
+    kernel_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct WarningReport {
+    code: &'static str,
+    /// 0: the envelope as a whole.
+    line: u32,
+    message: String,
+    hint: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -57,47 +85,87 @@ pub(super) fn execute(format: Format, args: &Args) -> Result<ExitStatus, Failure
     let checked = match envelope::parse(&text) {
         Ok(envelope) => {
             let rules = envelope::compile(&envelope).map_err(|error| Failure::new(ExitStatus::No, error))?;
-            Ok((envelope, rules))
+            let warnings = envelope::lint(&envelope, &rules);
+            Ok(Checked { envelope, rules, warnings })
         }
         Err(diagnostics) => Err(diagnostics),
     };
     match (format, &checked) {
         (Format::Json, _) => print_json(&report(&checked))?,
-        (Format::Text, Ok((envelope, rules))) => text::print(&describe(envelope, rules))?,
+        (Format::Text, Ok(checked)) => {
+            text::print(&describe(checked, args.stats))?;
+            eprint!("{}", warn(&args.file, &checked.warnings));
+        }
         (Format::Text, Err(diagnostics)) => eprint!("{}", complaint(&args.file, diagnostics)),
     }
-    Ok(if checked.is_ok() { ExitStatus::Ok } else { ExitStatus::No })
+    let good = checked.is_ok_and(|checked| checked.warnings.is_empty() || !args.deny_warnings);
+    Ok(if good { ExitStatus::Ok } else { ExitStatus::No })
 }
 
-fn describe(envelope: &Envelope, rules: &CompiledRules) -> String {
+/// A valid envelope.
+struct Checked {
+    envelope: Envelope,
+    rules: CompiledRules,
+    warnings: Vec<Warning>,
+}
+
+fn describe(Checked { envelope, rules, .. }: &Checked, stats: bool) -> String {
     let metadata = &envelope.metadata;
     let mut out = String::new();
     let _infallible =
         writeln!(out, "envelope  {} for {} by {}", metadata.name, metadata.owner, metadata.operator);
     let _infallible =
         writeln!(out, "mode      {}, sessions last {} s", envelope.mode, envelope.ttl.as_secs());
-    let _infallible = writeln!(
-        out,
-        "rules     {}, {} destination and {} port entries in the kernel",
-        envelope.rules.len(),
-        rules.dests.len(),
-        rules.ports.len()
-    );
+    let _infallible = writeln!(out, "rules     {}", envelope.rules.len());
+    if stats {
+        let (stats, entries) = (&rules.stats, rules.entries.len());
+        let _infallible = writeln!(
+            out,
+            "kernel    {entries} entries ({} prefixes, {} markers, {} ranges), {} bytes",
+            stats.prefixes,
+            stats.markers,
+            stats.ranges,
+            rules.kernel_bytes()
+        );
+        let _infallible = writeln!(
+            out,
+            "look-ups  at most {} for the address, {} for the port",
+            stats.prefix_lookups, stats.range_lookups
+        );
+    }
     for rule in &envelope.rules {
-        let to: Vec<String> = rule.to.iter().map(ToString::to_string).collect();
+        let addresses = rule.to.iter().map(ToString::to_string);
+        let names = rule.names.iter().map(ToString::to_string);
+        let agents = rule.agents.iter().map(|agent| format!("agent:{agent}"));
+        let to: Vec<String> = addresses.chain(names).chain(agents).collect();
         let ports: Vec<String> = rule.ports.iter().map(ToString::to_string).collect();
         let protocols: Vec<&str> = rule.protocols.iter().map(|protocol| protocol.name()).collect();
         let _infallible = writeln!(
             out,
-            "  {:<5} {}: {} {} -> {}",
+            "  {:<5} {}: {}{}{} -> {}{}",
             rule.verdict,
             rule.name,
             protocols.join("+"),
+            if ports.is_empty() { "" } else { " " },
             ports.join(","),
-            to.join(" ")
+            to.join(" "),
+            rule.mode.map(|mode| format!(" ({mode})")).unwrap_or_default()
         );
     }
     let _infallible = writeln!(out, "  deny  everything else");
+    out
+}
+
+/// Every warning, likewise.
+fn warn(file: &Path, warnings: &[Warning]) -> String {
+    let mut out = String::new();
+    for Warning { code, line, message, hint } in warnings {
+        let place = if *line == 0 { String::new() } else { format!(":{line}") };
+        let _infallible = writeln!(out, "{}{place}: warning: {message} [{code}]", file.display());
+        if let Some(hint) = hint {
+            let _infallible = writeln!(out, "  hint: {hint}");
+        }
+    }
     out
 }
 
@@ -113,9 +181,9 @@ pub(super) fn complaint(file: &Path, diagnostics: &Diagnostics) -> String {
     out
 }
 
-fn report(checked: &Result<(Envelope, CompiledRules), Diagnostics>) -> Report {
+fn report(checked: &Result<Checked, Diagnostics>) -> Report {
     match checked {
-        Ok((envelope, rules)) => {
+        Ok(Checked { envelope, rules, warnings }) => {
             let metadata = envelope.metadata.clone();
             let summary = Summary {
                 agent: metadata.name,
@@ -126,10 +194,29 @@ fn report(checked: &Result<(Envelope, CompiledRules), Diagnostics>) -> Report {
                 mode: envelope.mode.name(),
                 ttl_seconds: envelope.ttl.as_secs(),
                 rules: envelope.rules.len(),
-                destination_entries: rules.dests.len(),
-                port_entries: rules.ports.len(),
+                stats: StatsReport {
+                    entries: rules.entries.len(),
+                    prefixes: rules.stats.prefixes,
+                    markers: rules.stats.markers,
+                    ranges: rules.stats.ranges,
+                    prefix_lookups: rules.stats.prefix_lookups,
+                    range_lookups: rules.stats.range_lookups,
+                    kernel_bytes: rules.kernel_bytes(),
+                },
             };
-            Report { version: 1, valid: true, envelope: Some(summary), diagnostics: Vec::new() }
+            let warnings = warnings.iter().map(|Warning { code, line, message, hint }| WarningReport {
+                code,
+                line: *line,
+                message: message.clone(),
+                hint: *hint,
+            });
+            Report {
+                version: 1,
+                valid: true,
+                envelope: Some(summary),
+                diagnostics: Vec::new(),
+                warnings: warnings.collect(),
+            }
         }
         Err(diagnostics) => {
             let finding = |found: &envelope::Diagnostic| Finding {
@@ -140,7 +227,7 @@ fn report(checked: &Result<(Envelope, CompiledRules), Diagnostics>) -> Report {
                 hint: found.hint.clone(),
             };
             let diagnostics = diagnostics.0.iter().map(finding).collect();
-            Report { version: 1, valid: false, envelope: None, diagnostics }
+            Report { version: 1, valid: false, envelope: None, diagnostics, warnings: Vec::new() }
         }
     }
 }

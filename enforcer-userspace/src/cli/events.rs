@@ -120,6 +120,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::SessionExpired => "session expired",
         EventKind::SessionEnded => "session ended",
         EventKind::RequestRefused => "request refused",
+        EventKind::EnvelopeReplaced => "envelope replaced",
         EventKind::DaemonFault => "daemon fault",
         EventKind::Egress => "egress",
         EventKind::Fork => "fork",

@@ -77,6 +77,7 @@ fn report<'a>(envelope: &'a Envelope, explanation: &'a Explanation, to: &Destina
         RuleExplanation::Beaten { by, winner } => {
             format!("matches by {by}, but `{}` comes before it", name(*winner).unwrap_or("another"))
         }
+        RuleExplanation::ByName => "speaks of names, which allow nothing yet".to_owned(),
         RuleExplanation::OtherProtocol => "does not speak of this protocol".to_owned(),
         RuleExplanation::OtherAddress => "does not hold the address".to_owned(),
         RuleExplanation::OtherPort => "holds the address, not the port".to_owned(),
@@ -92,7 +93,11 @@ fn report<'a>(envelope: &'a Envelope, explanation: &'a Explanation, to: &Destina
     let address = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
     Report {
         version: 1,
-        destination: format!("{address}:{}/{}", to.port, to.protocol),
+        destination: if to.protocol.has_ports() {
+            format!("{address}:{}/{}", to.port, to.protocol)
+        } else {
+            format!("{address}/{}", to.protocol)
+        },
         verdict: decision.verdict.name(),
         refused: decision.is_refused(),
         reason: decision.reason.name(),
@@ -120,16 +125,23 @@ fn render(args: &Args, report: &Report<'_>) -> String {
 }
 
 fn destination(text: &str) -> Result<Destination, String> {
-    let form =
-        || "write it as ADDRESS:PORT/tcp or ADDRESS:PORT/udp, with an IPv6 address in brackets".to_owned();
-    let (socket, protocol) = text.rsplit_once('/').ok_or_else(form)?;
-    let socket: std::net::SocketAddr = socket.parse().map_err(|_| form())?;
+    let form = || {
+        "write it as ADDRESS:PORT/tcp, ADDRESS:PORT/udp or ADDRESS/icmp, an IPv6 address with a port in brackets".to_owned()
+    };
+    let (place, protocol) = text.rsplit_once('/').ok_or_else(form)?;
     let protocol = Protocol::ALL.iter().find(|known| known.name() == protocol).copied().ok_or_else(form)?;
-    let address = Address::from(socket.ip());
+    let (ip, port) = if protocol.has_ports() {
+        let socket: std::net::SocketAddr = place.parse().map_err(|_| form())?;
+        (socket.ip(), socket.port())
+    } else {
+        let plain = place.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(place);
+        (plain.parse().map_err(|_| form())?, 0)
+    };
+    let address = Address::from(ip);
     if address.is_unspecified() {
         return Err(
             "it stands for another address, mostly loopback: ask about `127.0.0.1` or `[::1]`".to_owned()
         );
     }
-    Ok(Destination { protocol, address, port: socket.port() })
+    Ok(Destination { protocol, address, port })
 }

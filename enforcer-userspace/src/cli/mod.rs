@@ -1,5 +1,6 @@
 //! The command line: argument types, whose comments are the help text, and one file per command.
 
+mod apply;
 mod check;
 mod daemon;
 mod doctor;
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     control::client::{Client, ClientError},
+    envelope,
     exit::{ExitStatus, Failure},
     settings::Settings,
 };
@@ -59,8 +61,14 @@ enum Command {
     Status,
     /// Refuse everything to a session from now on
     Revoke(revoke::Args),
+    /// Hold every running session of an envelope's agent to it from now on
+    ///
+    /// A decision is taken by the old envelope or by the new one, never by a mixture. A session keeps its expiry.
+    Apply(apply::Args),
     /// Check an envelope; needs neither root nor a daemon
     Check(check::Args),
+    /// Print the JSON Schema of envelopes, for editors
+    Schema,
     /// Say what an envelope allows or denies, and why; needs neither root nor a daemon
     Explain(explain::Args),
     /// Say what this host offers, hook by hook
@@ -82,7 +90,9 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Events(args) => events::execute(&settings, format, &args),
         Command::Status => status::execute(&settings, format),
         Command::Revoke(args) => revoke::execute(&settings, format, &args),
+        Command::Apply(args) => apply::execute(&settings, format, &args),
         Command::Check(args) => check::execute(format, &args),
+        Command::Schema => print_json(&envelope::schema()).map(|()| ExitStatus::Ok),
         Command::Explain(args) => explain::execute(format, &args),
         Command::Doctor => doctor::execute(&settings, format),
         Command::Daemon => daemon::execute(settings),

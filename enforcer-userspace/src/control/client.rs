@@ -65,6 +65,15 @@ impl Client {
         parse(self.send(Method::POST, path, body.into()).await?).await
     }
 
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(ClientError::Answer)?;
+        parse(self.send(Method::PUT, path, body.into()).await?).await
+    }
+
     /// Hands every line of a streamed answer to `take`, until the stream ends or `take` says to stop.
     pub(crate) async fn lines(
         &self,

@@ -22,6 +22,31 @@ pub(crate) struct Enrolled {
     pub(crate) id: String,
 }
 
+/// `PUT /v1/envelope`: hold every session of the envelope's agent to it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Apply {
+    /// The envelope's text.
+    pub(crate) envelope: String,
+}
+
+/// Answer to [`Apply`]: it is in force for every decision that begins from now on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    pub(crate) version: u32,
+    pub(crate) agent: String,
+    /// SHA-256 of the envelope's text.
+    pub(crate) envelope_digest: String,
+    pub(crate) sessions: Vec<AppliedSession>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AppliedSession {
+    pub(crate) id: String,
+    /// False if it was held to this envelope before.
+    pub(crate) changed: bool,
+}
+
 /// `GET /v1/sessions`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Sessions {

@@ -14,7 +14,7 @@ use axum::{
     },
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{delete, get, put},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +32,7 @@ const MAX_BODY_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) enum Request {
     Enrol(dto::Enrol),
+    Apply(dto::Apply),
     Sessions,
     Status,
     Revoke { id: String },
@@ -50,6 +51,7 @@ impl Request {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Enrolled(dto::Enrolled),
+    Applied(dto::Applied),
     Sessions(dto::Sessions),
     Status(dto::Status),
     Revoked(dto::Revoked),
@@ -109,6 +111,7 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/v1/sessions", get(sessions).post(enrol))
         .route("/v1/sessions/{id}", delete(revoke))
+        .route("/v1/envelope", put(apply))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
         .route("/v1/enforcement", delete(teardown))
@@ -138,14 +141,37 @@ async fn enrol(
     ConnectInfo(peer): Peered,
     request: axum::extract::Request,
 ) -> Response {
-    // It will be refused: nothing is read for it.
-    let body: Result<Json<dto::Enrol>, JsonRejection> =
-        if peer.inside { Ok(Json(dto::Enrol::default())) } else { Json::from_request(request, &()).await };
-    let request = match body {
-        Ok(Json(enrol)) => Request::Enrol(enrol),
-        Err(error) => return Refusal::new(error.status(), "bad-request", error.body_text()).into_response(),
-    };
-    respond(call(&calls, peer, request).await)
+    match body(&peer, request).await {
+        Ok(enrol) => respond(call(&calls, peer, Request::Enrol(enrol)).await),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn apply(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    request: axum::extract::Request,
+) -> Response {
+    match body(&peer, request).await {
+        Ok(apply) => respond(call(&calls, peer, Request::Apply(apply)).await),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// What a request says.
+async fn body<T: Default + serde::de::DeserializeOwned>(
+    peer: &PeerInfo,
+    request: axum::extract::Request,
+) -> Result<T, Refusal> {
+    if peer.inside {
+        // It will be refused: nothing is read for it.
+        return Ok(T::default());
+    }
+    let read: Result<Json<T>, JsonRejection> = Json::from_request(request, &()).await;
+    match read {
+        Ok(Json(body)) => Ok(body),
+        Err(error) => Err(Refusal::new(error.status(), "bad-request", error.body_text())),
+    }
 }
 
 async fn sessions(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
@@ -243,6 +269,7 @@ fn chunk(file: &mut Take<File>) -> Option<std::io::Result<Bytes>> {
 fn respond(answer: Result<Answer, Refusal>) -> Response {
     match answer {
         Ok(Answer::Enrolled(dto)) => (StatusCode::CREATED, Json(dto)).into_response(),
+        Ok(Answer::Applied(dto)) => Json(dto).into_response(),
         Ok(Answer::Sessions(dto)) => Json(dto).into_response(),
         Ok(Answer::Status(dto)) => Json(dto).into_response(),
         Ok(Answer::Revoked(dto)) => Json(dto).into_response(),

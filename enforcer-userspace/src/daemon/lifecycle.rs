@@ -32,24 +32,21 @@ impl Daemon {
     /// Enrols the process that asks. When this returns `Ok`, the kernel holds it to its envelope; when it returns `Err`, it is in
     /// no session, or in one that is revoked. A client that dies without reading the answer ends its session by dying.
     pub(super) fn enrol(&mut self, peer: &Peer, request: dto::Enrol) -> Result<dto::Enrolled, Refusal> {
-        let envelope = envelope::parse(&request.envelope).map_err(|diagnostics| {
-            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
-        })?;
+        let envelope = read_envelope(&request.envelope)?;
         self.require_every_hook()?;
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         let id = Uuid::now_v7();
         let enrolled = self.try_enrol(peer, id, slot, &envelope, request.command);
         if let Err(refusal) = enrolled {
-            let removed = self.remove_unused_rules(&envelope);
-            self.survive(removed.map_err(DaemonError::from));
+            self.remove_unused_rules(envelope.number);
             return Err(refusal);
         }
         Ok(dto::Enrolled { version: dto::VERSION, id: id.to_string() })
     }
 
     /// A session is not begun where one of its promises is not kept.
-    fn require_every_hook(&self) -> Result<(), Refusal> {
+    pub(super) fn require_every_hook(&self) -> Result<(), Refusal> {
         let detached = procfs::detached_links().map_err(|error| internal(&error))?;
         let missing = self.kernel.coverage().into_iter().find(|hook| !hook.is_attached(&detached));
         missing.map_or(Ok(()), |missing| {
@@ -78,19 +75,21 @@ impl Daemon {
 
         let started_ns = clock::boot_ns();
         let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
-        let mut session = Session::new(Grant {
-            id,
-            slot,
-            envelope: Arc::clone(envelope),
-            cgroup: cgroup.path.clone(),
-            cgroup_id: cgroup.id,
-            cgroup_before,
-            started_ns,
-            expires_ns: started_ns.saturating_add(ttl_ns),
-            command,
-            registered_by_uid: peer.uid,
-            root: ProcessKey { tgid: peer.pid, start_ns: 0 },
-        });
+        let mut session = Session::new(
+            Grant {
+                id,
+                slot,
+                cgroup: cgroup.path.clone(),
+                cgroup_id: cgroup.id,
+                cgroup_before,
+                started_ns,
+                expires_ns: started_ns.saturating_add(ttl_ns),
+                command,
+                registered_by_uid: peer.uid,
+                root: ProcessKey { tgid: peer.pid, start_ns: 0 },
+            },
+            Arc::clone(envelope),
+        );
         match self.put_in_force(&mut session, peer) {
             Ok(()) => {
                 let line =
@@ -157,7 +156,7 @@ impl Daemon {
     }
 
     /// The envelope's rules in the kernel: shared, if a session with the same text is held to them already.
-    fn envelope_in_force(
+    pub(super) fn envelope_in_force(
         &mut self,
         text: String,
         envelope: Envelope,
@@ -169,19 +168,20 @@ impl Daemon {
         let rules = envelope::compile(&envelope).map_err(|error| {
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", error.to_string())
         })?;
-        let number = self.registry.free_envelope_number().map_err(|error| no_room(&error))?;
+        let is_free = |number| self.kernel.rules.is_free(number);
+        let number = self.registry.free_envelope_number(is_free).map_err(|error| no_room(&error))?;
         self.kernel.rules.install(number, &rules).map_err(|error| {
             let refusal = internal(&error);
             Refusal { status: StatusCode::INSUFFICIENT_STORAGE, code: "no-room", ..refusal }
         })?;
-        Ok(Arc::new(EnvelopeInForce { number, digest, text, envelope, rules }))
+        let entries = rules.entries.len() as u64;
+        Ok(Arc::new(EnvelopeInForce { number, digest, text, envelope, entries }))
     }
 
-    fn remove_unused_rules(&mut self, envelope: &EnvelopeInForce) -> Result<(), MapsError> {
-        if self.registry.uses_envelope(envelope.number) {
-            return Ok(());
+    pub(super) fn remove_unused_rules(&mut self, envelope: u32) {
+        if !self.registry.uses_envelope(envelope) {
+            self.kernel.rules.remove(envelope);
         }
-        self.kernel.rules.remove(envelope.number, &envelope.rules)
     }
 
     /// One store in the kernel; then it is written down and recorded.
@@ -284,8 +284,7 @@ impl Daemon {
         };
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
         self.events.write(line.session(&session));
-        let removed = self.remove_unused_rules(&session.grant.envelope);
-        self.survive(removed.map_err(DaemonError::from));
+        self.remove_unused_rules(session.envelope.number);
         Ok(self.state.forget(id)?)
     }
 
@@ -305,8 +304,8 @@ impl Daemon {
         let sessions = self.registry.iter().map(|session| crate::teardown::Held {
             released: dto::Released {
                 id: session.grant.id.to_string(),
-                agent: session.grant.envelope.envelope.metadata.name.clone(),
-                owner: session.grant.envelope.envelope.metadata.owner.clone(),
+                agent: session.envelope.envelope.metadata.name.clone(),
+                owner: session.envelope.envelope.metadata.owner.clone(),
                 processes: session.processes.live().count(),
             },
             cgroup: session.grant.cgroup.clone(),
@@ -321,6 +320,21 @@ impl Daemon {
         }
         torn_down
     }
+}
+
+/// An envelope that this host can hold a session to.
+pub(super) fn read_envelope(text: &str) -> Result<Envelope, Refusal> {
+    let envelope = envelope::parse(text).map_err(|diagnostics| {
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
+    })?;
+    let not_held: Vec<&str> =
+        envelope.needs().iter().filter(|need| !need.is_held()).map(|need| need.name()).collect();
+    if not_held.is_empty() {
+        return Ok(envelope);
+    }
+    let message = format!("the envelope needs what nothing here holds sessions to: {}", not_held.join(", "));
+    let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not-held", message);
+    Err(refusal.hint("`enforcer check` says which parts of an envelope that are"))
 }
 
 fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {

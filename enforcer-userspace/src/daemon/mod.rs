@@ -1,6 +1,7 @@
 //! The daemon: joins the kernel, the sessions, the control socket and the event file in one loop. Everything that can
 //! happen to it is an [`Input`].
 
+mod apply;
 mod events;
 mod lifecycle;
 mod records;
@@ -169,6 +170,7 @@ impl Daemon {
             Request::Sessions => "list sessions",
             Request::Status => "status",
             Request::Revoke { .. } => "revoke",
+            Request::Apply(_) => "apply an envelope",
             Request::Events => "read events",
             Request::Teardown { .. } => "teardown",
         };
@@ -191,6 +193,7 @@ impl Daemon {
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Revoke { id } => self.revoke(&id).map(Answer::Revoked),
+            Request::Apply(apply) => self.apply(apply).map(Answer::Applied),
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
         }
@@ -248,22 +251,34 @@ impl Daemon {
 
     /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
     fn tick(&mut self, ring: &mut Ring) {
-        self.catch_up(ring);
+        let began_ns = clock::boot_ns();
+        if self.catch_up(ring) {
+            // A program that still goes by what it read so long ago does not run any more.
+            let then_ns = began_ns.saturating_sub(u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX));
+            self.registry.iter_mut().for_each(|session| session.forget_replaced(then_ns));
+        }
         let unsaid = std::mem::take(&mut self.requests_refused).saturating_sub(REFUSALS_A_TICK);
         if unsaid > 0 {
             self.note(EventKind::RequestRefused, format!("and {unsaid} more requests like those before"));
         }
-        for look in [Self::report_lost, Self::record_expiries, Self::end_empty, Self::end_finished] {
+        for look in [
+            Self::note_removed_rules,
+            Self::report_lost,
+            Self::record_expiries,
+            Self::end_empty,
+            Self::end_finished,
+        ] {
             let looked = look(self);
             self.survive(looked);
         }
     }
 
-    /// Takes the records that are waiting, for a short time.
-    fn catch_up(&mut self, ring: &mut Ring) {
-        ring.drain(Instant::now() + CATCH_UP, |bytes| self.take_record(bytes));
+    /// Takes the records that are waiting, for a short time. Whether all were taken.
+    fn catch_up(&mut self, ring: &mut Ring) -> bool {
+        let all = ring.drain(Instant::now() + CATCH_UP, |bytes| self.take_record(bytes));
         let ended = self.end_finished();
         self.survive(ended);
+        all
     }
 
     /// A fault in keeping house ends neither the daemon nor control over the sessions: it is counted, and said when it is
@@ -279,6 +294,10 @@ impl Daemon {
             self.note(EventKind::DaemonFault, said.clone());
             self.last_fault = Some(said);
         }
+    }
+
+    fn note_removed_rules(&mut self) -> Result<(), DaemonError> {
+        Ok(self.kernel.rules.take_note()?)
     }
 
     fn report_lost(&mut self) -> Result<(), DaemonError> {
@@ -307,7 +326,7 @@ fn stands_inside(cgroups: &Cgroups, pid: u32) -> bool {
 
 fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
     let grant = &session.grant;
-    let metadata = &grant.envelope.envelope.metadata;
+    let metadata = &session.envelope.envelope.metadata;
     dto::SessionInfo {
         id: grant.id.to_string(),
         agent: metadata.name.clone(),
@@ -317,7 +336,7 @@ fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
         model: metadata.model.clone(),
         mode: session.mode().name().to_owned(),
         state: session.status(now_ns).name().to_owned(),
-        envelope_digest: grant.envelope.digest.clone(),
+        envelope_digest: session.envelope.digest.clone(),
         command: grant.command.clone(),
         started: clock::wall(grant.started_ns).to_string(),
         expires: clock::wall(grant.expires_ns).to_string(),

@@ -18,7 +18,7 @@ use crate::{
     clock, envelope, procfs,
     record::{EventKind, EventLine},
     session::{EnvelopeInForce, Grant, ProcessKey, Session},
-    state::SessionFile,
+    state::{EnvelopeFile, SessionFile},
 };
 
 impl Daemon {
@@ -33,9 +33,9 @@ impl Daemon {
         }
         self.revoke_unknown()?;
         self.reconcile_trees()?;
-        let in_use: HashSet<u32> =
-            self.registry.iter().map(|session| session.grant.envelope.number).collect();
-        self.kernel.rules.sweep(|envelope| in_use.contains(&envelope))?;
+        let in_use = self.registry.iter().map(|session| &session.envelope);
+        let in_use = in_use.map(|envelope| (envelope.number, envelope.entries)).collect();
+        self.kernel.rules.sweep(&in_use)?;
         self.remove_leftovers()
     }
 
@@ -47,30 +47,29 @@ impl Daemon {
         } else {
             None
         };
-        let standing = kernel.filter(|control| {
-            control.generation == slot.generation
-                && control.state != SessionState::Free
-                && control.envelope == file.envelope_number
-        });
-        let envelope = standing.and_then(|_| self.read_envelope(&file));
+        let standing = kernel
+            .filter(|control| control.generation == slot.generation && control.state != SessionState::Free);
+        let envelope = standing.and_then(|control| self.read_envelope(file.envelope(control.envelope)?));
         let (Some(control), Some(envelope)) = (standing, envelope) else {
             self.state.forget(id)?;
             self.note(EventKind::SessionEnded, format!("session {id} is not in the kernel any more"));
             return Ok(());
         };
-        let mut session = Session::new(Grant {
-            id,
-            slot,
+        let mut session = Session::new(
+            Grant {
+                id,
+                slot,
+                root: file.root(),
+                cgroup: file.cgroup,
+                cgroup_id: file.cgroup_id,
+                cgroup_before: file.cgroup_before,
+                started_ns: file.started_ns,
+                expires_ns: file.expires_ns,
+                command: file.command,
+                registered_by_uid: file.registered_by_uid,
+            },
             envelope,
-            root: file.root(),
-            cgroup: file.cgroup,
-            cgroup_id: file.cgroup_id,
-            cgroup_before: file.cgroup_before,
-            started_ns: file.started_ns,
-            expires_ns: file.expires_ns,
-            command: file.command,
-            registered_by_uid: file.registered_by_uid,
-        });
+        );
         session.revoked = revoked_on_disk || control.state != SessionState::Active;
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
@@ -80,16 +79,16 @@ impl Daemon {
     }
 
     /// The envelope that a file holds, if this release still reads it.
-    fn read_envelope(&self, file: &SessionFile) -> Option<Arc<EnvelopeInForce>> {
-        let digest = lifecycle::digest(&file.envelope);
-        let known = self.registry.envelope(&digest).filter(|known| known.number == file.envelope_number);
+    fn read_envelope(&self, file: &EnvelopeFile) -> Option<Arc<EnvelopeInForce>> {
+        let digest = lifecycle::digest(&file.text);
+        let known = self.registry.envelope(&digest).filter(|known| known.number == file.number);
         if known.is_some() {
             return known;
         }
-        let envelope = envelope::parse(&file.envelope).ok()?;
-        let rules = envelope::compile(&envelope).ok()?;
-        let text = file.envelope.clone();
-        Some(Arc::new(EnvelopeInForce { number: file.envelope_number, digest, text, envelope, rules }))
+        let envelope = envelope::parse(&file.text).ok()?;
+        let entries = envelope::compile(&envelope).ok()?.entries.len() as u64;
+        let text = file.text.clone();
+        Some(Arc::new(EnvelopeInForce { number: file.number, digest, text, envelope, entries }))
     }
 
     /// Revokes what the kernel holds for a session and the state directory does not know.

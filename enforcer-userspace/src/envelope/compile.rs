@@ -1,203 +1,153 @@
-//! Flattens an envelope into the entries of `DESTS` and `PORTS`; `enforcer_common::rules` says what they are.
-//!
-//! For each protocol the prefixes of all rules are walked in order, with the prefixes that contain the current one on a
-//! stack. Each prefix has a table: for every port, the deny rule and the allow rule that hold there. A prefix's table is
-//! its own rules laid over the table of the nearest prefix around it. That gives the precedence of the language: a deny
-//! rule before any allow rule; within each, the longest prefix; at the same prefix, the rule written first.
+//! From flattened rules to the entries of an envelope's table; `enforcer_common::rules` says what they are.
 
-mod spans;
-mod table;
-
-use super::{Envelope, Prefix, Rule};
-use enforcer_common::net::Protocol;
-use enforcer_common::rules::PortRule;
-use enforcer_common::verdict::Verdict;
-use spans::{Span, blocks, layer};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
-pub(crate) use table::CompiledTable;
+use enforcer_common::net::Family;
+use enforcer_common::rules::{LengthPlan, RuleEntry, RuleKey};
 
-/// The entries of one envelope.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+use super::flatten::{Flat, TooLarge, flatten};
+use super::lengths;
+use super::spans::Span;
+use super::{Envelope, Prefix, Rule};
+
+/// The table of one envelope.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompiledRules {
-    pub(crate) dests: Vec<DestEntry>,
-    pub(crate) ports: Vec<PortEntry>,
+    /// Each key once, in no particular order.
+    pub(crate) entries: Vec<(RuleKey, RuleEntry)>,
+    pub(crate) plan: LengthPlan,
+    pub(crate) stats: Stats,
 }
 
-/// An entry of `DESTS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DestEntry {
-    pub(crate) protocol: Protocol,
-    pub(crate) prefix: Prefix,
-    /// Counted from 0 in each envelope.
-    pub(crate) port_set: u32,
+/// What the entries are there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stats {
+    /// Prefixes at which something else holds than around them.
+    pub(crate) prefixes: usize,
+    /// Prefixes that no rule names, left so that longer ones are found.
+    pub(crate) markers: usize,
+    /// Ranges of ports, of prefixes that have several.
+    pub(crate) ranges: usize,
+    /// The most look-ups to find the prefix of an address.
+    pub(crate) prefix_lookups: usize,
+    /// The most look-ups to find the range of a port.
+    pub(crate) range_lookups: usize,
 }
 
-/// An entry of `PORTS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PortEntry {
-    pub(crate) port_set: u32,
-    /// The first port of the block.
-    pub(crate) first: u16,
-    /// The block's prefix length: it has 2^(16 - bits) ports. At most 16.
-    pub(crate) bits: u8,
-    pub(crate) rule: PortRule,
-}
-
-/// Compiling would take more than the caller gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rules overlap so much that combining their ports takes more than {max_steps} steps")]
-pub(crate) struct TooLarge {
-    pub(crate) max_steps: u64,
-}
-
-/// Compiles in at most `max_steps` steps of combining port ranges; there are no more port entries than 30 times that.
-///
-/// Usually a step or two per prefix and protocol. But each prefix needs every port range that holds there, also those of
-/// the prefixes around it: m ranges for 0.0.0.0/0 and n single addresses make m times n steps.
-pub(crate) fn compile_within(envelope: &Envelope, max_steps: u64) -> Result<CompiledRules, TooLarge> {
-    let mut compiler = Compiler::new(&envelope.rules, max_steps)?;
-    for protocol in Protocol::ALL {
-        compiler.add_protocol(*protocol)?;
+impl CompiledRules {
+    /// The kernel memory that the table takes, in bytes: for each entry its key and value, each rounded up to 8, and 48 (6.18;
+    /// v6.12/kernel/bpf/hashtab.c, struct htab_elem), for each bucket 16, and about 1 KiB.
+    pub(crate) fn kernel_bytes(&self) -> u64 {
+        const ENTRY: u64 =
+            48 + size_of::<RuleKey>().next_multiple_of(8) as u64 + size_of::<RuleEntry>() as u64;
+        const BUCKET: u64 = 16;
+        const REST: u64 = 1024;
+        let entries = self.entries.len().max(1) as u64;
+        entries * ENTRY + entries.next_power_of_two() * BUCKET + REST
     }
-    Ok(compiler.compiled)
 }
 
-/// What holds at a prefix.
-struct Table {
-    deny: Rc<[Span]>,
-    allow: Rc<[Span]>,
-    /// The two combined.
-    port_set: u32,
+/// Compiles in at most `max_steps` steps of combining port ranges; there are no more entries than eight times that.
+pub(crate) fn compile_within(envelope: &Envelope, max_steps: u64) -> Result<CompiledRules, TooLarge> {
+    let flat = flatten(envelope, max_steps)?;
+    let mut compiler = Compiler {
+        rules: &envelope.rules,
+        entries: HashMap::with_capacity(flat.len()),
+        known_ranges: HashMap::new(),
+        ranges: Vec::new(),
+        range_lookups: 0,
+    };
+    let mut plan = LengthPlan::default();
+    let mut prefix_lookups = 0;
+    for family in Family::ALL {
+        let of_family = |flat: &&Flat| flat.prefix.address().family() == *family;
+        let mut counts = [0; lengths::LENGTHS];
+        for flat in flat.iter().filter(of_family) {
+            counts[usize::from(flat.prefix.bits())] += 1;
+        }
+        let tree = lengths::Tree::new(&counts);
+        prefix_lookups = prefix_lookups.max(tree.depth());
+        tree.write(&mut plan, *family);
+        compiler.add_family(flat.iter().filter(of_family), &tree);
+    }
+    let stats = Stats {
+        prefixes: flat.len(),
+        markers: compiler.entries.len() - flat.len(),
+        ranges: compiler.ranges.len(),
+        prefix_lookups,
+        range_lookups: compiler.range_lookups,
+    };
+    let mut entries: Vec<_> = compiler.entries.into_iter().collect();
+    entries.append(&mut compiler.ranges);
+    Ok(CompiledRules { entries, plan, stats })
 }
-
-/// Index into [`Compiler::tables`].
-type TableId = usize;
 
 struct Compiler<'e> {
     rules: &'e [Rule],
-    /// Each rule's ports, in order and without overlap.
-    rule_spans: Vec<Vec<Span>>,
-    tables: Vec<Table>,
-    /// Which table is made of which: prefixes with the same rules, inside the same table, share one.
-    known_tables: HashMap<(Option<TableId>, Box<[u32]>), TableId>,
-    known_port_sets: HashMap<Rc<[Span]>, u32>,
-    nothing: Rc<[Span]>,
-    steps_left: u64,
-    max_steps: u64,
-    compiled: CompiledRules,
+    entries: HashMap<RuleKey, RuleEntry>,
+    /// The numbers of the first and the last of ranges that stand in the table already.
+    known_ranges: HashMap<Rc<[Span]>, (u32, u32)>,
+    ranges: Vec<(RuleKey, RuleEntry)>,
+    range_lookups: usize,
 }
 
-impl<'e> Compiler<'e> {
-    fn new(rules: &'e [Rule], max_steps: u64) -> Result<Self, TooLarge> {
-        let mut compiler = Self {
-            rules,
-            rule_spans: Vec::with_capacity(rules.len()),
-            tables: Vec::with_capacity(rules.len()),
-            known_tables: HashMap::with_capacity(rules.len()),
-            known_port_sets: HashMap::with_capacity(rules.len()),
-            nothing: Rc::new([]),
-            steps_left: max_steps,
-            max_steps,
-            compiled: CompiledRules::default(),
-        };
-        for (rule, number) in rules.iter().zip(0..) {
-            let written =
-                rule.ports.iter().map(|range| Span { first: range.first, last: range.last, rule: number });
-            let spans = compiler.combine(written.collect(), &[])?;
-            compiler.rule_spans.push(spans);
+impl Compiler<'_> {
+    /// Adds the prefixes of one family, in order, each with the markers that lead to it.
+    fn add_family<'f>(&mut self, flat: impl Iterator<Item = &'f Flat>, tree: &lengths::Tree) {
+        let mut around: Vec<(Prefix, RuleEntry)> = Vec::new();
+        for Flat { prefix, spans } in flat {
+            while around.pop_if(|(outer, _)| !outer.contains(*prefix)).is_some() {}
+            for bits in tree.shorter_on_the_way_to(prefix.bits()) {
+                let key = RuleKey::prefix(prefix.address(), bits);
+                match self.entries.entry(key) {
+                    Entry::Occupied(mut known) => known.get_mut().longer = 1,
+                    Entry::Vacant(vacant) => {
+                        let outer = around.iter().rev().find(|(outer, _)| outer.bits() <= bits);
+                        let holds = outer.map_or(RuleEntry::NONE, |(_, entry)| *entry);
+                        vacant.insert(RuleEntry { longer: 1, ..holds });
+                    }
+                }
+            }
+            let entry = self.entry_for(spans);
+            // A prefix comes before all that lead to longer ones through it, so nothing stands here yet.
+            self.entries.insert(RuleKey::prefix(prefix.address(), prefix.bits()), entry);
+            around.push((*prefix, entry));
         }
-        Ok(compiler)
     }
 
-    fn add_protocol(&mut self, protocol: Protocol) -> Result<(), TooLarge> {
-        let mut claims: Vec<(Prefix, u32)> = Vec::new();
-        for (rule, number) in self.rules.iter().zip(0..) {
-            if rule.protocols.contains(&protocol) {
-                claims.extend(rule.to.iter().map(|prefix| (*prefix, number)));
+    fn entry_for(&mut self, spans: &Rc<[Span]>) -> RuleEntry {
+        match &**spans {
+            [] => RuleEntry::NONE,
+            [only] => self.range(only),
+            several => {
+                self.range_lookups = self.range_lookups.max(several.len().ilog2() as usize + 1);
+                let (first, last) = match self.known_ranges.get(spans) {
+                    Some(known) => *known,
+                    None => self.add_ranges(spans),
+                };
+                RuleEntry { first, last, many: 1, ..RuleEntry::NONE }
             }
         }
-        claims.sort_unstable();
-        claims.dedup();
-        let mut around: Vec<(Prefix, TableId)> = Vec::new();
-        for claims in claims.chunk_by(|(a, _), (b, _)| a == b) {
-            let Some((prefix, _)) = claims.first().copied() else { continue };
-            while around.pop_if(|(outer, _)| !outer.contains(prefix)).is_some() {}
-            let outer = around.last().map(|(_, table)| *table);
-            let table = self.table(outer, claims.iter().map(|(_, rule)| *rule).collect())?;
-            let port_set = self.port_set_of(table);
-            // An entry that says what the one around it says would only take up room.
-            if outer.map(|outer| self.port_set_of(outer)) != Some(port_set) {
-                self.compiled.dests.push(DestEntry { protocol, prefix, port_set });
-            }
-            around.push((prefix, table));
-        }
-        Ok(())
     }
 
-    fn port_set_of(&self, table: TableId) -> u32 {
-        self.tables[table].port_set
-    }
-
-    /// The table of a prefix that `own` rules name, in the order they are written, inside the prefix of table `outer`.
-    fn table(&mut self, outer: Option<TableId>, own: Box<[u32]>) -> Result<TableId, TooLarge> {
-        let key = (outer, own);
-        if let Some(known) = self.known_tables.get(&key) {
-            return Ok(*known);
-        }
-        let own = &key.1;
-        let (outer_deny, outer_allow) = match outer.map(|outer| &self.tables[outer]) {
-            Some(outer) => (Rc::clone(&outer.deny), Rc::clone(&outer.allow)),
-            None => (Rc::clone(&self.nothing), Rc::clone(&self.nothing)),
-        };
-        let deny = self.over(own, Verdict::Deny, outer_deny)?;
-        let allow = self.over(own, Verdict::Allow, outer_allow)?;
-        let combined = match (deny.is_empty(), allow.is_empty()) {
-            (true, _) => Rc::clone(&allow),
-            (false, true) => Rc::clone(&deny),
-            (false, false) => self.combine(deny.to_vec(), &allow)?.into(),
-        };
-        let port_set = self.port_set(combined);
-        let id = self.tables.len();
-        self.tables.push(Table { deny, allow, port_set });
-        self.known_tables.insert(key, id);
-        Ok(id)
-    }
-
-    /// Those of the `own` rules that have this verdict, laid over `outer`.
-    fn over(&mut self, own: &[u32], verdict: Verdict, outer: Rc<[Span]>) -> Result<Rc<[Span]>, TooLarge> {
-        let spans = own
-            .iter()
-            .map(|rule| *rule as usize)
-            .filter(|rule| self.rules[*rule].verdict == verdict)
-            .flat_map(|rule| self.rule_spans[rule].iter().copied());
-        let spans: Vec<Span> = spans.collect();
-        if spans.is_empty() {
-            return Ok(outer);
-        }
-        Ok(self.combine(spans, &outer)?.into())
-    }
-
-    fn combine(&mut self, over: Vec<Span>, under: &[Span]) -> Result<Vec<Span>, TooLarge> {
-        let steps = over.len() as u64 + under.len() as u64;
-        self.steps_left = self.steps_left.checked_sub(steps).ok_or(TooLarge { max_steps: self.max_steps })?;
-        Ok(layer(over, under))
-    }
-
-    fn port_set(&mut self, spans: Rc<[Span]>) -> u32 {
-        let next = u32::try_from(self.known_port_sets.len()).expect("a text has no 2^32 prefixes");
-        if let Some(known) = self.known_port_sets.get(&spans) {
-            return *known;
-        }
+    fn add_ranges(&mut self, spans: &Rc<[Span]>) -> (u32, u32) {
+        let number = |n: usize| u32::try_from(n).expect("flattening is bounded by far less than 2^32 steps");
+        let first = number(self.ranges.len());
         for span in spans.iter() {
-            let verdict = self.rules[span.rule as usize].verdict;
-            let rule = PortRule { rule: span.rule, verdict: verdict.raw(), pad: [0; 3] };
-            let entry = |(first, bits)| PortEntry { port_set: next, first, bits, rule };
-            self.compiled.ports.extend(blocks(span.first, span.last).map(entry));
+            let entry = (RuleKey::range(number(self.ranges.len())), self.range(span));
+            self.ranges.push(entry);
         }
-        self.known_port_sets.insert(spans, next);
-        next
+        let numbers = (first, number(self.ranges.len()) - 1);
+        self.known_ranges.insert(Rc::clone(spans), numbers);
+        numbers
+    }
+
+    fn range(&self, span: &Span) -> RuleEntry {
+        let verdict = self.rules[span.rule as usize].verdict.raw();
+        let mode = span.mode.map_or(0, |mode| mode.raw());
+        RuleEntry { first: span.first, last: span.last, rule: span.rule, verdict, mode, longer: 0, many: 0 }
     }
 }
 

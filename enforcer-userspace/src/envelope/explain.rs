@@ -26,6 +26,8 @@ pub(crate) enum RuleExplanation {
     Decides(Prefix),
     /// It matches by this prefix, and the rule with that number comes before it.
     Beaten { by: Prefix, winner: u32 },
+    /// It speaks of names only, which nobody resolves yet.
+    ByName,
     /// It says nothing of this protocol.
     OtherProtocol,
     /// None of its prefixes holds the address.
@@ -49,7 +51,7 @@ pub(crate) fn explain(envelope: &Envelope, destination: Destination) -> Result<E
     };
     let standing =
         Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0 };
-    let decision = decide(&standing, Some(destination), &table);
+    let decision = decide(&standing, Some(destination), &&table);
     let rules =
         envelope.rules.iter().zip(0..).map(|(rule, number)| match longest_match(rule, &destination) {
             Err(mismatch) => mismatch,
@@ -65,8 +67,15 @@ fn longest_match(rule: &Rule, destination: &Destination) -> Result<Prefix, RuleE
     if !rule.protocols.contains(&destination.protocol) {
         return Err(RuleExplanation::OtherProtocol);
     }
+    if rule.to.is_empty() {
+        return Err(RuleExplanation::ByName);
+    }
     let holding = rule.to.iter().filter(|prefix| prefix.holds(destination.address));
     let longest = holding.max_by_key(|prefix| prefix.bits()).ok_or(RuleExplanation::OtherAddress)?;
     let in_range = |range: &super::PortRange| (range.first..=range.last).contains(&destination.port);
-    if rule.ports.iter().any(in_range) { Ok(*longest) } else { Err(RuleExplanation::OtherPort) }
+    if !destination.protocol.has_ports() || rule.ports.iter().any(in_range) {
+        Ok(*longest)
+    } else {
+        Err(RuleExplanation::OtherPort)
+    }
 }

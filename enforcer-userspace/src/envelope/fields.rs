@@ -2,6 +2,7 @@
 
 use super::diagnostic::{Collector, Path, Position, Problem, quoted};
 use super::document::{Entry, Kind, Node};
+use super::language::Field;
 
 /// A node and the path to it.
 #[derive(Clone, Copy, Debug)]
@@ -58,18 +59,14 @@ impl<'n> Value<'n> {
     }
 
     /// The fields of a map. Reports those that are unknown or there twice; of the latter the first counts.
-    pub(super) fn fields(
-        &'n self,
-        out: &mut Collector,
-        known: &'static [&'static str],
-    ) -> Option<Fields<'n>> {
+    pub(super) fn fields(&'n self, out: &mut Collector, known: &'static [Field]) -> Option<Fields<'n>> {
         let Kind::Map(entries) = &self.node.kind else {
             self.wrong_kind(out, "a map");
             return None;
         };
         let mut found: Vec<Option<&Entry<'_>>> = vec![None; known.len()];
         for entry in entries {
-            let slot = known.iter().position(|name| *name == entry.key).and_then(|i| found.get_mut(i));
+            let slot = known.iter().position(|field| field.name == entry.key).and_then(|i| found.get_mut(i));
             match slot {
                 Some(slot @ None) => *slot = Some(entry),
                 Some(Some(first)) => {
@@ -112,20 +109,22 @@ impl<'n> Value<'n> {
 #[derive(Debug)]
 pub(super) struct Fields<'n> {
     map: &'n Value<'n>,
-    known: &'static [&'static str],
+    known: &'static [Field],
     found: Vec<Option<&'n Entry<'n>>>,
 }
 
 impl<'n> Fields<'n> {
     /// The field, if it is there.
     pub(super) fn optional(&self, name: &str) -> Option<Value<'n>> {
-        let index = self.known.iter().position(|known| *known == name);
+        let index = self.known.iter().position(|known| known.name == name);
         debug_assert!(index.is_some(), "`{name}` is read but not declared");
         let entry = self.found.get(index?).copied().flatten()?;
         Some(Value { node: &entry.value, path: Path::Field(&self.map.path, &entry.key) })
     }
 
     /// The field; reports if it is not there.
+    ///
+    /// A field that only some values of another one demand is not marked as required.
     pub(super) fn required(&self, out: &mut Collector, name: &str) -> Option<Value<'n>> {
         let value = self.optional(name);
         if value.is_none() {
@@ -159,26 +158,27 @@ impl<'n> Fields<'n> {
     }
 }
 
-fn suggest(written: &str, known: &[&str]) -> String {
-    let list = || format!("known fields: {}", known.join(", "));
+fn suggest(written: &str, known: &[Field]) -> String {
+    let known: Vec<&str> = known.iter().map(|field| field.name).collect();
+    match closest(written, &known) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("known fields: {}", known.join(", ")),
+    }
+}
+
+/// The one of `known` that was probably meant.
+pub(super) fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
     if written.len() > 32 {
-        return list();
+        return None;
     }
     let lower = written.to_ascii_lowercase();
-    let close = known
-        .iter()
-        .map(|name| {
-            let name_lower = name.to_ascii_lowercase();
-            let starts = lower.len() >= 3 && name_lower.starts_with(&lower);
-            (if starts { 1 } else { distance(lower.as_bytes(), name_lower.as_bytes()) }, *name)
-        })
-        .min();
-    match close {
-        Some((distance, name)) if distance <= 2 && distance < name.len() => {
-            format!("did you mean `{name}`?")
-        }
-        _ => list(),
-    }
+    let distances = known.iter().map(|name| {
+        let name_lower = name.to_ascii_lowercase();
+        let starts = lower.len() >= 3 && name_lower.starts_with(&lower);
+        (if starts { 1 } else { distance(lower.as_bytes(), name_lower.as_bytes()) }, *name)
+    });
+    let (distance, name) = distances.min()?;
+    (distance <= 2 && distance < name.len()).then_some(name)
 }
 
 /// How many bytes to insert, delete or replace to get from one text to the other.

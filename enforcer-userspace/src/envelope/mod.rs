@@ -1,8 +1,8 @@
 //! Envelopes: from text to the entries the kernel looks up.
 //!
-//! `document` reads YAML into a tree that knows where each node stands, `parse` reads that tree into [`Envelope`],
-//! `compile` flattens it into prefix entries. Nothing here does I/O. What the text means is written down in
-//! `policies/README.md`.
+//! `document` reads YAML into a tree that knows where each node stands, `parse` reads that tree into [`Envelope`] by the
+//! tables in `language`, `flatten` resolves overlaps, `compile` makes the entries of the kernel's table. Nothing here does I/O. What the text means is written
+//! down in `policies/README.md`.
 
 #![forbid(unsafe_code)]
 
@@ -11,19 +11,33 @@ mod diagnostic;
 mod document;
 mod explain;
 mod fields;
+mod flatten;
+mod language;
+mod lengths;
+mod lint;
 mod parse;
 mod prefix;
+mod schema;
+mod sets;
+mod spans;
+mod table;
+#[cfg(test)]
+mod test_support;
 
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::{Mode, Verdict};
 use std::fmt;
 use std::time::Duration;
 
-pub(crate) use compile::{CompiledRules, CompiledTable, TooLarge};
+pub(crate) use compile::CompiledRules;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use explain::{Explanation, RuleExplanation, explain};
+pub(crate) use flatten::TooLarge;
+pub(crate) use lint::{Warning, lint};
 pub(crate) use parse::parse;
 pub(crate) use prefix::Prefix;
+pub(crate) use schema::schema;
+pub(crate) use table::CompiledTable;
 
 /// The work that compiling an envelope may take: seconds, and as many entries as the kernel's tables hold.
 const MAX_COMPILE_STEPS: u64 = 100_000_000;
@@ -40,9 +54,30 @@ pub(crate) struct Envelope {
     pub(crate) mode: Mode,
     /// How long a session lasts.
     pub(crate) ttl: Duration,
+    /// What the host must offer, as written; see [`Envelope::needs`] for all of it.
+    pub(crate) requires: Vec<Requirement>,
     /// The allow rules as written, then the rule that `loopback: allow` stands for, then the deny rules. The index is the
     /// rule's number in the kernel and in records.
     pub(crate) rules: Vec<Rule>,
+    /// `None`: the envelope says nothing of it.
+    pub(crate) listen: Option<Vec<ListenRule>>,
+    /// `None`: the envelope says nothing of it.
+    pub(crate) unix: Option<Vec<UnixRule>>,
+    pub(crate) limits: Limits,
+}
+
+impl Envelope {
+    /// What a host must offer to hold a session to this envelope: what it requires by name, and whatever it restricts. Rules
+    /// that only allow something are not among it: where they have no effect, less is allowed.
+    pub(crate) fn needs(&self) -> Vec<Requirement> {
+        let mut needs = self.requires.clone();
+        needs.extend(self.listen.is_some().then_some(Requirement::Listen));
+        needs.extend(self.unix.is_some().then_some(Requirement::Unix));
+        needs.extend((self.limits != Limits::default()).then_some(Requirement::Limits));
+        needs.sort_unstable();
+        needs.dedup();
+        needs
+    }
 }
 
 /// Who and what for.
@@ -55,19 +90,124 @@ pub(crate) struct Metadata {
     pub(crate) operator: String,
     pub(crate) purpose: String,
     pub(crate) model: String,
+    /// Which edition of this agent's envelope it is.
+    pub(crate) revision: u64,
 }
 
-/// One rule: it speaks of every combination of its protocols, prefixes and ports.
+/// Something that a host holds sessions to, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Requirement {
+    /// TCP and UDP destinations.
+    Egress,
+    /// ICMP destinations.
+    Icmp,
+    /// Rules that name hosts.
+    Names,
+    /// Rules that name agents.
+    Agents,
+    /// Inbound connections.
+    Listen,
+    /// Unix sockets.
+    Unix,
+    Limits,
+}
+
+impl Requirement {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Egress, Self::Icmp, Self::Names, Self::Agents, Self::Listen, Self::Unix, Self::Limits];
+
+    /// The word in `requires`.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Icmp => "icmp",
+            Self::Names => "names",
+            Self::Agents => "agents",
+            Self::Listen => "listen",
+            Self::Unix => "unix",
+            Self::Limits => "limits",
+        }
+    }
+
+    /// Whether this release holds sessions to it.
+    pub(crate) const fn is_held(self) -> bool {
+        matches!(self, Self::Egress)
+    }
+}
+
+/// One rule: it speaks of every combination of its protocols, destinations and ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) name: String,
     /// Where it stands in the text, from 1.
     pub(crate) line: u32,
     pub(crate) verdict: Verdict,
-    /// Sorted, each once.
+    /// Of a deny rule: its own mode, instead of the envelope's. Never set in an allow rule.
+    pub(crate) mode: Option<Mode>,
+    /// Sorted, each once. ICMP is among those of `protocol: any` only if the rule speaks of every port.
     pub(crate) protocols: Vec<Protocol>,
     pub(crate) to: Vec<Prefix>,
+    /// Host names. Allow rules only; they allow what a resolver grants, so without one nothing.
+    pub(crate) names: Vec<HostPattern>,
+    /// Agents whose listening ports on this host are meant. Allow rules only.
+    pub(crate) agents: Vec<String>,
+    /// Empty if ICMP is the only protocol.
     pub(crate) ports: Vec<PortRange>,
+}
+
+impl Rule {
+    /// Whether a deny by this rule is carried out in an envelope of this mode.
+    pub(crate) fn effective_mode(&self, envelope: Mode) -> Mode {
+        self.mode.unwrap_or(envelope)
+    }
+}
+
+/// A host name, or every name below one: `api.example.com`, `*.example.com`. In lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct HostPattern(String);
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// From where which local ports may be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenRule {
+    pub(crate) name: String,
+    pub(crate) line: u32,
+    pub(crate) protocols: Vec<Protocol>,
+    pub(crate) from: Vec<Prefix>,
+    pub(crate) ports: Vec<PortRange>,
+}
+
+/// Which Unix sockets may be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnixRule {
+    pub(crate) name: String,
+    pub(crate) line: u32,
+    /// Absolute paths, and abstract names after an `@`. Each exactly.
+    pub(crate) to: Vec<String>,
+}
+
+/// How much of everything; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) connections: Option<u64>,
+    pub(crate) connection_rate: Option<Rate>,
+    pub(crate) bytes_out: Option<u64>,
+    pub(crate) bytes_in: Option<u64>,
+    pub(crate) processes: Option<u64>,
+    /// How deep sub-sessions may nest.
+    pub(crate) depth: Option<u64>,
+}
+
+/// So many in so many seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    pub(crate) count: u64,
+    pub(crate) seconds: u64,
 }
 
 /// Ports from `first` to `last`, both included. Never holds port 0.

@@ -1,4 +1,4 @@
-//! The envelope language, first form: from the tree to [`Envelope`].
+//! The envelope language: from the tree to [`Envelope`].
 //!
 //! Reads everything before it gives up on anything, so that every error is reported at once.
 
@@ -6,7 +6,11 @@ mod value;
 
 use super::diagnostic::{Collector, Diagnostics, Problem};
 use super::fields::{Fields, Value};
-use super::{Envelope, Metadata, PortRange, Prefix, Rule, document};
+use super::language::{self, Field};
+use super::{
+    Envelope, HostPattern, Limits, ListenRule, Metadata, PortRange, Prefix, Requirement, Rule, UnixRule,
+    document, sets,
+};
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::{Mode, Verdict};
 use std::collections::HashMap;
@@ -14,11 +18,6 @@ use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 pub(super) use value::number;
-
-const ROOT: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
-const METADATA: &[&str] = &["name", "owner", "operator", "purpose", "model"];
-const SPEC: &[&str] = &["mode", "ttl", "loopback", "egress", "deny"];
-const RULE: &[&str] = &["name", "to", "ports", "protocol"];
 
 /// The name of the rule that `loopback: allow` stands for.
 const LOOPBACK: &str = "loopback";
@@ -32,46 +31,109 @@ pub(crate) fn parse(text: &str) -> Result<Envelope, Diagnostics> {
 }
 
 fn read_envelope(root: &Value<'_>, out: &mut Collector) -> Option<Envelope> {
-    let fields = root.fields(out, ROOT)?;
+    let fields = root.fields(out, language::ROOT)?;
     let version = fields.parse(out, "apiVersion", |text| value::constant(text, "enforcer/v1"));
     let kind = fields.parse(out, "kind", |text| value::constant(text, "Envelope"));
     let metadata = fields.required(out, "metadata").and_then(|value| read_metadata(&value, out));
     let spec = fields.required(out, "spec").and_then(|value| read_spec(&value, out));
     ((), ()) = (version?, kind?);
-    let Spec { mode, ttl, rules } = spec?;
-    Some(Envelope { metadata: metadata?, mode, ttl, rules })
+    let Spec { mode, ttl, requires, rules, listen, unix, limits } = spec?;
+    Some(Envelope { metadata: metadata?, mode, ttl, requires, rules, listen, unix, limits })
 }
 
 fn read_metadata(value: &Value<'_>, out: &mut Collector) -> Option<Metadata> {
-    let fields = value.fields(out, METADATA)?;
+    let fields = value.fields(out, language::METADATA)?;
     let name = fields.parse(out, "name", value::name);
     let owner = fields.parse(out, "owner", |text| value::line(text, 256));
     let operator = fields.parse(out, "operator", |text| value::line(text, 256));
     let purpose = fields.parse(out, "purpose", |text| value::line(text, 1024));
     let model = fields.parse(out, "model", |text| value::line(text, 256));
-    Some(Metadata { name: name?, owner: owner?, operator: operator?, purpose: purpose?, model: model? })
+    let revision = fields.parse_or(out, "revision", 0, |text| value::whole(text, 0, language::MAX_REVISION));
+    Some(Metadata {
+        name: name?,
+        owner: owner?,
+        operator: operator?,
+        purpose: purpose?,
+        model: model?,
+        revision: revision?,
+    })
 }
 
 struct Spec {
     mode: Mode,
     ttl: Duration,
+    requires: Vec<Requirement>,
     rules: Vec<Rule>,
+    listen: Option<Vec<ListenRule>>,
+    unix: Option<Vec<UnixRule>>,
+    limits: Limits,
 }
 
+/// The names of the rules read so far, and the line of each.
+type Names = HashMap<String, u32>;
+
 fn read_spec(value: &Value<'_>, out: &mut Collector) -> Option<Spec> {
-    let fields = value.fields(out, SPEC)?;
-    let mode = fields.parse_or(out, "mode", Mode::Enforce, |text| {
-        value::choice(text, &[("enforce", Mode::Enforce), ("audit", Mode::Audit)])
-    });
+    let fields = value.fields(out, language::SPEC)?;
+    let mode = fields.parse_or(out, "mode", Mode::Enforce, value::mode);
     let ttl = fields.parse(out, "ttl", value::ttl);
+    let requires = read_requires(&fields, out);
     let loopback = read_loopback(&fields, out);
-    let mut names = HashMap::new();
-    let allow = read_rules(fields.optional("egress"), Verdict::Allow, &mut names, out);
-    let deny = read_rules(fields.optional("deny"), Verdict::Deny, &mut names, out);
+    let mut names = Names::new();
+    let allow = read_rules(fields.optional("egress"), out, |rule, out| {
+        read_rule(rule, Verdict::Allow, &mut names, out)
+    });
+    let deny =
+        read_rules(fields.optional("deny"), out, |rule, out| read_rule(rule, Verdict::Deny, &mut names, out));
+    let listen = read_stated(&fields, "listen", out, |rule, out| read_listen_rule(rule, &mut names, out));
+    let unix = read_stated(&fields, "unix", out, |rule, out| read_unix_rule(rule, &mut names, out));
+    let limits = match fields.optional("limits") {
+        None => Some(Limits::default()),
+        Some(value) => read_limits(&value, out),
+    };
     let mut rules = allow?;
     rules.extend(loopback?);
     rules.extend(deny?);
-    Some(Spec { mode: mode?, ttl: ttl?, rules })
+    Some(Spec {
+        mode: mode?,
+        ttl: ttl?,
+        requires: requires?,
+        rules,
+        listen: listen?,
+        unix: unix?,
+        limits: limits?,
+    })
+}
+
+fn read_requires(fields: &Fields<'_>, out: &mut Collector) -> Option<Vec<Requirement>> {
+    let Some(list) = fields.optional("requires") else {
+        return Some(Vec::new());
+    };
+    let words = Requirement::ALL.map(|requirement| (requirement.name(), requirement));
+    let mut requires = every(list.items(out)?, |item| item.parse(out, |text| value::choice(text, &words)))?;
+    requires.sort_unstable();
+    requires.dedup();
+    Some(requires)
+}
+
+fn read_limits(value: &Value<'_>, out: &mut Collector) -> Option<Limits> {
+    let fields = value.fields(out, language::LIMITS)?;
+    let mut count = |name, least, most| {
+        fields.parse_or(out, name, None, |text| value::whole(text, least, most).map(Some))
+    };
+    let connections = count("connections", 0, language::MAX_COUNT);
+    let processes = count("processes", 1, language::MAX_PROCESSES);
+    let depth = count("depth", 0, language::MAX_DEPTH);
+    let connection_rate = fields.parse_or(out, "connectionRate", None, |text| value::rate(text).map(Some));
+    let bytes_out = fields.parse_or(out, "bytesOut", None, |text| value::size(text).map(Some));
+    let bytes_in = fields.parse_or(out, "bytesIn", None, |text| value::size(text).map(Some));
+    Some(Limits {
+        connections: connections?,
+        connection_rate: connection_rate?,
+        bytes_out: bytes_out?,
+        bytes_in: bytes_in?,
+        processes: processes?,
+        depth: depth?,
+    })
 }
 
 /// The rule that `loopback: allow` stands for. The outer `Option` is for errors.
@@ -83,48 +145,161 @@ fn read_loopback(fields: &Fields<'_>, out: &mut Collector) -> Option<Option<Rule
         name: LOOPBACK.to_owned(),
         line: field.at().line,
         verdict: Verdict::Allow,
+        mode: None,
         protocols: Protocol::ALL.to_vec(),
-        to: vec![Prefix::LOOPBACK_V4, Prefix::LOOPBACK_V6],
+        to: sets::addresses(sets::LOOPBACK),
+        names: Vec::new(),
+        agents: Vec::new(),
         ports: vec![PortRange::ANY],
     }))
 }
 
-fn read_rules(
+fn read_rules<T>(
     list: Option<Value<'_>>,
-    verdict: Verdict,
-    names: &mut HashMap<String, u32>,
     out: &mut Collector,
-) -> Option<Vec<Rule>> {
+    mut read: impl FnMut(&Value<'_>, &mut Collector) -> Option<T>,
+) -> Option<Vec<T>> {
     // A list whose last rule was taken out or commented out is a list of no rules.
     let Some(list) = list.filter(|list| !list.is_null()) else {
         return Some(Vec::new());
     };
     let items = list.items(out)?;
-    every(items, |item| read_rule(&item, verdict, names, out))
+    every(items, |item| read(&item, out))
 }
 
-fn read_rule(
-    value: &Value<'_>,
-    verdict: Verdict,
-    names: &mut HashMap<String, u32>,
+/// Rules that restrict something by being there, though there may be none. The outer `Option` is for errors.
+fn read_stated<T>(
+    fields: &Fields<'_>,
+    name: &'static str,
     out: &mut Collector,
-) -> Option<Rule> {
-    let fields = value.fields(out, RULE)?;
+    read: impl FnMut(&Value<'_>, &mut Collector) -> Option<T>,
+) -> Option<Option<Vec<T>>> {
+    match fields.optional(name) {
+        None => Some(None),
+        list => read_rules(list, out, read).map(Some),
+    }
+}
+
+fn read_rule(value: &Value<'_>, verdict: Verdict, names: &mut Names, out: &mut Collector) -> Option<Rule> {
+    let known: &'static [Field] = match verdict {
+        Verdict::Allow => language::ALLOW,
+        Verdict::Deny => language::DENY,
+    };
+    let fields = value.fields(out, known)?;
     let name = read_rule_name(&fields, names, out);
-    let to = fields.required(out, "to").and_then(|value| read_list(&value, out, Prefix::parse));
+    let to = fields.required(out, "to").and_then(|value| read_targets(&value, verdict, out));
+    let protocols = fields.parse(out, "protocol", value::protocols);
+    let ports = read_rule_ports(&fields, protocols.as_deref(), out);
+    let mode = match verdict {
+        Verdict::Allow => Some(None),
+        Verdict::Deny => fields.parse_or(out, "mode", None, |text| value::mode(text).map(Some)),
+    };
+    let (Targets { to, names, agents }, mut protocols, ports) = (to?, protocols?, ports?);
+    // ICMP has no ports: a rule for some ports does not speak of it.
+    if protocols.len() > 1 && !ports.contains(&PortRange::ANY) {
+        protocols.retain(|protocol| *protocol != Protocol::Icmp);
+    }
+    Some(Rule {
+        name: name?,
+        line: value.at().line,
+        verdict,
+        mode: mode?,
+        protocols,
+        to,
+        names,
+        agents,
+        ports,
+    })
+}
+
+/// The ports of a rule: none for ICMP, required otherwise.
+fn read_rule_ports(
+    fields: &Fields<'_>,
+    protocols: Option<&[Protocol]>,
+    out: &mut Collector,
+) -> Option<Vec<PortRange>> {
+    if protocols != Some(&[Protocol::Icmp]) {
+        return fields.required(out, "ports").and_then(|value| read_ports(&value, out));
+    }
+    if let Some(value) = fields.optional("ports") {
+        value.report(out, Problem::new("ICMP has no ports").hint("leave `ports` out"));
+        return None;
+    }
+    Some(Vec::new())
+}
+
+#[derive(Default)]
+struct Targets {
+    to: Vec<Prefix>,
+    names: Vec<HostPattern>,
+    agents: Vec<String>,
+}
+
+/// What stands in the `to` of a rule.
+fn read_targets(value: &Value<'_>, verdict: Verdict, out: &mut Collector) -> Option<Targets> {
+    let mut targets = Targets::default();
+    let read = read_list(value, out, |text| {
+        match value::target(text)? {
+            value::Target::Prefix(prefix) => targets.to.push(prefix),
+            value::Target::Set(set) => targets.to.extend(sets::addresses(set)),
+            value::Target::Host(_) | value::Target::Agent(_) if verdict == Verdict::Deny => {
+                return Err(Problem::new("a deny rule speaks of addresses, not of names").hint(
+                    "what a name stands for today may be reached by its address or another name: write the addresses",
+                ));
+            }
+            value::Target::Host(host) => targets.names.push(HostPattern(host)),
+            value::Target::Agent(agent) => targets.agents.push(agent),
+        }
+        Ok(())
+    });
+    read.map(|_| targets)
+}
+
+fn read_listen_rule(value: &Value<'_>, names: &mut Names, out: &mut Collector) -> Option<ListenRule> {
+    let fields = value.fields(out, language::LISTEN)?;
+    let name = read_rule_name(&fields, names, out);
+    let mut from = Vec::new();
+    let read = fields.required(out, "from").and_then(|value| {
+        read_list(&value, out, |text| {
+            match value::target(text)? {
+                value::Target::Prefix(prefix) => from.push(prefix),
+                value::Target::Set(set) => from.extend(sets::addresses(set)),
+                value::Target::Host(_) | value::Target::Agent(_) => {
+                    return Err(Problem::new("expected an address, a CIDR or a named set")
+                        .hint("who connects is told by the address alone"));
+                }
+            }
+            Ok(())
+        })
+    });
     let ports = fields.required(out, "ports").and_then(|value| read_ports(&value, out));
     let protocols = fields.parse(out, "protocol", |text| {
         let [tcp, udp] = [Protocol::Tcp, Protocol::Udp];
         value::choice(text, &[("tcp", vec![tcp]), ("udp", vec![udp]), ("any", vec![tcp, udp])])
     });
-    Some(Rule { name: name?, line: value.at().line, verdict, protocols: protocols?, to: to?, ports: ports? })
+    read?;
+    Some(ListenRule { name: name?, line: value.at().line, protocols: protocols?, from, ports: ports? })
 }
 
-fn read_rule_name(
-    fields: &Fields<'_>,
-    names: &mut HashMap<String, u32>,
-    out: &mut Collector,
-) -> Option<String> {
+fn read_unix_rule(value: &Value<'_>, names: &mut Names, out: &mut Collector) -> Option<UnixRule> {
+    let fields = value.fields(out, language::UNIX)?;
+    let name = read_rule_name(&fields, names, out);
+    let mut to = Vec::new();
+    let read = fields.required(out, "to").and_then(|value| {
+        read_list(&value, out, |text| {
+            if text == sets::BASICS {
+                to.extend(sets::BASIC_SOCKETS.iter().map(|path| (*path).to_owned()));
+            } else {
+                to.push(value::unix_socket(text)?);
+            }
+            Ok(())
+        })
+    });
+    read?;
+    Some(UnixRule { name: name?, line: value.at().line, to })
+}
+
+fn read_rule_name(fields: &Fields<'_>, names: &mut Names, out: &mut Collector) -> Option<String> {
     let value = fields.required(out, "name")?;
     let name = value.parse(out, value::name)?;
     if name == LOOPBACK {
@@ -161,10 +336,10 @@ fn read_ports(value: &Value<'_>, out: &mut Collector) -> Option<Vec<PortRange>> 
 fn read_list<T>(
     value: &Value<'_>,
     out: &mut Collector,
-    read: impl Fn(&str) -> Result<T, Problem>,
+    mut read: impl FnMut(&str) -> Result<T, Problem>,
 ) -> Option<Vec<T>> {
     let items = value.items(out)?;
-    let read = every(items, |item| item.parse(out, &read))?;
+    let read = every(items, |item| item.parse(out, &mut read))?;
     if read.is_empty() {
         value.report(out, Problem::new("the list is empty"));
         return None;

@@ -3,6 +3,7 @@
 use super::diagnostic::{Problem, quoted};
 use super::parse::number;
 use enforcer_common::net::{Address, Family};
+use enforcer_common::rules::masked;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -17,17 +18,12 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    /// 127.0.0.0/8.
-    pub(crate) const LOOPBACK_V4: Self = Self { address: Address::v4([127, 0, 0, 0]), bits: 8 };
-    /// `::1/128`.
-    pub(crate) const LOOPBACK_V6: Self = Self { address: Address::LOOPBACK_V6, bits: 128 };
-
     /// The prefix of this length that holds `address`; `None` if the family has fewer bits.
     pub(crate) fn holding(address: Address, bits: u8) -> Option<Self> {
         if bits > address.family().bits() {
             return None;
         }
-        let masked = mask(address.octets(), bits);
+        let masked = masked(address.octets(), bits);
         let address = match address.family() {
             Family::V4 => Address::v4([masked[0], masked[1], masked[2], masked[3]]),
             // Cannot turn into IPv4: a mapped address has bit 95 set, and one that keeps that bit was mapped before.
@@ -54,7 +50,7 @@ impl Prefix {
     /// Whether `address` is one of ours.
     pub(crate) fn holds(self, address: Address) -> bool {
         self.address.family() == address.family()
-            && mask(address.octets(), self.bits) == self.address.octets()
+            && masked(address.octets(), self.bits) == self.address.octets()
     }
 
     /// Reads a CIDR or a single address as it stands in an envelope.
@@ -131,19 +127,12 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// The octets with only the first `bits` bits kept. An IPv4 address stands in the first four octets, so one function
-/// serves both families.
-pub(super) fn mask(octets: [u8; 16], bits: u8) -> [u8; 16] {
-    let kept = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
-    (u128::from_be_bytes(octets) & kept).to_be_bytes()
-}
-
 fn not_an_address(text: &str, address: &str) -> Problem {
     let problem = Problem::new(format!("`{}` is not an IP address or CIDR", quoted(text)));
     if address.contains('%') {
         problem.hint("leave out the zone: rules speak of addresses, not of interfaces")
     } else if address.chars().any(|c| c.is_ascii_alphabetic()) && !address.contains(':') {
-        problem.hint("host names are not supported: write the addresses")
+        problem.hint("a host name stands alone, without a port or a prefix length")
     } else {
         problem.hint("write it like `203.0.113.0/24`, `203.0.113.7`, `2001:db8::/32` or `2001:db8::7`")
     }

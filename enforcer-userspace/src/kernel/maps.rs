@@ -3,21 +3,19 @@
 
 use std::path::PathBuf;
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
     identity::{EnrolRequest, SessionRef, TaskTag},
-    rules::{DestKey, PortKey, PortRule},
     session::{ControlWord, SessionRow},
 };
 
 use super::{control::ControlWords, pins::Pins};
-use crate::envelope::CompiledRules;
 
 /// The names of all maps, as pinned.
 pub(super) const NAMES: &[&str] = &[
-    "TASKS", "CGROUPS", "CONTROL", "SESSIONS", "PROCS", "DESTS", "PORTS", "ENROL", "RECORDS", "COUNTERS",
+    "TASKS", "CGROUPS", "CONTROL", "SESSIONS", "PROCS", "RULES", "PLANS", "ENROL", "RECORDS", "COUNTERS",
     "META",
 ];
 
@@ -41,13 +39,22 @@ pub(crate) enum MapsError {
     },
     #[error("the kernel has no session slot {slot}")]
     NoSlot { slot: u32 },
+    #[error("the kernel's tables have room for {} more rule entries, {needed} are needed", MAX_RULE_ENTRIES - used)]
+    NoRuleRoom { needed: u64, used: u64 },
+    #[error("take away the rules of envelope {envelope}: {error}")]
+    NotRemoved { envelope: u32, error: String },
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
 }
 
-fn access(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> MapsError {
+/// The entries that the tables of all envelopes may have together: some 420 MB of kernel memory.
+pub(super) const MAX_RULE_ENTRIES: u64 = 4_194_304;
+
+pub(super) fn access(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> MapsError {
     move |source| MapsError::Access { action, map, source: Box::new(source) }
 }
 
-fn open<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<T, MapsError> {
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<T, MapsError> {
     let path = pins.map(name);
     let opened = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(T::try_from);
     opened.map_err(|source| MapsError::Open { path, source: Box::new(source) })
@@ -165,77 +172,8 @@ impl SessionMaps {
     }
 }
 
-/// The compiled rules of every envelope in use.
-pub(crate) struct RuleMaps {
-    dests: LpmTrie<MapData, DestKey, u32>,
-    ports: LpmTrie<MapData, PortKey, PortRule>,
-}
-
-impl RuleMaps {
-    pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
-        Ok(Self { dests: open(pins, "DESTS")?, ports: open(pins, "PORTS")? })
-    }
-
-    /// Writes the rules of an envelope under a number that no session uses yet. All or nothing.
-    pub(crate) fn install(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
-        let installed = self.try_install(envelope, rules);
-        if installed.is_err() {
-            self.remove(envelope, rules)?;
-        }
-        installed
-    }
-
-    fn try_install(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
-        for (key, rule) in port_entries(envelope, rules) {
-            self.ports.insert(&key, rule, 0).map_err(access("write", "PORTS"))?;
-        }
-        for (key, port_set) in dest_entries(envelope, rules) {
-            self.dests.insert(&key, port_set, 0).map_err(access("write", "DESTS"))?;
-        }
-        Ok(())
-    }
-
-    /// Removes the rules of an envelope that no session uses any more.
-    pub(crate) fn remove(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
-        for (key, _) in dest_entries(envelope, rules) {
-            ignore_absent(self.dests.remove(&key)).map_err(access("write", "DESTS"))?;
-        }
-        for (key, _) in port_entries(envelope, rules) {
-            ignore_absent(self.ports.remove(&key)).map_err(access("write", "PORTS"))?;
-        }
-        Ok(())
-    }
-
-    /// Removes the rules of every envelope that `in_use` does not know: what a daemon that was killed left half done.
-    pub(crate) fn sweep(&mut self, in_use: impl Fn(u32) -> bool) -> Result<(), MapsError> {
-        let dests: Vec<_> = self.dests.keys().collect::<Result<_, _>>().map_err(access("read", "DESTS"))?;
-        for key in dests.iter().filter(|key| !in_use(key.data().envelope)) {
-            ignore_absent(self.dests.remove(key)).map_err(access("write", "DESTS"))?;
-        }
-        let ports: Vec<_> = self.ports.keys().collect::<Result<_, _>>().map_err(access("read", "PORTS"))?;
-        for key in ports.iter().filter(|key| !in_use(key.data().envelope)) {
-            ignore_absent(self.ports.remove(key)).map_err(access("write", "PORTS"))?;
-        }
-        Ok(())
-    }
-}
-
-fn dest_entries(envelope: u32, rules: &CompiledRules) -> impl Iterator<Item = (Key<DestKey>, u32)> {
-    rules.dests.iter().map(move |entry| {
-        let key = DestKey::new(envelope, entry.protocol, entry.prefix.address());
-        (Key::new(DestKey::FIXED_BITS + u32::from(entry.prefix.bits()), key), entry.port_set)
-    })
-}
-
-fn port_entries(envelope: u32, rules: &CompiledRules) -> impl Iterator<Item = (Key<PortKey>, PortRule)> {
-    rules.ports.iter().map(move |entry| {
-        let key = PortKey::new(envelope, entry.port_set, entry.first);
-        (Key::new(PortKey::FIXED_BITS + u32::from(entry.bits), key), entry.rule)
-    })
-}
-
 /// Taking away what is not there is no failure.
-fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -11,6 +11,7 @@ mod object;
 mod offsets;
 mod pins;
 mod ring;
+mod rules;
 
 pub(crate) use attach::HOOKS;
 pub(crate) use maps::MapsError;

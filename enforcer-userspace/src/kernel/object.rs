@@ -28,9 +28,10 @@ use crate::exit::one_line;
 
 use super::{
     attach::{Coverage, HOOKS, Linked},
-    maps::{self, MapsError, RuleMaps, SessionMaps},
+    maps::{self, MapsError, SessionMaps},
     pins::{PinError, Pins},
     ring::Ring,
+    rules::RuleMaps,
 };
 
 /// How long the kernel may take to let go of programs whose pins are gone.

@@ -71,6 +71,8 @@ pub(crate) struct Egress {
     pub(crate) reason: Reason,
     pub(crate) refused: bool,
     pub(crate) rule: Option<u32>,
+    /// The number of the envelope that decided.
+    pub(crate) envelope: u32,
 }
 
 /// Reads a field of a record by its offset in the `repr(C)` type.
@@ -114,6 +116,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
                     reason: field!(bytes, EgressRecord, reason: u8).try_into()?,
                     refused: field!(bytes, EgressRecord, refused: u8) != 0,
                     rule: (rule != NO_RULE).then_some(rule),
+                    envelope: field!(bytes, EgressRecord, envelope: u32),
                 }),
             })
         }

@@ -29,6 +29,8 @@ pub(crate) enum EventKind {
     Exit,
     RecordsLost,
     RequestRefused,
+    /// A session is held to another envelope from now on.
+    EnvelopeReplaced,
     /// The daemon could not do part of its housekeeping.
     DaemonFault,
 }
@@ -153,7 +155,7 @@ impl EventLine {
 
 impl From<&Session> for LineSession {
     fn from(session: &Session) -> Self {
-        let metadata = &session.grant.envelope.envelope.metadata;
+        let metadata = &session.envelope.envelope.metadata;
         Self {
             id: session.grant.id.to_string(),
             agent: metadata.name.clone(),
@@ -188,7 +190,7 @@ impl From<ProcessView<'_>> for Lineage {
 
 impl LineEgress {
     pub(crate) fn new(egress: &Egress, session: Option<&Session>) -> Self {
-        let known = u8::try_from(egress.protocol).ok().and_then(|number| Protocol::try_from(number).ok());
+        let known = Protocol::of_ip(u32::from(egress.protocol));
         let (operation, verdict, reason): (Operation, Verdict, Reason) =
             (egress.operation, egress.verdict, egress.reason);
         Self {
@@ -201,9 +203,9 @@ impl LineEgress {
             verdict: verdict.name().to_owned(),
             refused: egress.refused,
             reason: reason.name().to_owned(),
-            rule: egress
-                .rule
-                .and_then(|rule| session.and_then(|session| session.rule_name(rule)).map(str::to_owned)),
+            rule: egress.rule.and_then(|rule| {
+                session.and_then(|session| session.rule_name(egress.envelope, rule)).map(str::to_owned)
+            }),
             socket: egress.cookie,
         }
     }

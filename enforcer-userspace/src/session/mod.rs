@@ -14,7 +14,7 @@ use enforcer_common::{
 };
 use uuid::Uuid;
 
-use crate::envelope::{CompiledRules, Envelope};
+use crate::envelope::Envelope;
 
 pub(crate) use registry::Registry;
 pub(crate) use tree::{ProcessKey, ProcessTree, ProcessView};
@@ -27,7 +27,8 @@ pub(crate) struct EnvelopeInForce {
     pub(crate) digest: String,
     pub(crate) text: String,
     pub(crate) envelope: Envelope,
-    pub(crate) rules: CompiledRules,
+    /// How many entries its table in the kernel has.
+    pub(crate) entries: u64,
 }
 
 /// What is fixed for a session's life.
@@ -35,7 +36,6 @@ pub(crate) struct EnvelopeInForce {
 pub(crate) struct Grant {
     pub(crate) id: Uuid,
     pub(crate) slot: SessionRef,
-    pub(crate) envelope: Arc<EnvelopeInForce>,
     pub(crate) cgroup: PathBuf,
     pub(crate) cgroup_id: u64,
     /// Where the first process was before, as /proc names it: it goes back there when the session is released.
@@ -69,10 +69,21 @@ impl Status {
     }
 }
 
+/// An envelope that a session was held to.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    pub(crate) envelope: Arc<EnvelopeInForce>,
+    /// ns on the boot clock.
+    pub(crate) at_ns: u64,
+}
+
 /// A session and its processes.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) grant: Grant,
+    pub(crate) envelope: Arc<EnvelopeInForce>,
+    /// What it was held to before, for as long as there may be records that name its rules.
+    pub(crate) replaced: Vec<Replaced>,
     pub(crate) revoked: bool,
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
@@ -80,9 +91,20 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(grant: Grant) -> Self {
+    pub(crate) fn new(grant: Grant, envelope: Arc<EnvelopeInForce>) -> Self {
         let processes = ProcessTree::new(grant.root);
-        Self { grant, revoked: false, expiry_recorded: false, processes }
+        Self { grant, envelope, replaced: Vec::new(), revoked: false, expiry_recorded: false, processes }
+    }
+
+    /// Holds the session to another envelope.
+    pub(crate) fn replace_envelope(&mut self, envelope: Arc<EnvelopeInForce>, now_ns: u64) {
+        let envelope = std::mem::replace(&mut self.envelope, envelope);
+        self.replaced.push(Replaced { envelope, at_ns: now_ns });
+    }
+
+    /// Forgets the envelopes that were replaced before `then_ns`: every record of theirs has been taken.
+    pub(crate) fn forget_replaced(&mut self, then_ns: u64) {
+        self.replaced.retain(|replaced| replaced.at_ns >= then_ns);
     }
 
     pub(crate) const fn status(&self, now_ns: u64) -> Status {
@@ -95,24 +117,35 @@ impl Session {
         }
     }
 
+    /// The agent's name.
+    pub(crate) fn agent(&self) -> &str {
+        &self.envelope.envelope.metadata.name
+    }
+
     pub(crate) fn mode(&self) -> Mode {
-        self.grant.envelope.envelope.mode
+        self.envelope.envelope.mode
     }
 
     /// The control word that says what this session is.
     pub(crate) fn control(&self) -> ControlWord {
+        self.control_under(&self.envelope)
+    }
+
+    /// The control word that it would have under another envelope.
+    pub(crate) fn control_under(&self, envelope: &EnvelopeInForce) -> ControlWord {
         Control {
             state: if self.revoked { SessionState::Revoked } else { SessionState::Active },
-            mode: self.mode(),
-            envelope: self.grant.envelope.number,
+            mode: envelope.envelope.mode,
+            envelope: envelope.number,
             generation: self.grant.slot.generation,
         }
         .pack()
     }
 
-    /// The name of a rule that a record names by its number.
-    pub(crate) fn rule_name(&self, rule: u32) -> Option<&str> {
-        let rules = &self.grant.envelope.envelope.rules;
-        Some(rules.get(usize::try_from(rule).ok()?)?.name.as_str())
+    /// The name of a rule that a record names by its number and its envelope's.
+    pub(crate) fn rule_name(&self, envelope: u32, rule: u32) -> Option<&str> {
+        let replaced = self.replaced.iter().rev().map(|replaced| &replaced.envelope);
+        let known = std::iter::once(&self.envelope).chain(replaced).find(|known| known.number == envelope)?;
+        Some(known.envelope.rules.get(usize::try_from(rule).ok()?)?.name.as_str())
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use enforcer_common::{config::MAX_SESSIONS, identity::SessionRef, session::Control};
+use enforcer_common::{config::MAX_SESSIONS, identity::SessionRef, rules::MAX_ENVELOPES};
 use uuid::Uuid;
 
 use super::{EnvelopeInForce, Session};
@@ -15,7 +15,7 @@ use super::{EnvelopeInForce, Session};
 pub(crate) enum RegistryError {
     #[error("all {MAX_SESSIONS} session slots are taken")]
     NoSlot,
-    #[error("all {} envelope numbers are taken", Control::MAX_ENVELOPE)]
+    #[error("all {} envelope numbers are taken", MAX_ENVELOPES - 1)]
     NoEnvelopeNumber,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn insert(&mut self, session: Session) {
-        self.last_envelope = self.last_envelope.max(session.grant.envelope.number);
+        self.last_envelope = self.last_envelope.max(session.envelope.number);
         self.last_slot = session.grant.slot.slot;
         self.by_id.insert(session.grant.id, session.grant.slot.slot);
         self.sessions.insert(session.grant.slot.slot, session);
@@ -98,20 +98,23 @@ impl Registry {
 
     /// The envelope with this digest, if a session is held to it: sessions with equal envelopes share its rules.
     pub(crate) fn envelope(&self, digest: &str) -> Option<Arc<EnvelopeInForce>> {
-        let in_force = self.iter().map(|session| &session.grant.envelope);
+        let in_force = self.iter().map(|session| &session.envelope);
         in_force.into_iter().find(|envelope| envelope.digest == digest).cloned()
     }
 
     /// Whether any session is held to the envelope with this number.
     pub(crate) fn uses_envelope(&self, number: u32) -> bool {
-        self.iter().any(|session| session.grant.envelope.number == number)
+        self.iter().any(|session| session.envelope.number == number)
     }
 
-    /// A number that no envelope in force has.
-    pub(crate) fn free_envelope_number(&mut self) -> Result<u32, RegistryError> {
-        for _ in 0..=MAX_SESSIONS {
-            self.last_envelope = self.last_envelope % Control::MAX_ENVELOPE + 1;
-            if !self.uses_envelope(self.last_envelope) {
+    /// A number that no envelope in force has, and that is free in the kernel.
+    pub(crate) fn free_envelope_number(
+        &mut self,
+        is_free: impl Fn(u32) -> bool,
+    ) -> Result<u32, RegistryError> {
+        for _ in 1..MAX_ENVELOPES {
+            self.last_envelope = (self.last_envelope + 1) % MAX_ENVELOPES;
+            if is_free(self.last_envelope) && !self.uses_envelope(self.last_envelope) {
                 return Ok(self.last_envelope);
             }
         }

@@ -29,6 +29,24 @@ pub fn pinned_ids(kind: &str, directory: &Path) -> BTreeSet<u64> {
     ids
 }
 
+/// The kernel memory of each map that a pinned map of maps holds, in bytes.
+pub fn inner_memory(pinned: &Path) -> Vec<u64> {
+    let name = pinned.to_str().expect("a pin's path is text");
+    let dump = bpftool(&["map", "dump", "pinned", name]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let inner = dump.as_array().expect("a list").iter().map(|entry| {
+        let bytes = entry["value"].as_array().expect("the bytes of an id");
+        let id = bytes.iter().rev().fold(0, |id, byte| {
+            let byte =
+                byte.as_str().and_then(|byte| u64::from_str_radix(byte.trim_start_matches("0x"), 16).ok());
+            id << 8 | byte.expect("a byte")
+        });
+        let map =
+            bpftool(&["map", "show", "id", &id.to_string()]).unwrap_or_else(|error| panic!("{id}: {error}"));
+        map["bytes_memlock"].as_u64().expect("a number of bytes")
+    });
+    inner.collect()
+}
+
 /// Runs bpftool; its JSON or what it complained of.
 fn bpftool(arguments: &[&str]) -> Result<Value, String> {
     let output = Command::new("bpftool")

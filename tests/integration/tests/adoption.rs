@@ -98,7 +98,7 @@ fn pins_of_another_abi_are_refused_and_go_on_enforcing() {
     write_map(daemon.layout(), "META", &other);
     let refusal = Process::spawn(daemon.layout().command(&["daemon"])).finish(DEADLINE);
     assert_eq!(refusal.status.code(), Some(3), "{}", refusal.stderr);
-    assert!(refusal.stderr.contains("254") && refusal.stderr.contains("speaks 1"), "{}", refusal.stderr);
+    assert!(refusal.stderr.contains("254") && refusal.stderr.contains("speaks 2"), "{}", refusal.stderr);
     assert!(refusal.stderr.contains("hint: "), "{}", refusal.stderr);
     assert!(inside.attempt(&allowed), "the session is as it was");
     assert!(!inside.attempt(&refused), "the session is as it was");

@@ -17,12 +17,14 @@ for line in sys.stdin:
     host, port = line.split()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        print("deny" if sock.connect_ex((host, int(port))) == errno.EPERM else "allow")
+        print("refused" if sock.connect_ex((host, int(port))) == errno.EPERM else "passed")
 "#;
 
 struct Rule {
     name: String,
     deny: bool,
+    /// Of a deny rule: its own mode.
+    mode: Option<&'static str>,
     protocol: &'static str,
     to: Vec<(IpAddr, u32)>,
     ports: Vec<(u16, u16)>,
@@ -34,14 +36,15 @@ fn kernel_agrees_with_the_language() {
     eprintln!("seed {seed}");
     let mut random = Random(seed | 1);
     let daemon = Daemon::start();
-    let mut denied = 0;
+    let (mut denied, mut let_through) = (0, 0);
     for number in 0..ENVELOPES {
         let agent = format!("agent-{number}");
+        let mode = if number % 5 == 4 { "audit" } else { "enforce" };
         let rules: Vec<Rule> = (0..RULES).map(|rule| random.rule(rule)).collect();
         let destinations: Vec<(IpAddr, u16)> =
             (0..DESTINATIONS).map(|_| (random.address(), random.port())).collect();
 
-        let envelope = daemon.layout().write_envelope(text(&agent, &rules)).display().to_string();
+        let envelope = daemon.layout().write_envelope(text(&agent, mode, &rules)).display().to_string();
         let input = daemon.layout().file(&format!("destinations-{number}"));
         let lines: String =
             destinations.iter().map(|(address, port)| format!("{address} {port}\n")).collect();
@@ -56,27 +59,37 @@ fn kernel_agrees_with_the_language() {
         });
         assert_eq!((answers.len(), decided.len()), (DESTINATIONS, DESTINATIONS));
         for ((destination, answer), event) in destinations.iter().zip(&answers).zip(&decided) {
-            let (verdict, rule) = model(&rules, *destination);
+            let (verdict, rule, refused) = model(mode, &rules, *destination);
             let what = format!("{destination:?} in envelope {number}, seed {seed}");
-            assert_eq!(answer, verdict, "{what}");
+            assert_eq!(answer, if refused { "refused" } else { "passed" }, "{what}");
             assert_eq!(event.text("/verdict"), verdict, "{what}");
+            assert_eq!(event.at("/refused"), refused, "{what}");
             assert_eq!(event.at("/rule").as_str(), rule, "{what}");
             assert_eq!(event.text("/destination/address"), destination.0.to_canonical().to_string());
-            denied += usize::from(verdict == "deny");
+            denied += usize::from(refused);
+            let_through += usize::from(verdict == "deny" && !refused);
         }
     }
     let all = ENVELOPES * DESTINATIONS;
     assert!(denied > all / 20 && denied < all * 19 / 20, "{denied} of {all} say little");
+    assert!(let_through > all / 50, "{let_through} of {all} say little");
     integration::wait_until(DEADLINE, "all sessions have ended", || {
         (daemon.status()["sessions"] == 0).then_some(())
     });
 }
 
-/// A deny rule beats every allow rule; of several, the longest prefix decides, and then the order.
-fn model(rules: &[Rule], (address, port): (IpAddr, u16)) -> (&'static str, Option<&str>) {
-    let best = |deny: bool| {
+/// The verdict, the rule that it names, and whether the connection is refused. A deny rule that is enforced beats every
+/// other; one that is audited is named before an allow rule, and takes nothing away. Of several, the longest prefix
+/// decides, and then the order.
+fn model<'r>(
+    mode: &str,
+    rules: &'r [Rule],
+    (address, port): (IpAddr, u16),
+) -> (&'static str, Option<&'r str>, bool) {
+    let best = |deny: Option<&str>| {
         let mut best: Option<(u32, &Rule)> = None;
-        for rule in rules.iter().filter(|rule| rule.deny == deny && rule.protocol != "tcp") {
+        let kind = |rule: &Rule| rule.deny.then(|| rule.mode.unwrap_or(mode));
+        for rule in rules.iter().filter(|rule| kind(rule) == deny && rule.protocol != "tcp") {
             let ports = rule.ports.iter().any(|(first, last)| (*first..=*last).contains(&port));
             let longest = rule.to.iter().filter_map(|prefix| held_by(*prefix, address)).max();
             if let (true, Some(bits)) = (ports, longest)
@@ -87,10 +100,11 @@ fn model(rules: &[Rule], (address, port): (IpAddr, u16)) -> (&'static str, Optio
         }
         best.map(|(_, rule)| rule.name.as_str())
     };
-    match (best(true), best(false)) {
-        (Some(rule), _) => ("deny", Some(rule)),
-        (None, Some(rule)) => ("allow", Some(rule)),
-        (None, None) => ("deny", None),
+    match (best(Some("enforce")), best(Some("audit")), best(None)) {
+        (Some(rule), ..) => ("deny", Some(rule), true),
+        (None, Some(rule), allow) => ("deny", Some(rule), allow.is_none() && mode == "enforce"),
+        (None, None, Some(rule)) => ("allow", Some(rule), false),
+        (None, None, None) => ("deny", None, mode == "enforce"),
     }
 }
 
@@ -104,17 +118,18 @@ fn held_by((prefix, bits): (IpAddr, u32), address: IpAddr) -> Option<u32> {
     same.then_some(bits)
 }
 
-fn text(agent: &str, rules: &[Rule]) -> String {
+fn text(agent: &str, mode: &str, rules: &[Rule]) -> String {
     let list = |deny: bool| {
         let rules = rules.iter().filter(|rule| rule.deny == deny).map(|rule| {
             let to: Vec<String> = rule.to.iter().map(|(ip, bits)| format!("{ip}/{bits}")).collect();
             let ports: Vec<String> = rule.ports.iter().map(|(a, b)| format!("{a}-{b}")).collect();
             format!(
-                "    - {{name: {}, to: ['{}'], ports: ['{}'], protocol: {}}}\n",
+                "    - {{name: {}, to: ['{}'], ports: ['{}'], protocol: {}{}}}\n",
                 rule.name,
                 to.join("', '"),
                 ports.join("', '"),
-                rule.protocol
+                rule.protocol,
+                rule.mode.map(|mode| format!(", mode: {mode}")).unwrap_or_default()
             )
         });
         rules.collect::<String>()
@@ -126,6 +141,7 @@ kind: Envelope
 metadata: {{name: {agent}, owner: alice@example.com, operator: tests, purpose: agreement, model: none}}
 spec:
   ttl: 10m
+  mode: {mode}
   egress:
 {allow}  deny:
 {deny}"
@@ -176,11 +192,14 @@ impl Random {
             let (a, b) = (self.port(), self.port());
             (a.min(b), a.max(b))
         });
+        let ports = ports.collect();
+        let deny = self.below(3) == 0;
         Rule {
             name: format!("r{number}"),
             to,
-            ports: ports.collect(),
-            deny: self.below(4) == 0,
+            ports,
+            deny,
+            mode: [None, Some("audit"), Some("enforce")][self.below(3) as usize].filter(|_| deny),
             protocol: ["udp", "udp", "any", "tcp"][self.below(4) as usize],
         }
     }

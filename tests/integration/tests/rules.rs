@@ -1,6 +1,6 @@
 //! What an envelope says beyond a list of destinations: deny rules, port ranges, protocols, audit mode.
 
-use integration::{Conversation, Daemon, Envelope, Event, Pair, Refusal, Server, unique};
+use integration::{Conversation, Daemon, Envelope, Event, Pair, Refusal, Server, inner_memory, unique};
 
 /// One attempt and what becomes of it: `None` if it is let through, else the reason and the rule.
 struct Case {
@@ -158,4 +158,29 @@ fn servers_on_neighbouring_ports<const N: usize>(ip: &str) -> ([Server; N], Serv
         }
     }
     panic!("nowhere are so many ports free");
+}
+
+#[test]
+fn check_predicts_the_memory_that_the_kernel_takes() {
+    let daemon = Daemon::start();
+    let mut envelope = Envelope::of("large");
+    for rule in 0..2_000u32 {
+        // Single addresses, networks, and now and then several ranges of ports.
+        let (b, c) = (rule / 200, rule % 200);
+        let to = if rule % 3 == 0 { format!("10.{b}.{c}.0/24") } else { format!("10.{b}.{c}.7") };
+        let ports = if rule % 5 == 0 { "[22, 80-90, 443]" } else { "443" };
+        envelope = envelope.allow(&format!("r{rule}"), &to, ports, "tcp");
+    }
+    let file = daemon.layout().write_envelope(&envelope).display().to_string();
+    let checked = daemon.layout().outcome(&["check", "--format", "json", &file]).success().join("\n");
+    let checked: serde_json::Value = serde_json::from_str(&checked).expect("JSON");
+    let predicted = checked["envelope"]["stats"]["kernel_bytes"].as_u64().expect("a number");
+
+    let conversation = daemon.converse(&envelope, &unique("enrolled"));
+    let taken = inner_memory(&daemon.layout().pin_dir.join("maps/RULES"));
+    // CPUs have a spare entry each.
+    let spare = 4_096 + 128 * std::thread::available_parallelism().expect("CPUs").get() as u64;
+    assert_eq!(taken.len(), 1, "{taken:?}");
+    assert!(taken[0].abs_diff(predicted) <= spare, "predicted {predicted}, taken {taken:?}");
+    conversation.end();
 }

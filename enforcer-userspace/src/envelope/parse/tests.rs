@@ -44,8 +44,11 @@ fn every_field_is_read() {
         name: name.to_owned(),
         line,
         verdict,
+        mode: None,
         protocols: protocols.to_vec(),
         to: to.to_vec(),
+        names: Vec::new(),
+        agents: Vec::new(),
         ports: ports.to_vec(),
     };
     let expect = Envelope {
@@ -55,9 +58,11 @@ fn every_field_is_read() {
             operator: "platform-team".to_owned(),
             purpose: "Fix failing tests".to_owned(),
             model: "example-model-1".to_owned(),
+            revision: 0,
         },
         mode: Mode::Audit,
         ttl: Duration::from_secs(5400),
+        requires: Vec::new(),
         rules: vec![
             rule(
                 "model-api",
@@ -72,12 +77,15 @@ fn every_field_is_read() {
                 "loopback",
                 12,
                 Verdict::Allow,
-                &[tcp, udp],
-                &[Prefix::LOOPBACK_V4, Prefix::LOOPBACK_V6],
+                Protocol::ALL,
+                &sets::addresses(sets::LOOPBACK),
                 &[PortRange::ANY],
             ),
             rule("metadata", 20, Verdict::Deny, &[udp], &[prefix("169.254.169.254")], &[PortRange::ANY]),
         ],
+        listen: None,
+        unix: None,
+        limits: Limits::default(),
     };
     assert_eq!(parse(VALID), Ok(expect));
 }
@@ -123,7 +131,8 @@ fn text_too_long_is_refused_unread() {
     assert_eq!(message, "1:1: the text has 67108865 bytes, more than 67108864");
 }
 
-/// Each envelope in `tests/envelopes` is refused with exactly the text beside it.
+/// Each envelope in `tests/envelopes` is refused with exactly the text beside it. With `ENVELOPES=overwrite` in the
+/// environment the text is written instead, to be read before it is committed.
 #[test]
 fn bad_envelopes_are_reported_exactly() {
     let dir = Path::new(ROOT).join("tests/envelopes");
@@ -140,7 +149,11 @@ fn bad_envelopes_are_reported_exactly() {
             Ok(_) => "it was accepted\n".to_owned(),
             Err(diagnostics) => format!("{diagnostics}\n"),
         };
-        match std::fs::read_to_string(path.with_extension("expected")) {
+        let expected = path.with_extension("expected");
+        if std::env::var_os("ENVELOPES").is_some_and(|value| value == "overwrite") {
+            std::fs::write(&expected, &actual).unwrap();
+        }
+        match std::fs::read_to_string(expected) {
             Ok(expected) if expected == actual => {}
             Ok(expected) => {
                 wrong += &format!("{}: expected\n{expected}but found\n{actual}\n", path.display());

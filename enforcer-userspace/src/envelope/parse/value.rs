@@ -1,7 +1,11 @@
 //! The texts that stand in fields. A plain `443` and a quoted `"443"` are the same text.
 
-use super::super::PortRange;
 use super::super::diagnostic::{Problem, is_hidden, quoted};
+use super::super::fields::closest;
+use super::super::sets::{self, Set};
+use super::super::{PortRange, Prefix, Rate};
+use enforcer_common::net::Protocol;
+use enforcer_common::verdict::Mode;
 use std::time::Duration;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -29,6 +33,24 @@ pub(super) fn choice<T: Clone>(text: &str, choices: &[(&str, T)]) -> Result<T, P
     }
     let words: Vec<_> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
     Err(Problem::new(format!("expected {}, found `{}`", words.join(" or "), quoted(text))))
+}
+
+/// A whole number within bounds.
+pub(super) fn whole(text: &str, least: u64, most: u64) -> Result<u64, Problem> {
+    number(text).filter(|number| (least..=most).contains(number)).ok_or_else(|| {
+        Problem::new(format!("`{}` is not a whole number from {least} to {most}", quoted(text)))
+    })
+}
+
+pub(super) fn mode(text: &str) -> Result<Mode, Problem> {
+    choice(text, &[("enforce", Mode::Enforce), ("audit", Mode::Audit)])
+}
+
+/// The protocols of a rule for destinations, sorted.
+pub(super) fn protocols(text: &str) -> Result<Vec<Protocol>, Problem> {
+    let [icmp, tcp, udp] = [Protocol::Icmp, Protocol::Tcp, Protocol::Udp];
+    let any = vec![icmp, tcp, udp];
+    choice(text, &[("tcp", vec![tcp]), ("udp", vec![udp]), ("icmp", vec![icmp]), ("any", any)])
 }
 
 /// The name of an agent or a rule: fit for a file name, a metric label and a log line.
@@ -99,6 +121,139 @@ pub(super) fn ttl(text: &str) -> Result<Duration, Problem> {
         1..=MAX_TTL => Ok(Duration::from_secs(seconds)),
         _ => Err(too_long()),
     }
+}
+
+/// So many in a second, a minute or an hour: `100/s`.
+pub(super) fn rate(text: &str) -> Result<Rate, Problem> {
+    const UNITS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 60 * 60)];
+    let read = || {
+        let (count, unit) = text.split_once('/')?;
+        let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let count = number(count).filter(|count| (1..=u64::from(u32::MAX)).contains(count))?;
+        Some(Rate { count, seconds: *seconds })
+    };
+    read().ok_or_else(|| {
+        Problem::new(format!("`{}` is not a rate", quoted(text)))
+            .hint("write it like `100/s`, `10/m` or `1000/h`")
+    })
+}
+
+/// A number of bytes with its unit: `500MB` is 500,000,000, `10GiB` is ten times 2^30.
+pub(super) fn size(text: &str) -> Result<u64, Problem> {
+    const UNITS: [(&str, u64); 9] = [
+        ("B", 1),
+        ("kB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+    ];
+    let (count, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let scale = UNITS.iter().find(|(name, _)| *name == unit);
+    let (Some(count), Some((_, scale))) = (number(count).filter(|count| *count > 0), scale) else {
+        return Err(Problem::new(format!("`{}` is not a number of bytes", quoted(text)))
+            .hint("write it like `500MB` (500,000,000) or `10GiB` (10 times 2^30), with its unit"));
+    };
+    count.checked_mul(*scale).filter(|bytes| *bytes <= super::super::language::MAX_COUNT).ok_or_else(|| {
+        Problem::new(format!("`{}` is more than {} bytes", quoted(text), super::super::language::MAX_COUNT))
+    })
+}
+
+/// What may stand in `to` and `from`.
+#[derive(Debug)]
+pub(super) enum Target {
+    Prefix(Prefix),
+    Set(Set),
+    Host(String),
+    Agent(String),
+}
+
+/// Tells addresses, named sets, hosts and agents apart. Nothing reads as two of them: a set has no dot, a host name has one and does
+/// not end in a number.
+pub(super) fn target(text: &str) -> Result<Target, Problem> {
+    if let Some(agent) = text.strip_prefix("agent:") {
+        return name(agent).map(Target::Agent);
+    }
+    if let Some((_, set)) = sets::ALL.iter().find(|(name, _)| *name == text) {
+        return Ok(Target::Set(set));
+    }
+    let last = text.rsplit('.').next().unwrap_or(text);
+    let digits = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
+    let numeric = digits || last.starts_with("0x");
+    if text.contains([':', '/', '%']) || numeric {
+        return Prefix::parse(text).map(Target::Prefix);
+    }
+    if text.contains('.') || text.contains('*') {
+        return host(text).map(Target::Host);
+    }
+    let names: Vec<&str> = sets::ALL.iter().map(|(name, _)| *name).collect();
+    let problem = Problem::new(format!("`{}` is not an address, a named set or a host name", quoted(text)));
+    Err(match closest(text, &names) {
+        Some(name) => problem.hint(format!("did you mean `{name}`?")),
+        None => problem.hint(format!(
+            "named sets are {}; a host name has a dot; a network has a prefix length",
+            names.join(", ")
+        )),
+    })
+}
+
+/// A host name, or `*.` and a host name: what resolvers are asked for, in lower case.
+fn host(text: &str) -> Result<String, Problem> {
+    const MAX: usize = 253;
+    const MAX_LABEL: usize = 63;
+    let problem = |what: &str| Problem::new(format!("`{}` {what}", quoted(text)));
+    if !text.is_ascii() {
+        return Err(problem("is not a host name").hint("write it as DNS has it, with `xn--`"));
+    }
+    if text.ends_with('.') {
+        return Err(problem("ends in a dot").hint("names are complete without it"));
+    }
+    let wildcard = text.strip_prefix("*.");
+    let plain = wildcard.unwrap_or(text);
+    if plain.contains('*') {
+        return Err(problem("has a `*` that is not its first label")
+            .hint("write it like `*.example.com`: every name below example.com, not example.com itself"));
+    }
+    let bad = |label: &str| {
+        label.is_empty()
+            || label.len() > MAX_LABEL
+            || label.starts_with('-')
+            || label.ends_with('-')
+            || !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    if text.len() > MAX || plain.split('.').any(bad) {
+        return Err(problem("is not a host name").hint(format!(
+            "at most {MAX} characters; between dots 1 to {MAX_LABEL} of `a`-`z`, `0`-`9` and `-`, with no `-` at an end"
+        )));
+    }
+    if wildcard.is_some() && !plain.contains('.') {
+        return Err(problem("stands for a whole top-level domain").hint("name the domain: `*.example.com`"));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// The path of a Unix socket, or its abstract name after an `@`.
+pub(super) fn unix_socket(text: &str) -> Result<String, Problem> {
+    /// The bytes of `sockaddr_un.sun_path`, less a closing zero.
+    const MAX: usize = 107;
+    if text.len() > MAX || text.chars().any(is_hidden) {
+        return Err(Problem::new(format!("`{}` is not the address of a Unix socket", quoted(text)))
+            .hint(format!("at most {MAX} bytes, none of them invisible")));
+    }
+    let whole = match text.strip_prefix('/') {
+        Some(path) => path.split('/').all(|part| !matches!(part, "" | "." | "..")),
+        None => text.strip_prefix('@').is_some_and(|name| !name.is_empty()),
+    };
+    if whole {
+        return Ok(text.to_owned());
+    }
+    Err(Problem::new(format!("`{}` is not the address of a Unix socket", quoted(text))).hint(format!(
+        "write an absolute path without `.`, `..` or `//`, an abstract name after an `@`, or `{}`",
+        sets::BASICS
+    )))
 }
 
 /// One port or one range of ports.

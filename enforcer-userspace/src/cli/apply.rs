@@ -1,0 +1,41 @@
+//! `enforcer apply`.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use super::{Format, ask, check, print_json, read_envelope, text};
+use crate::{
+    control::dto,
+    envelope,
+    exit::{ExitStatus, Failure},
+    settings::Settings,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The envelope
+    file: PathBuf,
+}
+
+pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
+    let envelope = read_envelope(&args.file)?;
+    if let Err(diagnostics) = envelope::parse(&envelope) {
+        eprint!("{}", check::complaint(&args.file, &diagnostics));
+        return Ok(ExitStatus::No);
+    }
+    let request = dto::Apply { envelope };
+    let applied: dto::Applied = ask(settings, async |client| client.put("/v1/envelope", &request).await)?;
+    match format {
+        Format::Json => print_json(&applied)?,
+        Format::Text => text::print(&describe(&applied))?,
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn describe(applied: &dto::Applied) -> String {
+    let mut out = String::new();
+    for session in &applied.sessions {
+        let what = if session.changed { "is held to it from now on" } else { "was held to it already" };
+        let _infallible = writeln!(out, "{} {what}", session.id);
+    }
+    out
+}

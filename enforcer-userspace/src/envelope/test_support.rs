@@ -1,0 +1,214 @@
+//! What the tests of envelopes share: a slow and obvious model of the language, and envelopes and destinations at random.
+
+use std::time::Duration;
+
+use enforcer_common::net::{Address, Destination, Family, Protocol};
+use enforcer_common::rules::{NO_RULE, masked};
+use enforcer_common::verdict::{Mode, Verdict};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::{Envelope, Limits, Metadata, PortRange, Prefix, Rule, parse};
+
+/// A verdict, the rule it names, and whether the operation is refused.
+pub(super) type Answer = (Verdict, u32, bool);
+
+/// What the language says, rule by rule, for an address as it is.
+pub(super) fn model_of_rules(envelope: &Envelope, destination: &Destination) -> Answer {
+    let best = |verdict: Verdict, mode: Option<Mode>| {
+        let mut best: Option<(u8, u32)> = None;
+        for (rule, number) in envelope.rules.iter().zip(0..) {
+            let own_mode = rule.mode.unwrap_or(envelope.mode);
+            if rule.verdict != verdict || mode.is_some_and(|mode| mode != own_mode) {
+                continue;
+            }
+            let Some(bits) = matches(rule, destination) else { continue };
+            // Strictly longer: of two that are equally long the first written stays.
+            if best.is_none_or(|(best_bits, _)| bits > best_bits) {
+                best = Some((bits, number));
+            }
+        }
+        best.map(|(_, number)| number)
+    };
+    let enforced = best(Verdict::Deny, Some(Mode::Enforce));
+    let audited = best(Verdict::Deny, Some(Mode::Audit));
+    let allow = best(Verdict::Allow, None);
+    let default_refused = envelope.mode == Mode::Enforce;
+    match (enforced, audited, allow) {
+        (Some(rule), ..) => (Verdict::Deny, rule, true),
+        (None, Some(rule), Some(_)) => (Verdict::Deny, rule, false),
+        (None, Some(rule), None) => (Verdict::Deny, rule, default_refused),
+        (None, None, Some(rule)) => (Verdict::Allow, rule, false),
+        (None, None, None) => (Verdict::Deny, NO_RULE, default_refused),
+    }
+}
+
+/// The length of the longest prefix by which a rule matches.
+pub(super) fn matches(rule: &Rule, destination: &Destination) -> Option<u8> {
+    let port_matches = destination.protocol == Protocol::Icmp
+        || rule.ports.iter().any(|ports| (ports.first..=ports.last).contains(&destination.port));
+    if !rule.protocols.contains(&destination.protocol) || !port_matches {
+        return None;
+    }
+    rule.to.iter().filter(|prefix| prefix.holds(destination.address)).map(|prefix| prefix.bits()).max()
+}
+
+/// What the language says of any destination.
+pub(super) fn model(envelope: &Envelope, destination: &Destination) -> Answer {
+    let ask = |address| model_of_rules(envelope, &Destination { address, ..*destination });
+    match (destination.address.is_unspecified(), destination.address.family()) {
+        (false, _) => ask(destination.address),
+        (true, Family::V4) => (Verdict::Deny, NO_RULE, envelope.mode == Mode::Enforce),
+        // It may come out as either loopback: refused if either is, allowed if both are.
+        (true, Family::V6) => match (ask(Address::LOOPBACK_V4), ask(Address::LOOPBACK_V6)) {
+            (v4 @ (.., true), _) => v4,
+            (_, v6 @ (.., true)) => v6,
+            (v4 @ (Verdict::Deny, ..), _) => v4,
+            (_, v6) => v6,
+        },
+    }
+}
+
+/// Few addresses, so that prefixes nest and meet destinations. Mapped ones are IPv4 ones written another way.
+pub(super) fn address() -> impl Strategy<Value = Address> {
+    let few = select(vec![0u8, 1, 2, 3, 127, 128, 129, 254, 255]);
+    prop_oneof![
+        4 => (few.clone(), few.clone()).prop_map(|(a, b)| Address::v4([10, 0, a, b])),
+        3 => (few.clone(), few.clone()).prop_map(|(a, b)| {
+            Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b])
+        }),
+        1 => (few.clone(), few).prop_map(|(a, b)| {
+            Address::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, a, b])
+        }),
+        1 => select(vec![
+            Address::LOOPBACK_V4, Address::LOOPBACK_V6, Address::v4([127, 255, 0, 1]), Address::v4([0; 4]),
+            Address::v6([0; 16]),
+        ]),
+    ]
+}
+
+pub(super) fn prefix() -> impl Strategy<Value = Prefix> {
+    // Mostly the lengths within which `address` varies.
+    (address(), prop_oneof![3 => 0u8..=17, 1 => 0u8..=128]).prop_map(|(address, from_end)| {
+        let bits = address.family().bits();
+        Prefix::holding(address, bits.saturating_sub(from_end)).unwrap()
+    })
+}
+
+pub(super) fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![
+        select(vec![1u16, 2, 79, 80, 81, 443, 1023, 1024, 32767, 32768, 65534, 65535]),
+        1u16..=100,
+        1u16..=u16::MAX
+    ]
+}
+
+pub(super) fn port_range() -> impl Strategy<Value = PortRange> {
+    prop_oneof![
+        1 => Just(PortRange::ANY),
+        2 => port().prop_map(|port| PortRange { first: port, last: port }),
+        4 => (port(), port()).prop_map(|(a, b)| PortRange { first: a.min(b), last: a.max(b) }),
+    ]
+}
+
+pub(super) fn rule() -> impl Strategy<Value = Rule> {
+    let [icmp, tcp, udp] = [Protocol::Icmp, Protocol::Tcp, Protocol::Udp];
+    let protocols = select(vec![vec![tcp], vec![udp], vec![tcp, udp], vec![icmp, tcp, udp], vec![icmp]]);
+    let verdict = select(vec![
+        (Verdict::Allow, None),
+        (Verdict::Allow, None),
+        (Verdict::Allow, None),
+        (Verdict::Deny, None),
+        (Verdict::Deny, Some(Mode::Enforce)),
+        (Verdict::Deny, Some(Mode::Audit)),
+    ]);
+    let to = prop::collection::vec(prefix(), 1..4);
+    let ports = prop::collection::vec(port_range(), 1..4);
+    (verdict, protocols, to, ports).prop_map(|((verdict, mode), protocols, to, ports)| Rule {
+        name: "rule".to_owned(),
+        line: 1,
+        verdict,
+        mode,
+        ports: if protocols == [Protocol::Icmp] { Vec::new() } else { ports },
+        protocols,
+        to,
+        names: Vec::new(),
+        agents: Vec::new(),
+    })
+}
+
+pub(super) fn envelope(mode: Mode, rules: Vec<Rule>) -> Envelope {
+    let text = String::new;
+    Envelope {
+        metadata: Metadata {
+            name: text(),
+            owner: text(),
+            operator: text(),
+            purpose: text(),
+            model: text(),
+            revision: 0,
+        },
+        mode,
+        ttl: Duration::from_secs(1),
+        requires: Vec::new(),
+        rules,
+        listen: None,
+        unix: None,
+        limits: Limits::default(),
+    }
+}
+
+/// A destination near what the rules name: `place` picks an end of one of their prefixes, `edge` the end of one of their
+/// port ranges or the port next to it.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    protocol: Protocol,
+    address: Address,
+    port: u16,
+    near: Option<(Index, Index, bool, u16)>,
+}
+
+pub(super) fn probe() -> impl Strategy<Value = Probe> {
+    let near = prop::option::of((any::<Index>(), any::<Index>(), any::<bool>(), 0u16..3));
+    let ports = prop_oneof![1 => Just(0u16), 6 => port()];
+    (select(Protocol::ALL), address(), ports, near).prop_map(|(protocol, address, port, near)| Probe {
+        protocol,
+        address,
+        port,
+        near,
+    })
+}
+
+impl Probe {
+    pub(super) fn destination(&self, rules: &[Rule]) -> Destination {
+        let Self { protocol, address, port, near } = self.clone();
+        let mut destination = Destination { protocol, address, port };
+        if let Some((rule, item, last, offset)) = near
+            && !rules.is_empty()
+        {
+            let rule = rule.get(rules);
+            if !rule.ports.is_empty() {
+                let ports = item.get(&rule.ports);
+                let edge = if last { ports.last } else { ports.first };
+                destination.port = edge.saturating_add(offset).saturating_sub(1);
+            }
+            let prefix = item.get(&rule.to);
+            let hosts = if last { masked([0xff; 16], 128 - prefix.bits()) } else { [0; 16] };
+            let shifted = u128::from_be_bytes(hosts).checked_shr(prefix.bits().into()).unwrap_or(0);
+            let octets = (u128::from_be_bytes(prefix.address().octets()) | shifted).to_be_bytes();
+            destination.address = match prefix.address().family() {
+                Family::V4 => Address::v4([octets[0], octets[1], octets[2], octets[3]]),
+                Family::V6 => Address::v6(octets),
+            };
+        }
+        if !destination.protocol.has_ports() {
+            destination.port = 0;
+        }
+        destination
+    }
+}
+
+pub(super) fn read(rules: &str) -> Envelope {
+    let head = "{apiVersion: enforcer/v1, kind: Envelope, metadata: {name: a, owner: b, operator: c, purpose: d, model: e}";
+    parse(&format!("{head}, spec: {{ttl: 1h, {rules}}}}}")).map_err(|error| error.to_string()).unwrap()
+}

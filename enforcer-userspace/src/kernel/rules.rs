@@ -1,0 +1,154 @@
+//! The rules of every envelope in use: a table each, made as large as its rules need.
+//!
+//! A table is filled before anybody can see it and never changes. Its number is given to another one only after every
+//! program that may have read the number has ended: the kernel waits for the programs that run whenever a map of maps is
+//! written to (v6.1/kernel/bpf/syscall.c, maybe_wait_bpf_programs). Putting a table in place waits by that for about 8 ms (6.18, HZ 250);
+//! taking one away waits twice, and so is left to a thread.
+
+use std::{
+    collections::{HashMap as StdHashMap, HashSet},
+    sync::mpsc,
+    thread,
+};
+
+use aya::maps::{Array, HashMap, HashOfMaps, MapData};
+use enforcer_common::rules::{LengthPlan, MAX_ENVELOPES, RuleEntry, RuleKey};
+
+use super::{
+    maps::{MAX_RULE_ENTRIES, MapsError, access, ignore_absent, open},
+    pins::Pins,
+};
+use crate::envelope::CompiledRules;
+
+type Table = HashMap<MapData, RuleKey, RuleEntry>;
+type Tables = HashOfMaps<MapData, u32, Table>;
+
+/// The number of no envelope: writing under it does nothing but wait for the programs that run.
+const NOBODY: u32 = 0;
+
+/// The compiled rules of every envelope in use.
+pub(crate) struct RuleMaps {
+    tables: Tables,
+    plans: Array<MapData, LengthPlan>,
+    /// The entries of each table that was installed or found in use.
+    entries: StdHashMap<u32, u64>,
+    /// Tables that are being taken away: their numbers are not free yet.
+    going: HashSet<u32>,
+    remover: Remover,
+}
+
+impl RuleMaps {
+    pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
+        Ok(Self {
+            tables: open(pins, "RULES")?,
+            plans: open(pins, "PLANS")?,
+            entries: StdHashMap::new(),
+            going: HashSet::new(),
+            remover: Remover::start(open(pins, "RULES")?)?,
+        })
+    }
+
+    /// Writes the rules of an envelope under a number that no session uses yet. All or nothing.
+    pub(crate) fn install(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
+        let needed = rules.entries.len() as u64;
+        let used: u64 = self.entries.values().sum();
+        if used + needed > MAX_RULE_ENTRIES {
+            return Err(MapsError::NoRuleRoom { needed, used });
+        }
+        let table = fill(rules)?;
+        self.plans.set(envelope, rules.plan, 0).map_err(access("write", "PLANS"))?;
+        self.tables.insert(envelope, &table, 0).map_err(access("write", "RULES"))?;
+        self.entries.insert(envelope, needed);
+        Ok(())
+    }
+
+    /// Takes away the rules of an envelope that no session uses any more, a little later.
+    pub(crate) fn remove(&mut self, envelope: u32) {
+        self.going.insert(envelope);
+        self.remover.remove(envelope);
+    }
+
+    /// Whether a number may be given to an envelope: also one whose rules are being taken away is not free.
+    pub(crate) fn is_free(&self, envelope: u32) -> bool {
+        (NOBODY + 1..MAX_ENVELOPES).contains(&envelope) && !self.going.contains(&envelope)
+    }
+
+    /// Learns which rules are gone by now.
+    pub(crate) fn take_note(&mut self) -> Result<(), MapsError> {
+        while let Ok((envelope, removed)) = self.remover.removed.try_recv() {
+            // One that could not be taken away keeps its number and its room.
+            removed?;
+            self.going.remove(&envelope);
+            self.entries.remove(&envelope);
+        }
+        Ok(())
+    }
+
+    /// Takes up the tables that are there. Those that `in_use` does not know, which a daemon that was killed left, go.
+    pub(crate) fn sweep(&mut self, in_use: &StdHashMap<u32, u64>) -> Result<(), MapsError> {
+        let found: Vec<u32> =
+            self.tables.keys().collect::<Result<_, _>>().map_err(access("read", "RULES"))?;
+        for envelope in found {
+            match in_use.get(&envelope) {
+                Some(entries) => {
+                    self.entries.insert(envelope, *entries);
+                }
+                None if envelope == NOBODY => {}
+                None => self.remove(envelope),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A table with these rules, that nobody can see yet.
+fn fill(rules: &CompiledRules) -> Result<Table, MapsError> {
+    let size = u32::try_from(rules.entries.len()).unwrap_or(u32::MAX).max(1);
+    let mut table = Table::create(size, 0).map_err(access("create a table for", "RULES"))?;
+    for (key, entry) in &rules.entries {
+        table.insert(key, entry, 0).map_err(access("fill a table for", "RULES"))?;
+    }
+    Ok(table)
+}
+
+/// The thread that takes tables away. It ends when this is dropped.
+struct Remover {
+    to_remove: mpsc::Sender<u32>,
+    removed: mpsc::Receiver<(u32, Result<(), MapsError>)>,
+}
+
+impl Remover {
+    fn start(mut tables: Tables) -> Result<Self, MapsError> {
+        let (to_remove, orders) = mpsc::channel::<u32>();
+        let (report, removed) = mpsc::channel();
+        let work = move || {
+            while let Ok(first) = orders.recv() {
+                let batch: Vec<u32> = std::iter::once(first).chain(orders.try_iter()).collect();
+                let waited = wait_for_programs(&mut tables).map_err(|error| error.to_string());
+                for envelope in batch {
+                    let removed = match &waited {
+                        Ok(()) => ignore_absent(tables.remove(&envelope)).map_err(access("write", "RULES")),
+                        Err(error) => Err(MapsError::NotRemoved { envelope, error: error.clone() }),
+                    };
+                    if report.send((envelope, removed)).is_err() {
+                        return;
+                    }
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("rules".to_owned()).spawn(work);
+        thread.map_err(MapsError::Thread)?;
+        Ok(Self { to_remove, removed })
+    }
+
+    fn remove(&self, envelope: u32) {
+        // Fails if the thread is gone, which only a panic can end: then the number is never free again.
+        let _ended = self.to_remove.send(envelope);
+    }
+}
+
+/// Returns when every program that ran when it was called has ended.
+fn wait_for_programs(tables: &mut Tables) -> Result<(), MapsError> {
+    let nothing = Table::create(1, 0).map_err(access("create a table for", "RULES"))?;
+    tables.insert(NOBODY, &nothing, 0).map_err(access("write", "RULES"))
+}
