@@ -148,6 +148,41 @@ fn round_of_child(totals: &Totals, allowed: SocketAddr, refused: SocketAddr) {
     count(if code & 2 == 0 { &totals.refused_eperm } else { &totals.refused_ok });
 }
 
+/// Connects to each address in turn, as fast as `threads` threads can, until standard input closes. Prints one line: for each
+/// address how many connects passed, and how many were refused with `EPERM`.
+pub(crate) fn verdicts(threads: u32, addresses: &[SocketAddr]) {
+    let counts: Vec<[AtomicU64; 2]> = addresses.iter().map(|_| Default::default()).collect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                // A UDP socket may be connected again and again.
+                let sockets: Vec<OwnedFd> =
+                    addresses.iter().map(|address| udp_socket(*address).expect("a socket")).collect();
+                while !stop.load(Relaxed) {
+                    for ((socket, address), [passed, refused]) in sockets.iter().zip(addresses).zip(&counts) {
+                        match sys::connect(socket, (*address).into()).map_err(|error| error.raw_os_error()) {
+                            Err(Some(libc::EPERM)) => count(refused),
+                            _ => count(passed),
+                        }
+                    }
+                }
+            });
+        }
+        // Nothing is written to it.
+        io::stdin().lock().lines().for_each(drop);
+        stop.store(true, Relaxed);
+    });
+    let counts: serde_json::Map<_, _> = addresses
+        .iter()
+        .zip(&counts)
+        .map(|(address, [passed, refused])| {
+            (address.to_string(), json!([passed.load(Relaxed), refused.load(Relaxed)]))
+        })
+        .collect();
+    print_line(&serde_json::Value::from(counts).to_string());
+}
+
 fn connect_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = tcp_socket(address)?;
     // Close with a reset: thousands of connections in TIME_WAIT would use up the local ports.
