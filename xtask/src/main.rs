@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -34,6 +35,8 @@ enum Task {
     Lint,
     /// Run everything that continuous integration runs; integration tests need root
     Test,
+    /// Measure what enforcement costs; needs root and an otherwise idle machine
+    Bench { bench: bench::Bench },
     /// Show an agent being held inside its envelope; needs root
     Demo,
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Build { release } => build::run(release),
         Task::Lint => lint::run(),
         Task::Test => test::run(),
+        Task::Bench { bench } => bench::run(bench),
         Task::Demo => demo::run(),
     };
     match outcome {

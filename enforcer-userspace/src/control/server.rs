@@ -24,9 +24,10 @@ use super::{
     gate::Gate,
     peer::{Peer, PeerInfo},
 };
+use crate::envelope;
 
-/// The largest request: an envelope of a million rules fits.
-const MAX_BODY_BYTES: usize = 64 << 20;
+/// The largest request, in bytes: the longest envelope fits, though JSON may write each of its line ends and quotes as two.
+const MAX_BODY_BYTES: usize = 2 * envelope::MAX_TEXT + (1 << 20);
 
 /// What can be asked of the daemon.
 #[derive(Debug)]

@@ -38,7 +38,8 @@ pub(crate) struct Stats {
 
 impl CompiledRules {
     /// The kernel memory that the table takes, in bytes: for each entry its key and value, each rounded up to 8, and 48 (6.18;
-    /// v6.12/kernel/bpf/hashtab.c, struct htab_elem), for each bucket 16, and about 1 KiB.
+    /// v6.12/kernel/bpf/hashtab.c, struct htab_elem), for each bucket 16, and about 1 KiB. Not counted: one more entry for each of
+    /// the host's processors.
     pub(crate) fn kernel_bytes(&self) -> u64 {
         const ENTRY: u64 =
             48 + size_of::<RuleKey>().next_multiple_of(8) as u64 + size_of::<RuleEntry>() as u64;

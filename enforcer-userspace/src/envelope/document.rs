@@ -9,7 +9,7 @@ use serde_saphyr::granit_parser::{self, Event, Marker, Parser, ScalarStyle, Scan
 use std::borrow::Cow;
 
 /// The longest text we read, in bytes.
-const MAX_TEXT: usize = 64 << 20;
+pub(crate) const MAX_TEXT: usize = 64 << 20;
 /// How deep maps and lists may nest. The language needs six.
 const MAX_DEPTH: usize = 16;
 /// How many nodes a document may have: keeps memory within a small multiple of the longest text.

@@ -1,16 +1,20 @@
 //! Many attempts, counted.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::wait::{WaitStatus, wait};
 use serde_json::json;
 
 use crate::attempt::{print_line, tcp_socket, udp_socket};
+use crate::sys::Name;
 use crate::{shapes, sys};
 
 /// Children of `quick_forks` at one time.
@@ -181,6 +185,38 @@ pub(crate) fn verdicts(threads: u32, addresses: &[SocketAddr]) {
         })
         .collect();
     print_line(&serde_json::Value::from(counts).to_string());
+}
+
+/// Reads addresses, each after a word and a space. For each line `WORD COUNT` on standard input, connects to so many of them,
+/// and prints how many nanoseconds that took, how many connects passed, and how many were refused with `EPERM`.
+pub(crate) fn connect_times(file: &Path) {
+    let text = std::fs::read_to_string(file).expect("the file of addresses");
+    let mut addresses: HashMap<&str, Vec<Name>> = HashMap::new();
+    for line in text.lines() {
+        let (word, address) = line.split_once(' ').expect("WORD ADDRESS");
+        addresses.entry(word).or_default().push(crate::parse(address).into());
+    }
+    let [v4, v6] = ["0.0.0.0:0", "[::]:0"].map(|any| udp_socket(crate::parse(any)).expect("a socket"));
+    let mut endless: HashMap<&str, _> =
+        addresses.iter().map(|(word, list)| (*word, list.iter().cycle())).collect();
+    print_line("ready");
+    for line in io::stdin().lock().lines() {
+        let line = line.expect("standard input is text");
+        let (word, count) = line.split_once(' ').expect("WORD COUNT");
+        let names = endless.get_mut(word).expect("a word of the file");
+        let [mut passed, mut refused] = [0u64; 2];
+        let start = Instant::now();
+        for name in names.take(crate::number(count) as usize) {
+            let socket = if matches!(name, Name::V4(_)) { &v4 } else { &v6 };
+            match sys::connect(socket, *name) {
+                Ok(()) => passed += 1,
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => refused += 1,
+                Err(error) => panic!("connect: {error}"),
+            }
+        }
+        let took = start.elapsed().as_nanos();
+        print_line(&format!("{took} {passed} {refused}"));
+    }
 }
 
 fn connect_tcp(address: SocketAddr) -> io::Result<OwnedFd> {

@@ -7,6 +7,7 @@
 //! probe connect NAME MAGIC CHAIN ALLOWED REFUSED  what the shapes that exec run
 //! probe quick-forks COUNT ADDRESS                 many short-lived children, each with one UDP connect()
 //! probe connect-loop ALLOWED REFUSED              connects to both until standard input closes
+//! probe connect-times FILE                        timed UDP connects, as standard input asks for them
 //! probe verdicts THREADS ADDRESS...               UDP connects from each thread to all, until standard input closes
 //! ```
 
@@ -39,6 +40,7 @@ fn main() {
         }
         ["quick-forks", count, address] => load::quick_forks(number(count), parse(address)),
         ["connect-loop", allowed, refused] => load::connect_loop(parse(allowed), parse(refused)),
+        ["connect-times", file] => load::connect_times(file.as_ref()),
         ["verdicts", threads, ref addresses @ ..] => {
             load::verdicts(number(threads), &addresses.iter().map(|text| parse(text)).collect::<Vec<_>>());
         }
