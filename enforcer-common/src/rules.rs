@@ -1,16 +1,16 @@
 //! Compiled rules: what the kernel looks up, and how.
 //!
-//! Each envelope has a hash table of its own. Under the key of an address prefix stands what holds there: which rule decides
-//! for which protocols and ports. Overlaps are resolved when compiling: the entry of a prefix already holds what all shorter
-//! prefixes say, so only the longest prefix that holds an address matters.
+//! Overlaps are resolved when compiling: the addresses of each family are cut into intervals, and within one the same ranges of
+//! ports are decided by the same rules. Most intervals have one range or none, which is their entry; where there are
+//! several, the entry says where those stand, in order.
 //!
-//! It is found by a search over prefix lengths, not over prefixes: the envelope's [`LengthPlan`] says which length to try first,
-//! which next if there is an entry (a longer one) and which if there is none (a shorter one). So that a longer prefix is
-//! never missed, each leaves a marker at the shorter lengths on its way; a marker holds what the longest prefix around it
-//! holds. That is [`MAX_LOOKUPS`] look-ups at most, however many rules there are.
+//! The interval of an address is found in a search tree whose nodes are as large as what a processor fetches at once, so
+//! that a million rules take few more fetches than ten: [`MAX_LEVELS`] at most. Hash tables, one per prefix length, were
+//! measured before: they take a fetch or two for each length, and each is one from memory when there are many rules.
 //!
-//! Most prefixes have one range of ports under one rule, which stands in the entry itself. Where there are several, they stand in
-//! entries of their own, in order, and are searched by halving.
+//! Each envelope has an array of [`Block`]s of its own: the [`Header`], then for each family the nodes of its tree, then
+//! entries. A node's children are found by counting, without pointers: those of node n are n times the fan-out plus 1 and so
+//! on, so that the tree is complete from the left.
 
 use crate::kernel_pod;
 use crate::net::{Address, Destination, Family, Protocol};
@@ -19,79 +19,161 @@ use crate::net::{Address, Destination, Family, Protocol};
 /// being replaced.
 pub const MAX_ENVELOPES: u32 = crate::config::MAX_SESSIONS + 1024;
 
-/// The most look-ups to find the longest prefix: enough for all 129 lengths of IPv6.
-pub const MAX_LOOKUPS: usize = 8;
+/// The most nodes from the root to a leaf: enough for as many IPv6 intervals as fit an envelope's array.
+pub const MAX_LEVELS: usize = 8;
 
-/// The most look-ups to find a port among the ranges of a prefix: there are fewer than 2^18.
-const MAX_RANGE_LOOKUPS: usize = 18;
+/// The most halvings to find a port among the ranges of an interval, and one: there are at most 2^18.
+const MAX_RANGE_LOOKUPS: usize = 19;
 
 /// A protocol and a port as one number, so that one range can be compared: protocol times 65,536, plus port.
 pub const fn selector(protocol: Protocol, port: u16) -> u32 {
     (protocol as u32) << 16 | port as u32
 }
 
-/// A key of an envelope's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
-pub struct RuleKey {
-    /// [`Family`] of a prefix, or [`Self::RANGE`].
-    pub kind: u8,
-    /// The prefix length in bits; 0 for a range.
-    pub bits: u8,
-    /// Always zero.
-    pub pad: [u8; 2],
-    /// A prefix: network order, the bits after it zero; IPv4 in the first four octets. A range: its number, host order.
-    pub data: [u8; 16],
+/// What one look-up yields: the header, a node or entries. As large as two cache lines, which processors fetch as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Block {
+    /// All in host order.
+    pub words: [u32; Self::WORDS],
 }
 
-impl RuleKey {
-    /// The kind of a range of ports.
-    pub const RANGE: u8 = 1;
+impl Block {
+    /// Numbers in a block.
+    pub const WORDS: usize = 32;
+    /// Entries in a block.
+    pub const ENTRIES: usize = Self::WORDS / RuleEntry::WORDS;
 
-    /// The key of the prefix of this length that holds `address`.
+    /// Nothing.
+    pub const EMPTY: Self = Self { words: [0; Self::WORDS] };
+
+    /// An entry of a block of entries.
     #[inline(always)]
-    pub const fn prefix(address: Address, bits: u8) -> Self {
-        Self { kind: address.family() as u8, bits, pad: [0; 2], data: masked(address.octets(), bits) }
+    fn entry(&self, place: u32) -> RuleEntry {
+        let at = (place as usize % Self::ENTRIES) * RuleEntry::WORDS;
+        RuleEntry::from_words([self.words[at], self.words[at + 1], self.words[at + 2], self.words[at + 3]])
     }
 
-    /// The key of a range of ports, by its number in the envelope.
+    /// How many keys of a node are at most `place`. The keys are in order.
+    ///
+    /// Without branches: they would depend on the data, which processors guess wrong and the verifier follows each.
     #[inline(always)]
-    pub const fn range(number: u32) -> Self {
-        let [a, b, c, d] = number.to_ne_bytes();
-        Self {
-            kind: Self::RANGE,
-            bits: 0,
-            pad: [0; 2],
-            data: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    fn keys_up_to(&self, family: Family, place: Place) -> u32 {
+        let mut count = 0;
+        let mut half = fan_out(family) / 2;
+        while half > 0 {
+            count += self.is_up_to(family, count + half - 1, place) * half;
+            half /= 2;
         }
+        count
+    }
+
+    /// 1 if the key is at most `place`, else 0.
+    #[inline(always)]
+    fn is_up_to(&self, family: Family, key: u32, place: Place) -> u32 {
+        let word = |at: usize| u64::from(self.words[at % Self::WORDS]);
+        let greater = match family {
+            Family::V4 => less(place.low, word(key as usize)),
+            Family::V6 => {
+                let at = key as usize * 4;
+                let [high, low] = [word(at) << 32 | word(at + 1), word(at + 2) << 32 | word(at + 3)];
+                less(place.high, high) | (equal(place.high, high) & less(place.low, low))
+            }
+        };
+        1 - greater as u32
     }
 }
 
-/// The octets with only the first `bits` bits kept.
+/// An address as a number.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    high: u64,
+    low: u64,
+}
+
+impl Place {
+    #[inline(always)]
+    fn of(address: Address) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
+        let (high, low) = match address.family() {
+            Family::V4 => (0, u64::from(u32::from_be_bytes([a, b, c, d]))),
+            Family::V6 => {
+                (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+            }
+        };
+        // So that the compiler does not make branches of the comparisons.
+        core::hint::black_box(Self { high, low })
+    }
+}
+
+/// 1 if `a` is less than `b`, else 0.
 #[inline(always)]
-pub const fn masked(octets: [u8; 16], bits: u8) -> [u8; 16] {
-    /// The first `bits` of 64 bits; all of them if it is more.
-    #[inline(always)]
-    const fn mask(bits: u8) -> u64 {
-        match bits {
-            0 => 0,
-            1..64 => u64::MAX << (64 - bits),
-            _ => u64::MAX,
-        }
-    }
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
-    let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]) & mask(bits);
-    let low = u64::from_be_bytes([i, j, k, l, m, n, o, p]) & mask(bits.saturating_sub(64));
-    let [a, b, c, d, e, f, g, h] = high.to_be_bytes();
-    let [i, j, k, l, m, n, o, p] = low.to_be_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+const fn less(a: u64, b: u64) -> u64 {
+    (!a & b | !(a ^ b) & a.wrapping_sub(b)) >> 63
 }
 
-/// A value of an envelope's table.
+/// 1 if `a` is `b`, else 0.
+#[inline(always)]
+const fn equal(a: u64, b: u64) -> u64 {
+    let difference = a ^ b;
+    1 ^ (difference | difference.wrapping_neg()) >> 63
+}
+
+/// Children of a node of a family's tree: as many as keys fit a block, which has one key less.
+#[inline(always)]
+pub const fn fan_out(family: Family) -> u32 {
+    match family {
+        Family::V4 => Block::WORDS as u32,
+        Family::V6 => Block::WORDS as u32 / 4,
+    }
+}
+
+/// Where things stand in an envelope's blocks: its first block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// IPv4, IPv6.
+    pub trees: [Tree; 2],
+    /// The first block of entries.
+    pub entries: u32,
+}
+
+/// The search tree of a family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// The block of its root; the others follow.
+    pub root: u32,
+    /// How many nodes it has.
+    pub nodes: u32,
+    /// The entry of its first key; those of the others follow, as many for each node as it has children.
+    pub entry: u32,
+}
+
+impl Header {
+    /// As a block.
+    pub fn block(&self) -> Block {
+        let mut block = Block::EMPTY;
+        let [v4, v6] = self.trees;
+        let words = [v4.root, v4.nodes, v4.entry, v6.root, v6.nodes, v6.entry, self.entries];
+        block.words[..words.len()].copy_from_slice(&words);
+        block
+    }
+
+    /// The tree of a family, and the first block of entries.
+    #[inline(always)]
+    const fn read(block: &Block, family: Family) -> (Tree, u32) {
+        let words = &block.words;
+        let tree = match family {
+            Family::V4 => Tree { root: words[0], nodes: words[1], entry: words[2] },
+            Family::V6 => Tree { root: words[3], nodes: words[4], entry: words[5] },
+        };
+        (tree, words[6])
+    }
+}
+
+/// Which rule decides, in an interval of addresses or for a range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
 pub struct RuleEntry {
-    /// The first [`selector`] that the rule decides; with `many`, the number of the first range.
+    /// The first [`selector`] that the rule decides; with `many`, the number of the first entry.
     pub first: u32,
     /// The last, included. Less than `first`: nothing holds here.
     pub last: u32,
@@ -101,15 +183,28 @@ pub struct RuleEntry {
     pub verdict: u8,
     /// [`crate::verdict::Mode`] as a number: of the deny, whatever the session's mode is. 0: the session's.
     pub mode: u8,
-    /// Of a prefix: 1 if the search goes on with longer ones.
-    pub longer: u8,
-    /// Of a prefix: 1 if its ranges are entries of their own.
-    pub many: u8,
+    /// Of an interval: whether its ranges are entries of their own.
+    pub many: bool,
 }
 
 impl RuleEntry {
+    /// Numbers of an entry.
+    pub const WORDS: usize = 4;
+
     /// Nothing holds here.
-    pub const NONE: Self = Self { first: 1, last: 0, rule: NO_RULE, verdict: 0, mode: 0, longer: 0, many: 0 };
+    pub const NONE: Self = Self { first: 1, last: 0, rule: NO_RULE, verdict: 0, mode: 0, many: false };
+
+    /// As it stands in a block.
+    pub const fn words(&self) -> [u32; Self::WORDS] {
+        let rest = u32::from_le_bytes([self.verdict, self.mode, self.many as u8, 0]);
+        [self.first, self.last, self.rule, rest]
+    }
+
+    #[inline(always)]
+    const fn from_words([first, last, rule, rest]: [u32; Self::WORDS]) -> Self {
+        let [verdict, mode, many, _] = rest.to_le_bytes();
+        Self { first, last, rule, verdict, mode, many: many != 0 }
+    }
 
     /// Whether the rule decides for a protocol and port.
     #[inline(always)]
@@ -118,63 +213,19 @@ impl RuleEntry {
     }
 }
 
-/// A step of the search for the longest prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct LengthNode {
-    /// The prefix length to look up; more than an address has bits: there is no such node. If there is an entry, and it says
-    /// so, the next node follows this one.
-    pub bits: u8,
-    /// The next node if there is no entry; [`Self::END`] for none.
-    pub miss: u8,
-}
-
-impl LengthNode {
-    /// No further node.
-    pub const END: u8 = u8::MAX;
-    /// No node.
-    pub const NONE: Self = Self { bits: u8::MAX, miss: Self::END };
-}
-
-/// In which order an envelope's prefix lengths are tried: a search tree for each family, each node directly before the
-/// tree of the longer ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct LengthPlan {
-    /// From 0 the nodes for IPv4, from 33 those for IPv6.
-    pub nodes: [LengthNode; Self::NODES],
-}
-
-impl LengthPlan {
-    /// One node for each length: 0 to 32 and 0 to 128.
-    pub const NODES: usize = 33 + 129;
-
-    /// Where the search begins.
-    pub const fn root(family: Family) -> usize {
-        match family {
-            Family::V4 => 0,
-            Family::V6 => 33,
-        }
-    }
-}
-
-impl Default for LengthPlan {
-    /// No prefix at all.
-    fn default() -> Self {
-        Self { nodes: [LengthNode::NONE; Self::NODES] }
-    }
-}
+/// The place of no entry. Not `None`, of which the compiler leaves one half unset: the verifier minds.
+const NOWHERE: u32 = u32::MAX;
 
 /// In a record: no rule decided.
 pub const NO_RULE: u32 = u32::MAX;
 
-kernel_pod!(RuleKey: 20, RuleEntry: 16, LengthNode: 2, LengthPlan: 324);
+kernel_pod!(Block: 128);
 
 /// The rules of an envelope are missing, or contradict themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
-/// Where compiled rules are looked up: kernel maps, or the same entries in memory.
+/// Where compiled rules are looked up: kernel maps, or the same blocks in memory.
 pub trait RuleTables {
     /// The rules of one envelope.
     type Rules: EnvelopeRules;
@@ -185,69 +236,81 @@ pub trait RuleTables {
 
 /// The compiled rules of one envelope.
 pub trait EnvelopeRules {
-    /// A node of the plan, if there is one with this index.
-    fn node(&self, index: usize) -> Option<LengthNode>;
-
-    /// The entry under a key.
-    fn entry(&self, key: &RuleKey) -> Option<RuleEntry>;
+    /// The block with this index.
+    fn block(&self, index: u32) -> Option<&Block>;
 
     /// The rule that decides for a destination.
     #[inline(always)]
     fn find(&self, destination: &Destination) -> Result<Option<RuleEntry>, Broken> {
         let selector = selector(destination.protocol, destination.port);
-        let Some(longest) = self.longest_prefix(destination.address)? else {
+        let family = destination.address.family();
+        let Some(header) = self.block(0) else {
+            return Err(Broken);
+        };
+        let (tree, entries) = Header::read(header, family);
+        let Some(place) = self.interval(tree, family, destination.address)? else {
             return Ok(None);
         };
-        if longest.many == 0 {
-            return Ok(if longest.decides(selector) { Some(longest) } else { None });
-        }
-        let (mut first, mut end) = (longest.first, longest.last.wrapping_add(1));
+        let holds = self.entry(entries, place)?;
+        let range = if holds.many { self.range(entries, holds, selector)? } else { holds };
+        Ok(if range.decides(selector) { Some(range) } else { None })
+    }
+
+    /// Of the ranges of an interval the last that begins at the selector or before; the first if none does.
+    #[inline(always)]
+    fn range(&self, entries: u32, interval: RuleEntry, selector: u32) -> Result<RuleEntry, Broken> {
+        // As in `Place::of`.
+        let wanted = core::hint::black_box(u64::from(selector));
+        let mut at = interval.first;
+        let mut left = interval.last.wrapping_sub(interval.first).wrapping_add(1);
         for _ in 0..MAX_RANGE_LOOKUPS {
-            if first >= end {
-                return Ok(None);
+            if left <= 1 {
+                return self.entry(entries, at);
             }
-            let middle = first + (end - first) / 2;
-            let Some(range) = self.entry(&RuleKey::range(middle)) else {
-                return Err(Broken);
-            };
-            if range.decides(selector) {
-                return Ok(Some(range));
-            }
-            if selector < range.first {
-                end = middle;
-            } else {
-                first = middle + 1;
-            }
+            let half = left / 2;
+            let middle = self.entry(entries, at.wrapping_add(half))?;
+            let is_behind = less(wanted, u64::from(middle.first)) as u32;
+            at = at.wrapping_add(half.wrapping_mul(1 - is_behind));
+            left -= half;
         }
         Err(Broken)
     }
 
-    /// The entry of the longest prefix that holds an address.
+    /// The entry of the interval that holds an address, by its place; `None` if the first begins behind it.
     #[inline(always)]
-    fn longest_prefix(&self, address: Address) -> Result<Option<RuleEntry>, Broken> {
-        let mut longest = None;
-        let mut index = LengthPlan::root(address.family());
-        for _ in 0..MAX_LOOKUPS {
-            let Some(node) = self.node(index) else {
+    fn interval(&self, tree: Tree, family: Family, address: Address) -> Result<Option<u32>, Broken> {
+        let fan_out = fan_out(family);
+        let place = Place::of(address);
+        let mut found = NOWHERE;
+        let mut node: u32 = 0;
+        for _ in 0..MAX_LEVELS {
+            if node >= tree.nodes {
+                break;
+            }
+            let Some(block) = self.block(tree.root.wrapping_add(node)) else {
                 return Err(Broken);
             };
-            if node.bits > address.family().bits() {
-                return Ok(longest);
+            let count = block.keys_up_to(family, place);
+            if count > 0 {
+                // A key further down is nearer.
+                found = tree.entry.wrapping_add(node.wrapping_mul(fan_out)).wrapping_add(count - 1);
             }
-            match self.entry(&RuleKey::prefix(address, node.bits)) {
-                Some(entry) => {
-                    longest = Some(entry);
-                    if entry.longer == 0 {
-                        return Ok(longest);
-                    }
-                    index += 1;
-                }
-                None if node.miss == LengthNode::END => return Ok(longest),
-                None => index = node.miss as usize,
-            }
+            node = node.wrapping_mul(fan_out).wrapping_add(1 + count);
         }
-        // Every way through a plan is at most so long.
-        Ok(longest)
+        match found {
+            _ if node < tree.nodes => Err(Broken),
+            NOWHERE => Ok(None),
+            found => Ok(Some(found)),
+        }
+    }
+
+    /// An entry by its place among all of them.
+    #[inline(always)]
+    fn entry(&self, entries: u32, place: u32) -> Result<RuleEntry, Broken> {
+        match self.block(entries.wrapping_add(place / Block::ENTRIES as u32)) {
+            Some(block) => Ok(block.entry(place)),
+            None => Err(Broken),
+        }
     }
 }
 
@@ -256,16 +319,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mask_keeps_the_first_bits() {
-        for bits in 0..=128u8 {
-            let kept = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            assert_eq!(u128::from_be_bytes(masked([0xff; 16], bits)), kept, "{bits}");
+    fn selectors_order_by_protocol_and_then_by_port() {
+        assert!(selector(Protocol::Icmp, 0) < selector(Protocol::Tcp, 0));
+        assert!(selector(Protocol::Tcp, u16::MAX) < selector(Protocol::Udp, 0));
+    }
+
+    #[test]
+    fn comparisons_are_those_of_numbers() {
+        let numbers = [0, 1, 2, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX - 1, u64::MAX];
+        for a in numbers {
+            for b in numbers {
+                assert_eq!((less(a, b), equal(a, b)), (u64::from(a < b), u64::from(a == b)), "{a} {b}");
+            }
         }
     }
 
     #[test]
-    fn selectors_order_by_protocol_and_then_by_port() {
-        assert!(selector(Protocol::Icmp, 0) < selector(Protocol::Tcp, 0));
-        assert!(selector(Protocol::Tcp, u16::MAX) < selector(Protocol::Udp, 0));
+    fn keys_are_counted() {
+        let mut v4 = Block::EMPTY;
+        for (word, n) in v4.words.iter_mut().zip(1..) {
+            *word = 10 * n;
+        }
+        // They differ in each of the words.
+        let v6_keys: [u128; 8] =
+            [5, 1 << 40, 1 << 64, (1 << 64) + 1, 3 << 64, 1 << 96, (1 << 96) + (1 << 70), u128::MAX - 1];
+        let mut v6 = Block::EMPTY;
+        for (words, key) in v6.words.as_chunks_mut::<4>().0.iter_mut().zip(v6_keys) {
+            *words = [96, 64, 32, 0].map(|shift| (key >> shift) as u32);
+        }
+        // The last of a block is no key.
+        for at in [0u32, 9, 10, 11, 155, 160, 161, 309, 310, u32::MAX] {
+            let expect = (1..=31).filter(|n| n * 10 <= at).count() as u32;
+            let place = Place { high: 0, low: at.into() };
+            assert_eq!(v4.keys_up_to(Family::V4, place), expect, "{at}");
+        }
+        for key in v6_keys {
+            for at in [key.wrapping_sub(1), key, key + 1] {
+                let expect = v6_keys[..7].iter().filter(|key| **key <= at).count() as u32;
+                let place = Place { high: (at >> 64) as u64, low: at as u64 };
+                assert_eq!(v6.keys_up_to(Family::V6, place), expect, "{at:x}");
+            }
+        }
     }
 }

@@ -24,10 +24,7 @@ fn layout_is_as_reviewed() {
         TaskTag { start_ns, session, parent_tgid, pad }
         EnrolRequest { tgid, session, pad }
         SessionRow { id, expires_ns }
-        RuleKey { kind, bits, pad, data }
-        RuleEntry { first, last, rule, verdict, mode, longer, many }
-        LengthNode { bits, miss }
-        LengthPlan { nodes }
+        Block { words }
         RecordHeader { time_ns, abi, kind, len_bytes }
         EgressRecord {
             header, cookie, session, tgid, tid, uid, rule, envelope, protocol, port_be, address, family, socket_type,

@@ -1,7 +1,7 @@
 //! Every map: who writes it, who reads it, why this size. All are pinned by the loader under their names.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
     btf_maps,
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
@@ -10,7 +10,7 @@ use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
     identity::{EnrolRequest, SessionRef, TaskTag},
-    rules::{EnvelopeRules, LengthNode, LengthPlan, MAX_ENVELOPES, RuleEntry, RuleKey, RuleTables},
+    rules::{Block, EnvelopeRules, MAX_ENVELOPES, RuleTables},
     session::SessionRow,
 };
 
@@ -37,18 +37,14 @@ pub(crate) static SESSIONS: Array<SessionRow> = Array::with_max_entries(MAX_SESS
 #[map]
 pub(crate) static PROCS: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
 
-/// The table of one envelope. The daemon makes it as large as the envelope's rules need; the size here is that of no table.
-type Entries = btf_maps::HashMap<RuleKey, RuleEntry, 1>;
+/// The table of one envelope. The daemon makes it as large as the envelope's rules need, which the flag permits; the size
+/// here is that of no table.
+type Blocks = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP as usize }>;
 
 /// Envelope number to its table. Written by the daemon: a table is complete before it is put here, and does not change.
 #[btf_map]
-pub(crate) static RULES: btf_maps::HashOfMaps<u32, Entries, { MAX_ENVELOPES as usize }> =
+pub(crate) static RULES: btf_maps::HashOfMaps<u32, Blocks, { MAX_ENVELOPES as usize }> =
     btf_maps::HashOfMaps::new();
-
-/// Envelope number to the order in which its prefix lengths are tried. Written by the daemon before the table is in
-/// `RULES`. 5.6 MB.
-#[map]
-pub(crate) static PLANS: Array<LengthPlan> = Array::with_max_entries(MAX_ENVELOPES, 0);
 
 /// What the task iterator is asked to tag, entry 0. Written by the daemon.
 #[map]
@@ -72,10 +68,7 @@ pub(crate) struct KernelRules;
 
 /// The rules of one envelope in the kernel.
 #[derive(Clone, Copy)]
-pub(crate) struct KernelEnvelope {
-    entries: &'static Entries,
-    plan: &'static LengthPlan,
-}
+pub(crate) struct KernelEnvelope(&'static Blocks);
 
 impl RuleTables for KernelRules {
     type Rules = KernelEnvelope;
@@ -83,20 +76,13 @@ impl RuleTables for KernelRules {
     #[inline(always)]
     fn envelope(&self, number: u32) -> Option<KernelEnvelope> {
         // SAFETY: the kernel keeps the table for as long as this program runs.
-        let entries = unsafe { RULES.get(&number) }?;
-        Some(KernelEnvelope { entries, plan: PLANS.get(number)? })
+        unsafe { RULES.get(&number) }.map(KernelEnvelope)
     }
 }
 
 impl EnvelopeRules for KernelEnvelope {
     #[inline(always)]
-    fn node(&self, index: usize) -> Option<LengthNode> {
-        self.plan.nodes.get(index).copied()
-    }
-
-    #[inline(always)]
-    fn entry(&self, key: &RuleKey) -> Option<RuleEntry> {
-        // SAFETY: the daemon removes nothing from a table, so the entry stays what it is.
-        unsafe { self.entries.get(key) }.copied()
+    fn block(&self, index: u32) -> Option<&Block> {
+        self.0.get(index)
     }
 }

@@ -2,16 +2,73 @@ extern crate std;
 
 use super::*;
 use crate::net::{Family, Protocol};
-use crate::rules::{EnvelopeRules, LengthNode, LengthPlan, RuleEntry, RuleKey, selector};
+use crate::rules::{Block, EnvelopeRules, Header, RuleEntry, Tree, fan_out, selector};
 use proptest::prelude::*;
 use std::vec::Vec;
 
 const SESSION: SessionRef = SessionRef { slot: 3, generation: 9 };
 const ENVELOPE: u32 = 77;
 
-/// One rule per (address, port), found by equality: the obvious table.
-#[derive(Default)]
-struct Table(Vec<(Address, u16, Verdict)>);
+/// The rules of an envelope as blocks.
+struct Table(Vec<Block>);
+
+impl Table {
+    /// One rule per (address, port), each for TCP.
+    fn new(rules: &[(Address, u16, Verdict)]) -> Self {
+        let entries = rules.iter().zip(0..).map(|((address, port, verdict), rule)| {
+            let only = selector(Protocol::Tcp, *port);
+            let entry =
+                RuleEntry { first: only, last: only, rule, verdict: verdict.raw(), ..RuleEntry::NONE };
+            (*address, entry)
+        });
+        Self::of_entries(entries.collect(), RuleEntry::NONE)
+    }
+
+    /// What holds at every address.
+    fn everywhere(entry: RuleEntry) -> Self {
+        Self::of_entries(Vec::new(), entry)
+    }
+
+    /// What holds at single addresses, and at all others. A tree of one node for each family.
+    fn of_entries(entries: Vec<(Address, RuleEntry)>, elsewhere: RuleEntry) -> Self {
+        let mut header = Header { entries: 3, ..Header::default() };
+        let mut blocks = std::vec![Block::EMPTY; 3];
+        for (index, family) in Family::ALL.iter().enumerate() {
+            let places = fan_out(*family) as usize;
+            let first_entry = (blocks.len() - 3) * Block::ENTRIES;
+            header.trees[index] = Tree { root: 1 + index as u32, nodes: 1, entry: first_entry as u32 };
+            let mut intervals: Vec<(u128, RuleEntry)> = std::vec![(0, elsewhere)];
+            let mut of_family: Vec<_> =
+                entries.iter().filter(|(address, _)| address.family() == *family).collect();
+            of_family.sort_by_key(|(address, _)| address.octets());
+            for (address, entry) in of_family {
+                let number = u128::from_be_bytes(address.octets()) >> (128 - u32::from(family.bits()));
+                intervals.retain(|(first, _)| *first != number);
+                intervals.push((number, *entry));
+                let next = number.checked_add(1).filter(|next| *family == Family::V6 || next >> 32 == 0);
+                intervals.extend(next.map(|next| (next, elsewhere)));
+            }
+            assert!(intervals.len() < places, "one node");
+            let last = intervals[intervals.len() - 1].1;
+            intervals.resize(places, (u128::MAX, last));
+            let words = blocks[1 + index].words.chunks_mut(32 / places);
+            for (words, (first, _)) in words.zip(&intervals) {
+                for (word, shift) in words.iter_mut().rev().zip([0, 32, 64, 96]) {
+                    *word = (first >> shift) as u32;
+                }
+            }
+            for entries in intervals.chunks(Block::ENTRIES) {
+                let mut block = Block::EMPTY;
+                for (words, (_, entry)) in block.words.chunks_mut(RuleEntry::WORDS).zip(entries) {
+                    words.copy_from_slice(&entry.words());
+                }
+                blocks.push(block);
+            }
+        }
+        blocks[0] = header.block();
+        Self(blocks)
+    }
+}
 
 impl<'t> RuleTables for &'t Table {
     type Rules = &'t Table;
@@ -23,18 +80,8 @@ impl<'t> RuleTables for &'t Table {
 }
 
 impl EnvelopeRules for &Table {
-    fn node(&self, index: usize) -> Option<LengthNode> {
-        let family = if index == LengthPlan::root(Family::V4) { Family::V4 } else { Family::V6 };
-        Some(LengthNode { bits: family.bits(), miss: LengthNode::END })
-    }
-
-    fn entry(&self, key: &RuleKey) -> Option<RuleEntry> {
-        let same = |address: Address| *key == RuleKey::prefix(address, address.family().bits());
-        let rule = self.0.iter().position(|(address, ..)| same(*address))?;
-        let (_, port, verdict) = self.0[rule];
-        let only = selector(Protocol::Tcp, port);
-        let rule = rule as u32;
-        Some(RuleEntry { first: only, last: only, rule, verdict: verdict.raw(), ..RuleEntry::NONE })
+    fn block(&self, index: u32) -> Option<&Block> {
+        self.0.get(index as usize)
     }
 }
 
@@ -64,7 +111,7 @@ fn check(standing: &Standing, destination: Option<Destination>, table: &Table, e
 #[test]
 fn rules_decide_for_an_active_session() {
     let active = standing(SessionState::Active, Mode::Enforce);
-    let table = Table(std::vec![
+    let table = Table::new(&[
         (Address::v4([10, 0, 0, 1]), 443, Verdict::Allow),
         (Address::v4([10, 0, 0, 2]), 443, Verdict::Deny),
     ]);
@@ -76,28 +123,6 @@ fn rules_decide_for_an_active_session() {
     check(&active, None, &table, (Verdict::Deny, Reason::Unclassifiable));
 }
 
-/// A table of which every entry is this one.
-#[derive(Clone, Copy)]
-struct Same(Option<RuleEntry>);
-
-impl RuleTables for Same {
-    type Rules = Self;
-
-    fn envelope(&self, _: u32) -> Option<Self> {
-        Some(*self)
-    }
-}
-
-impl EnvelopeRules for Same {
-    fn node(&self, _: usize) -> Option<LengthNode> {
-        Some(LengthNode { bits: 32, miss: LengthNode::END })
-    }
-
-    fn entry(&self, key: &RuleKey) -> Option<RuleEntry> {
-        if key.kind == RuleKey::RANGE { None } else { self.0 }
-    }
-}
-
 /// Decides every protocol and port.
 const EVERYTHING: RuleEntry = RuleEntry { first: 0, last: u32::MAX, rule: 0, ..RuleEntry::NONE };
 
@@ -105,19 +130,19 @@ const EVERYTHING: RuleEntry = RuleEntry { first: 0, last: u32::MAX, rule: 0, ..R
 fn an_entry_with_a_broken_verdict_denies() {
     for mode in [Mode::Enforce, Mode::Audit] {
         let decision =
-            decide(&standing(SessionState::Active, mode), to("10.0.0.1", 1), &Same(Some(EVERYTHING)));
+            decide(&standing(SessionState::Active, mode), to("10.0.0.1", 1), &&Table::everywhere(EVERYTHING));
         assert_eq!((decision.verdict, decision.mode), (Verdict::Deny, mode));
     }
-    let broken = Same(Some(RuleEntry { verdict: Verdict::Deny.raw(), mode: 7, ..EVERYTHING }));
-    assert!(decide(&standing(SessionState::Active, Mode::Audit), to("10.0.0.1", 1), &broken).is_refused());
+    let broken = Table::everywhere(RuleEntry { verdict: Verdict::Deny.raw(), mode: 7, ..EVERYTHING });
+    assert!(decide(&standing(SessionState::Active, Mode::Audit), to("10.0.0.1", 1), &&broken).is_refused());
 }
 
 #[test]
 fn rules_that_are_missing_or_broken_deny_in_audit_mode_as_well() {
     struct Nothing;
     impl RuleTables for Nothing {
-        type Rules = Same;
-        fn envelope(&self, _: u32) -> Option<Same> {
+        type Rules = &'static Table;
+        fn envelope(&self, _: u32) -> Option<&'static Table> {
             None
         }
     }
@@ -125,20 +150,32 @@ fn rules_that_are_missing_or_broken_deny_in_audit_mode_as_well() {
     let decision = decide(&audited, to("10.0.0.1", 1), &Nothing);
     assert_eq!((decision.is_refused(), decision.reason), (true, Reason::Fault));
     // An entry that refers to ranges that are not there.
-    let broken = Same(Some(RuleEntry { last: 5, many: 1, ..EVERYTHING }));
-    let decision = decide(&audited, to("10.0.0.1", 1), &broken);
+    let broken = Table::everywhere(RuleEntry { first: 1000, last: 1005, many: true, ..EVERYTHING });
+    let decision = decide(&audited, to("10.0.0.1", 1), &&broken);
     assert_eq!((decision.is_refused(), decision.reason), (true, Reason::Fault));
-    assert!(!decide(&audited, to("10.0.0.1", 1), &Same(None)).is_refused());
+    assert!(!decide(&audited, to("10.0.0.1", 1), &&Table::everywhere(RuleEntry::NONE)).is_refused());
+    // Blocks that are missing, one after the other from the last.
+    let mut cut = Table::everywhere(RuleEntry { first: 8, last: 15, many: true, ..EVERYTHING });
+    let mut reasons = Vec::new();
+    while cut.0.pop().is_some() {
+        reasons.push(decide(&audited, to("10.0.0.1", 1), &&cut).reason);
+    }
+    assert!(reasons.len() > 3 && reasons.ends_with(&[Reason::Fault; 3]), "{reasons:?}");
+    // A tree that says it has more nodes than it has levels.
+    let mut deep = Table::everywhere(RuleEntry::NONE);
+    deep.0[0].words[1] = u32::MAX;
+    assert_eq!(decide(&audited, to("10.0.0.1", 1), &&deep).reason, Reason::Fault);
 }
 
 #[test]
 fn a_rule_has_its_own_mode() {
-    let rule =
-        |mode: Mode| Same(Some(RuleEntry { verdict: Verdict::Deny.raw(), mode: mode.raw(), ..EVERYTHING }));
+    let rule = |mode: Mode| {
+        Table::everywhere(RuleEntry { verdict: Verdict::Deny.raw(), mode: mode.raw(), ..EVERYTHING })
+    };
     for session in [Mode::Enforce, Mode::Audit] {
         let standing = standing(SessionState::Active, session);
-        assert!(decide(&standing, to("10.0.0.1", 1), &rule(Mode::Enforce)).is_refused());
-        assert!(!decide(&standing, to("10.0.0.1", 1), &rule(Mode::Audit)).is_refused());
+        assert!(decide(&standing, to("10.0.0.1", 1), &&rule(Mode::Enforce)).is_refused());
+        assert!(!decide(&standing, to("10.0.0.1", 1), &&rule(Mode::Audit)).is_refused());
     }
 }
 
@@ -147,9 +184,9 @@ fn unspecified_v6_needs_both_loopbacks() {
     let active = standing(SessionState::Active, Mode::Enforce);
     let v4 = (Address::LOOPBACK_V4, 80, Verdict::Allow);
     let v6 = (Address::LOOPBACK_V6, 80, Verdict::Allow);
-    check(&active, to("::", 80), &Table(std::vec![v6]), (Verdict::Deny, Reason::NoRule));
-    check(&active, to("::", 80), &Table(std::vec![v4]), (Verdict::Deny, Reason::NoRule));
-    check(&active, to("::", 80), &Table(std::vec![v4, v6]), (Verdict::Allow, Reason::AllowRule));
+    check(&active, to("::", 80), &Table::new(&[v6]), (Verdict::Deny, Reason::NoRule));
+    check(&active, to("::", 80), &Table::new(&[v4]), (Verdict::Deny, Reason::NoRule));
+    check(&active, to("::", 80), &Table::new(&[v4, v6]), (Verdict::Allow, Reason::AllowRule));
 }
 
 #[test]
@@ -157,7 +194,7 @@ fn unspecified_v4_is_nobodys_address() {
     let active = standing(SessionState::Active, Mode::Enforce);
     let all = [Address::v4([0; 4]), Address::LOOPBACK_V4].map(|address| (address, 80, Verdict::Allow));
     for name in ["0.0.0.0", "::ffff:0.0.0.0"] {
-        check(&active, to(name, 80), &Table(all.to_vec()), (Verdict::Deny, Reason::Unclassifiable));
+        check(&active, to(name, 80), &Table::new(&all), (Verdict::Deny, Reason::Unclassifiable));
     }
 }
 
@@ -188,7 +225,7 @@ fn only_stream_and_datagram_of_the_plain_protocols_are_created() {
 
 #[test]
 fn audit_lets_through_what_rules_refuse_and_nothing_else() {
-    let table = Table::default();
+    let table = Table::everywhere(RuleEntry::NONE);
     let audit = standing(SessionState::Active, Mode::Audit);
     let decision = decide(&audit, to("10.0.0.1", 1), &&table);
     assert_eq!((decision.verdict, decision.is_refused()), (Verdict::Deny, false));
@@ -231,7 +268,7 @@ proptest! {
         let word = ControlWord(word & !(0xff_ffff << 16) | u64::from(ENVELOPE) << 16);
         let facts = Standing { claim, control: word, expires_ns, now_ns };
         let verdict = |allow| if allow { Verdict::Allow } else { Verdict::Deny };
-        let table = Table(listed.into_iter().map(|allow| (address, 5, verdict(allow))).collect());
+        let table = Table::new(&listed.map(|allow| (address, 5, verdict(allow))).into_iter().collect::<Vec<_>>());
         let destination = Destination { protocol: Protocol::Tcp, address, port: 5 };
         let decision = decide(&facts, Some(destination), &&table);
 

@@ -52,13 +52,12 @@ struct Summary {
 /// What the kernel holds for an envelope.
 #[derive(Serialize)]
 struct StatsReport {
-    entries: usize,
-    prefixes: usize,
-    markers: usize,
+    /// Of 128 bytes.
+    blocks: usize,
+    intervals: usize,
     ranges: usize,
     /// The most look-ups that a decision takes.
-    prefix_lookups: usize,
-    range_lookups: usize,
+    lookups: usize,
     kernel_bytes: u64,
 }
 
@@ -118,20 +117,16 @@ fn describe(Checked { envelope, rules, .. }: &Checked, stats: bool) -> String {
         writeln!(out, "mode      {}, sessions last {} s", envelope.mode, envelope.ttl.as_secs());
     let _infallible = writeln!(out, "rules     {}", envelope.rules.len());
     if stats {
-        let (stats, entries) = (&rules.stats, rules.entries.len());
+        let stats = &rules.stats;
         let _infallible = writeln!(
             out,
-            "kernel    {entries} entries ({} prefixes, {} markers, {} ranges), {} bytes",
-            stats.prefixes,
-            stats.markers,
+            "kernel    {} intervals, {} ranges: {} blocks, {} bytes",
+            stats.intervals,
             stats.ranges,
+            rules.blocks.len(),
             rules.kernel_bytes()
         );
-        let _infallible = writeln!(
-            out,
-            "look-ups  at most {} for the address, {} for the port",
-            stats.prefix_lookups, stats.range_lookups
-        );
+        let _infallible = writeln!(out, "look-ups  at most {}", stats.lookups());
     }
     for rule in &envelope.rules {
         let addresses = rule.to.iter().map(ToString::to_string);
@@ -195,12 +190,10 @@ fn report(checked: &Result<Checked, Diagnostics>) -> Report {
                 ttl_seconds: envelope.ttl.as_secs(),
                 rules: envelope.rules.len(),
                 stats: StatsReport {
-                    entries: rules.entries.len(),
-                    prefixes: rules.stats.prefixes,
-                    markers: rules.stats.markers,
+                    blocks: rules.blocks.len(),
+                    intervals: rules.stats.intervals,
                     ranges: rules.stats.ranges,
-                    prefix_lookups: rules.stats.prefix_lookups,
-                    range_lookups: rules.stats.range_lookups,
+                    lookups: rules.stats.lookups(),
                     kernel_bytes: rules.kernel_bytes(),
                 },
             };

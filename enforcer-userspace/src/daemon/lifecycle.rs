@@ -174,8 +174,8 @@ impl Daemon {
             let refusal = internal(&error);
             Refusal { status: StatusCode::INSUFFICIENT_STORAGE, code: "no-room", ..refusal }
         })?;
-        let entries = rules.entries.len() as u64;
-        Ok(Arc::new(EnvelopeInForce { number, digest, text, envelope, entries }))
+        let blocks = rules.blocks.len() as u64;
+        Ok(Arc::new(EnvelopeInForce { number, digest, text, envelope, blocks }))
     }
 
     pub(super) fn remove_unused_rules(&mut self, envelope: u32) {

@@ -34,7 +34,7 @@ impl Daemon {
         self.revoke_unknown()?;
         self.reconcile_trees()?;
         let in_use = self.registry.iter().map(|session| &session.envelope);
-        let in_use = in_use.map(|envelope| (envelope.number, envelope.entries)).collect();
+        let in_use = in_use.map(|envelope| (envelope.number, envelope.blocks)).collect();
         self.kernel.rules.sweep(&in_use)?;
         self.remove_leftovers()
     }
@@ -86,9 +86,9 @@ impl Daemon {
             return known;
         }
         let envelope = envelope::parse(&file.text).ok()?;
-        let entries = envelope::compile(&envelope).ok()?.entries.len() as u64;
+        let blocks = envelope::compile(&envelope).ok()?.blocks.len() as u64;
         let text = file.text.clone();
-        Some(Arc::new(EnvelopeInForce { number: file.number, digest, text, envelope, entries }))
+        Some(Arc::new(EnvelopeInForce { number: file.number, digest, text, envelope, blocks }))
     }
 
     /// Revokes what the kernel holds for a session and the state directory does not know.

@@ -1,155 +1,243 @@
-//! From flattened rules to the entries of an envelope's table; `enforcer_common::rules` says what they are.
+//! From flattened rules to an envelope's blocks; `enforcer_common::rules` says what they are.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use enforcer_common::net::Family;
-use enforcer_common::rules::{LengthPlan, RuleEntry, RuleKey};
+use enforcer_common::rules::{Block, Header, NO_RULE, RuleEntry, Tree, fan_out};
 
 use super::flatten::{Flat, TooLarge, flatten};
-use super::lengths;
 use super::spans::Span;
-use super::{Envelope, Prefix, Rule};
+use super::{Envelope, Rule};
 
 /// The table of one envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompiledRules {
-    /// Each key once, in no particular order.
-    pub(crate) entries: Vec<(RuleKey, RuleEntry)>,
-    pub(crate) plan: LengthPlan,
+    pub(crate) blocks: Vec<Block>,
+    /// The rules that decide somewhere.
+    pub(crate) deciding: HashSet<u32>,
     pub(crate) stats: Stats,
 }
 
-/// What the entries are there for.
+/// What the blocks are there for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stats {
-    /// Prefixes at which something else holds than around them.
-    pub(crate) prefixes: usize,
-    /// Prefixes that no rule names, left so that longer ones are found.
-    pub(crate) markers: usize,
-    /// Ranges of ports, of prefixes that have several.
+    /// Intervals of addresses within which the same holds.
+    pub(crate) intervals: usize,
+    /// Ranges of ports, of intervals that have several.
     pub(crate) ranges: usize,
-    /// The most look-ups to find the prefix of an address.
-    pub(crate) prefix_lookups: usize,
+    /// The most nodes on the way to an address.
+    pub(crate) levels: usize,
     /// The most look-ups to find the range of a port.
     pub(crate) range_lookups: usize,
 }
 
+impl Stats {
+    /// The most look-ups that a decision takes: the header, the nodes, the entry, and the ranges of ports.
+    pub(crate) fn lookups(&self) -> usize {
+        2 + self.levels + self.range_lookups
+    }
+}
+
 impl CompiledRules {
-    /// The kernel memory that the table takes, in bytes: for each entry its key and value, each rounded up to 8, and 48 (6.18;
-    /// v6.12/kernel/bpf/hashtab.c, struct htab_elem), for each bucket 16, and about 1 KiB. Not counted: one more entry for each of
-    /// the host's processors.
+    /// The kernel memory that the table takes, in bytes: its blocks, and an array's own needs (6.18: 320 bytes;
+    /// v6.12/include/linux/bpf.h, struct bpf_array).
     pub(crate) fn kernel_bytes(&self) -> u64 {
-        const ENTRY: u64 =
-            48 + size_of::<RuleKey>().next_multiple_of(8) as u64 + size_of::<RuleEntry>() as u64;
-        const BUCKET: u64 = 16;
-        const REST: u64 = 1024;
-        let entries = self.entries.len().max(1) as u64;
-        entries * ENTRY + entries.next_power_of_two() * BUCKET + REST
+        const ARRAY: u64 = 320;
+        self.blocks.len() as u64 * size_of::<Block>() as u64 + ARRAY
     }
 }
 
 /// Compiles in at most `max_steps` steps of combining port ranges; there are no more entries than eight times that.
 pub(crate) fn compile_within(envelope: &Envelope, max_steps: u64) -> Result<CompiledRules, TooLarge> {
     let flat = flatten(envelope, max_steps)?;
-    let mut compiler = Compiler {
-        rules: &envelope.rules,
-        entries: HashMap::with_capacity(flat.len()),
-        known_ranges: HashMap::new(),
-        ranges: Vec::new(),
-        range_lookups: 0,
-    };
-    let mut plan = LengthPlan::default();
-    let mut prefix_lookups = 0;
-    for family in Family::ALL {
-        let of_family = |flat: &&Flat| flat.prefix.address().family() == *family;
-        let mut counts = [0; lengths::LENGTHS];
-        for flat in flat.iter().filter(of_family) {
-            counts[usize::from(flat.prefix.bits())] += 1;
-        }
-        let tree = lengths::Tree::new(&counts);
-        prefix_lookups = prefix_lookups.max(tree.depth());
-        tree.write(&mut plan, *family);
-        compiler.add_family(flat.iter().filter(of_family), &tree);
+    let mut ranges =
+        Ranges { rules: &envelope.rules, known: HashMap::new(), entries: Vec::new(), lookups: 0 };
+    let mut intervals = [Vec::new(), Vec::new()];
+    for (intervals, family) in intervals.iter_mut().zip(Family::ALL) {
+        *intervals = cut(flat.iter().filter(|flat| flat.prefix.address().family() == *family), &mut ranges);
     }
+    let mut header = Header::default();
+    let mut blocks = vec![Block::EMPTY];
+    let mut entries: Vec<RuleEntry> = Vec::new();
+    let mut levels = 0;
+    for ((intervals, family), tree) in intervals.iter().zip(Family::ALL).zip(&mut header.trees) {
+        let written = write_tree(intervals, *family, &mut blocks, &mut entries);
+        levels = levels.max(depth(written.nodes, *family));
+        *tree = written;
+    }
+    let first_range = number(entries.len());
+    entries.append(&mut ranges.entries);
     let stats = Stats {
-        prefixes: flat.len(),
-        markers: compiler.entries.len() - flat.len(),
-        ranges: compiler.ranges.len(),
-        prefix_lookups,
-        range_lookups: compiler.range_lookups,
+        intervals: intervals.iter().map(Vec::len).sum(),
+        ranges: entries.len() - first_range as usize,
+        levels,
+        range_lookups: ranges.lookups,
     };
-    let mut entries: Vec<_> = compiler.entries.into_iter().collect();
-    entries.append(&mut compiler.ranges);
-    Ok(CompiledRules { entries, plan, stats })
+    // An interval's ranges were counted from the first of them.
+    for entry in entries.iter_mut().filter(|entry| entry.many) {
+        entry.first += first_range;
+        entry.last += first_range;
+    }
+    header.entries = number(blocks.len());
+    blocks.extend(entries.chunks(Block::ENTRIES).map(block_of));
+    blocks[0] = header.block();
+    let deciding = entries.iter().map(|entry| entry.rule).filter(|rule| *rule != NO_RULE).collect();
+    Ok(CompiledRules { blocks, deciding, stats })
 }
 
-struct Compiler<'e> {
-    rules: &'e [Rule],
-    entries: HashMap<RuleKey, RuleEntry>,
-    /// The numbers of the first and the last of ranges that stand in the table already.
-    known_ranges: HashMap<Rc<[Span]>, (u32, u32)>,
-    ranges: Vec<(RuleKey, RuleEntry)>,
-    range_lookups: usize,
-}
+/// From this address, as a number, to where the next interval begins.
+type Interval = (u128, RuleEntry);
 
-impl Compiler<'_> {
-    /// Adds the prefixes of one family, in order, each with the markers that lead to it.
-    fn add_family<'f>(&mut self, flat: impl Iterator<Item = &'f Flat>, tree: &lengths::Tree) {
-        let mut around: Vec<(Prefix, RuleEntry)> = Vec::new();
-        for Flat { prefix, spans } in flat {
-            while around.pop_if(|(outer, _)| !outer.contains(*prefix)).is_some() {}
-            for bits in tree.shorter_on_the_way_to(prefix.bits()) {
-                let key = RuleKey::prefix(prefix.address(), bits);
-                match self.entries.entry(key) {
-                    Entry::Occupied(mut known) => known.get_mut().longer = 1,
-                    Entry::Vacant(vacant) => {
-                        let outer = around.iter().rev().find(|(outer, _)| outer.bits() <= bits);
-                        let holds = outer.map_or(RuleEntry::NONE, |(_, entry)| *entry);
-                        vacant.insert(RuleEntry { longer: 1, ..holds });
-                    }
-                }
-            }
-            let entry = self.entry_for(spans);
-            // A prefix comes before all that lead to longer ones through it, so nothing stands here yet.
-            self.entries.insert(RuleKey::prefix(prefix.address(), prefix.bits()), entry);
-            around.push((*prefix, entry));
+/// Cuts the addresses of a family into intervals. The prefixes are in order, each before those inside it.
+fn cut<'f>(flat: impl Iterator<Item = &'f Flat>, ranges: &mut Ranges<'_>) -> Vec<Interval> {
+    let mut intervals = Intervals(Vec::new());
+    // The prefixes around the current one: the first address behind each, if there is one, and what holds in it.
+    let mut around: Vec<(Option<u128>, RuleEntry)> = Vec::new();
+    for Flat { prefix, spans } in flat {
+        let family_bits = prefix.address().family().bits();
+        let first = u128::from_be_bytes(prefix.address().octets()) >> (128 - u32::from(family_bits));
+        let size = 1u128.checked_shl((family_bits - prefix.bits()).into());
+        let end =
+            size.and_then(|size| first.checked_add(size)).filter(|end| family_bits == 128 || end >> 32 == 0);
+        while let Some((Some(ended), _)) = around.pop_if(|(end, _)| end.is_some_and(|end| end <= first)) {
+            intervals.begin(ended, innermost(&around));
+        }
+        let entry = ranges.entry_for(spans);
+        intervals.begin(first, entry);
+        around.push((end, entry));
+    }
+    while let Some((ended, _)) = around.pop() {
+        if let Some(ended) = ended {
+            intervals.begin(ended, innermost(&around));
         }
     }
+    intervals.0
+}
 
+/// What holds in the innermost of the prefixes around.
+fn innermost(around: &[(Option<u128>, RuleEntry)]) -> RuleEntry {
+    around.last().map_or(RuleEntry::NONE, |(_, entry)| *entry)
+}
+
+struct Intervals(Vec<Interval>);
+
+impl Intervals {
+    /// From `first` on this holds. Not before the interval that began last.
+    fn begin(&mut self, first: u128, entry: RuleEntry) {
+        let _replaced = self.0.pop_if(|(last, _)| *last == first);
+        let before = self.0.last().map_or(RuleEntry::NONE, |(_, entry)| *entry);
+        if before != entry {
+            self.0.push((first, entry));
+        }
+    }
+}
+
+/// Ranges of ports of intervals that have several.
+struct Ranges<'e> {
+    rules: &'e [Rule],
+    /// The numbers of the first and the last of ranges that are there already.
+    known: HashMap<Rc<[Span]>, (u32, u32)>,
+    entries: Vec<RuleEntry>,
+    lookups: usize,
+}
+
+impl Ranges<'_> {
     fn entry_for(&mut self, spans: &Rc<[Span]>) -> RuleEntry {
         match &**spans {
             [] => RuleEntry::NONE,
             [only] => self.range(only),
             several => {
-                self.range_lookups = self.range_lookups.max(several.len().ilog2() as usize + 1);
-                let (first, last) = match self.known_ranges.get(spans) {
+                self.lookups = self.lookups.max(several.len().ilog2() as usize + 1);
+                let (first, last) = match self.known.get(spans) {
                     Some(known) => *known,
-                    None => self.add_ranges(spans),
+                    None => self.add(spans),
                 };
-                RuleEntry { first, last, many: 1, ..RuleEntry::NONE }
+                RuleEntry { first, last, many: true, ..RuleEntry::NONE }
             }
         }
     }
 
-    fn add_ranges(&mut self, spans: &Rc<[Span]>) -> (u32, u32) {
-        let number = |n: usize| u32::try_from(n).expect("flattening is bounded by far less than 2^32 steps");
-        let first = number(self.ranges.len());
+    fn add(&mut self, spans: &Rc<[Span]>) -> (u32, u32) {
+        let first = number(self.entries.len());
         for span in spans.iter() {
-            let entry = (RuleKey::range(number(self.ranges.len())), self.range(span));
-            self.ranges.push(entry);
+            let entry = self.range(span);
+            self.entries.push(entry);
         }
-        let numbers = (first, number(self.ranges.len()) - 1);
-        self.known_ranges.insert(Rc::clone(spans), numbers);
+        let numbers = (first, number(self.entries.len()) - 1);
+        self.known.insert(Rc::clone(spans), numbers);
         numbers
     }
 
     fn range(&self, span: &Span) -> RuleEntry {
         let verdict = self.rules[span.rule as usize].verdict.raw();
         let mode = span.mode.map_or(0, |mode| mode.raw());
-        RuleEntry { first: span.first, last: span.last, rule: span.rule, verdict, mode, longer: 0, many: 0 }
+        RuleEntry { first: span.first, last: span.last, rule: span.rule, verdict, mode, many: false }
     }
+}
+
+/// Writes a family's search tree behind the blocks and the entries that are there.
+fn write_tree(
+    intervals: &[Interval],
+    family: Family,
+    blocks: &mut Vec<Block>,
+    entries: &mut Vec<RuleEntry>,
+) -> Tree {
+    let fan_out = fan_out(family) as usize;
+    let keys = fan_out - 1;
+    let nodes = intervals.len().div_ceil(keys);
+    let tree = Tree { root: number(blocks.len()), nodes: number(nodes), entry: number(entries.len()) };
+    // Places behind the last interval hold what that holds: a key that is never too large for an address.
+    let rest = (u128::MAX, intervals.last().map_or(RuleEntry::NONE, |(_, entry)| *entry));
+    let mut in_order = intervals.iter().copied().chain(std::iter::repeat(rest));
+    blocks.resize(blocks.len() + nodes, Block::EMPTY);
+    let first_entry = entries.len();
+    entries.resize(first_entry + nodes * fan_out, RuleEntry::NONE);
+    // From left to right: the nodes on the way down, each with its next key.
+    let mut way: Vec<(usize, usize)> = vec![(0, 0)];
+    while let Some((node, key)) = way.pop() {
+        if node >= nodes {
+            continue;
+        }
+        if key > 0 {
+            let (first, entry) = in_order.next().unwrap_or(rest);
+            let words = Block::WORDS / fan_out;
+            let block = &mut blocks[tree.root as usize + node];
+            for (n, word) in block.words[(key - 1) * words..key * words].iter_mut().rev().enumerate() {
+                *word = (first >> (32 * n)) as u32;
+            }
+            entries[first_entry + node * fan_out + key - 1] = entry;
+        }
+        if key < keys {
+            way.push((node, key + 1));
+        }
+        way.push((node * fan_out + 1 + key, 0));
+    }
+    tree
+}
+
+/// How many levels a tree of so many nodes has.
+fn depth(nodes: u32, family: Family) -> usize {
+    let fan_out = u64::from(fan_out(family));
+    let (mut levels, mut reached, mut width) = (0, 0, 1);
+    while reached < u64::from(nodes) {
+        reached += width;
+        width *= fan_out;
+        levels += 1;
+    }
+    levels
+}
+
+fn block_of(entries: &[RuleEntry]) -> Block {
+    let mut block = Block::EMPTY;
+    for (words, entry) in block.words.chunks_mut(RuleEntry::WORDS).zip(entries) {
+        words.copy_from_slice(&entry.words());
+    }
+    block
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("flattening is bounded by far less than 2^32 steps")
 }
 
 #[cfg(test)]

@@ -1,10 +1,7 @@
 //! What is valid and probably not meant: rules that decide nothing, rules that allow very much, parts that nothing holds a
 //! session to.
 
-use std::collections::HashSet;
-
 use enforcer_common::net::Family;
-use enforcer_common::rules::NO_RULE;
 use enforcer_common::verdict::{Mode, Verdict};
 
 use super::{CompiledRules, Envelope, PortRange, Prefix, Requirement, Rule, sets};
@@ -24,13 +21,11 @@ pub(crate) struct Warning {
 pub(crate) fn lint(envelope: &Envelope, compiled: &CompiledRules) -> Vec<Warning> {
     let mut out = Warnings(Vec::new());
     out.whole(envelope);
-    let deciding: HashSet<u32> =
-        compiled.entries.iter().map(|(_, entry)| entry.rule).filter(|rule| *rule != NO_RULE).collect();
     for (rule, number) in envelope.rules.iter().zip(0..) {
         out.names(rule);
         out.breadth(rule);
         out.ports(&rule.name, rule.line, &rule.ports);
-        if !rule.to.is_empty() && !deciding.contains(&number) {
+        if !rule.to.is_empty() && !compiled.deciding.contains(&number) {
             out.shadowed(envelope, rule);
         }
     }

@@ -1,7 +1,7 @@
 //! Envelopes: from text to the entries the kernel looks up.
 //!
 //! `document` reads YAML into a tree that knows where each node stands, `parse` reads that tree into [`Envelope`] by the
-//! tables in `language`, `flatten` resolves overlaps, `compile` makes the entries of the kernel's table. Nothing here does I/O. What the text means is written
+//! tables in `language`, `flatten` resolves overlaps, `compile` makes the blocks of the kernel's table. Nothing here does I/O. What the text means is written
 //! down in `policies/README.md`.
 
 #![forbid(unsafe_code)]
@@ -13,7 +13,6 @@ mod explain;
 mod fields;
 mod flatten;
 mod language;
-mod lengths;
 mod lint;
 mod parse;
 mod prefix;

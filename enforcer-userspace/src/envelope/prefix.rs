@@ -3,7 +3,6 @@
 use super::diagnostic::{Problem, quoted};
 use super::parse::number;
 use enforcer_common::net::{Address, Family};
-use enforcer_common::rules::masked;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -136,6 +135,12 @@ fn not_an_address(text: &str, address: &str) -> Problem {
     } else {
         problem.hint("write it like `203.0.113.0/24`, `203.0.113.7`, `2001:db8::/32` or `2001:db8::7`")
     }
+}
+
+/// The octets with only the first `bits` bits kept.
+pub(super) fn masked(octets: [u8; 16], bits: u8) -> [u8; 16] {
+    let kept = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+    (u128::from_be_bytes(octets) & kept).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
-//! Compiled entries in memory, looked up the way the kernel does it.
+//! Compiled blocks in memory, looked up the way the kernel does it.
 
-use std::collections::HashMap;
-
-use enforcer_common::rules::{EnvelopeRules, LengthNode, LengthPlan, RuleEntry, RuleKey, RuleTables};
+use enforcer_common::rules::{Block, EnvelopeRules, RuleTables};
 
 use super::CompiledRules;
 
@@ -10,13 +8,12 @@ use super::CompiledRules;
 #[derive(Clone, Debug)]
 pub(crate) struct CompiledTable {
     number: u32,
-    entries: HashMap<RuleKey, RuleEntry>,
-    plan: LengthPlan,
+    blocks: Vec<Block>,
 }
 
 impl CompiledTable {
     pub(crate) fn new(number: u32, compiled: &CompiledRules) -> Self {
-        Self { number, entries: compiled.entries.iter().copied().collect(), plan: compiled.plan }
+        Self { number, blocks: compiled.blocks.clone() }
     }
 }
 
@@ -29,11 +26,7 @@ impl<'t> RuleTables for &'t CompiledTable {
 }
 
 impl EnvelopeRules for &CompiledTable {
-    fn node(&self, index: usize) -> Option<LengthNode> {
-        self.plan.nodes.get(index).copied()
-    }
-
-    fn entry(&self, key: &RuleKey) -> Option<RuleEntry> {
-        self.entries.get(key).copied()
+    fn block(&self, index: u32) -> Option<&Block> {
+        self.blocks.get(index as usize)
     }
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use enforcer_common::net::{Address, Destination, Family, Protocol};
-use enforcer_common::rules::{NO_RULE, masked};
+use enforcer_common::rules::NO_RULE;
 use enforcer_common::verdict::{Mode, Verdict};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use super::prefix::masked;
 use super::{Envelope, Limits, Metadata, PortRange, Prefix, Rule, parse};
 
 /// A verdict, the rule it names, and whether the operation is refused.

@@ -14,10 +14,8 @@ use enforcer_common::{
 use super::{control::ControlWords, pins::Pins};
 
 /// The names of all maps, as pinned.
-pub(super) const NAMES: &[&str] = &[
-    "TASKS", "CGROUPS", "CONTROL", "SESSIONS", "PROCS", "RULES", "PLANS", "ENROL", "RECORDS", "COUNTERS",
-    "META",
-];
+pub(super) const NAMES: &[&str] =
+    &["TASKS", "CGROUPS", "CONTROL", "SESSIONS", "PROCS", "RULES", "ENROL", "RECORDS", "COUNTERS", "META"];
 
 /// Why a map could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +37,7 @@ pub(crate) enum MapsError {
     },
     #[error("the kernel has no session slot {slot}")]
     NoSlot { slot: u32 },
-    #[error("the kernel's tables have room for {} more rule entries, {needed} are needed", MAX_RULE_ENTRIES - used)]
+    #[error("the kernel's tables have room for {} more blocks of rules, {needed} are needed", MAX_RULE_BLOCKS - used)]
     NoRuleRoom { needed: u64, used: u64 },
     #[error("take away the rules of envelope {envelope}: {error}")]
     NotRemoved { envelope: u32, error: String },
@@ -47,8 +45,8 @@ pub(crate) enum MapsError {
     Thread(#[source] std::io::Error),
 }
 
-/// The entries that the tables of all envelopes may have together: some 420 MB of kernel memory.
-pub(super) const MAX_RULE_ENTRIES: u64 = 4_194_304;
+/// The blocks that the tables of all envelopes may have together: 512 MiB of kernel memory.
+pub(super) const MAX_RULE_BLOCKS: u64 = 4_194_304;
 
 pub(super) fn access(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> MapsError {
     move |source| MapsError::Access { action, map, source: Box::new(source) }

@@ -6,21 +6,21 @@
 //! taking one away waits twice, and so is left to a thread.
 
 use std::{
-    collections::{HashMap as StdHashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::mpsc,
     thread,
 };
 
-use aya::maps::{Array, HashMap, HashOfMaps, MapData};
-use enforcer_common::rules::{LengthPlan, MAX_ENVELOPES, RuleEntry, RuleKey};
+use aya::maps::{Array, HashOfMaps, MapData};
+use enforcer_common::rules::{Block, MAX_ENVELOPES};
 
 use super::{
-    maps::{MAX_RULE_ENTRIES, MapsError, access, ignore_absent, open},
+    maps::{MAX_RULE_BLOCKS, MapsError, access, ignore_absent, open},
     pins::Pins,
 };
 use crate::envelope::CompiledRules;
 
-type Table = HashMap<MapData, RuleKey, RuleEntry>;
+type Table = Array<MapData, Block>;
 type Tables = HashOfMaps<MapData, u32, Table>;
 
 /// The number of no envelope: writing under it does nothing but wait for the programs that run.
@@ -29,9 +29,8 @@ const NOBODY: u32 = 0;
 /// The compiled rules of every envelope in use.
 pub(crate) struct RuleMaps {
     tables: Tables,
-    plans: Array<MapData, LengthPlan>,
-    /// The entries of each table that was installed or found in use.
-    entries: StdHashMap<u32, u64>,
+    /// The blocks of each table that was installed or found in use.
+    blocks: HashMap<u32, u64>,
     /// Tables that are being taken away: their numbers are not free yet.
     going: HashSet<u32>,
     remover: Remover,
@@ -41,8 +40,7 @@ impl RuleMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
         Ok(Self {
             tables: open(pins, "RULES")?,
-            plans: open(pins, "PLANS")?,
-            entries: StdHashMap::new(),
+            blocks: HashMap::new(),
             going: HashSet::new(),
             remover: Remover::start(open(pins, "RULES")?)?,
         })
@@ -50,15 +48,14 @@ impl RuleMaps {
 
     /// Writes the rules of an envelope under a number that no session uses yet. All or nothing.
     pub(crate) fn install(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
-        let needed = rules.entries.len() as u64;
-        let used: u64 = self.entries.values().sum();
-        if used + needed > MAX_RULE_ENTRIES {
+        let needed = rules.blocks.len() as u64;
+        let used: u64 = self.blocks.values().sum();
+        if used + needed > MAX_RULE_BLOCKS {
             return Err(MapsError::NoRuleRoom { needed, used });
         }
         let table = fill(rules)?;
-        self.plans.set(envelope, rules.plan, 0).map_err(access("write", "PLANS"))?;
         self.tables.insert(envelope, &table, 0).map_err(access("write", "RULES"))?;
-        self.entries.insert(envelope, needed);
+        self.blocks.insert(envelope, needed);
         Ok(())
     }
 
@@ -79,19 +76,19 @@ impl RuleMaps {
             // One that could not be taken away keeps its number and its room.
             removed?;
             self.going.remove(&envelope);
-            self.entries.remove(&envelope);
+            self.blocks.remove(&envelope);
         }
         Ok(())
     }
 
     /// Takes up the tables that are there. Those that `in_use` does not know, which a daemon that was killed left, go.
-    pub(crate) fn sweep(&mut self, in_use: &StdHashMap<u32, u64>) -> Result<(), MapsError> {
+    pub(crate) fn sweep(&mut self, in_use: &HashMap<u32, u64>) -> Result<(), MapsError> {
         let found: Vec<u32> =
             self.tables.keys().collect::<Result<_, _>>().map_err(access("read", "RULES"))?;
         for envelope in found {
             match in_use.get(&envelope) {
-                Some(entries) => {
-                    self.entries.insert(envelope, *entries);
+                Some(blocks) => {
+                    self.blocks.insert(envelope, *blocks);
                 }
                 None if envelope == NOBODY => {}
                 None => self.remove(envelope),
@@ -103,12 +100,19 @@ impl RuleMaps {
 
 /// A table with these rules, that nobody can see yet.
 fn fill(rules: &CompiledRules) -> Result<Table, MapsError> {
-    let size = u32::try_from(rules.entries.len()).unwrap_or(u32::MAX).max(1);
-    let mut table = Table::create(size, 0).map_err(access("create a table for", "RULES"))?;
-    for (key, entry) in &rules.entries {
-        table.insert(key, entry, 0).map_err(access("fill a table for", "RULES"))?;
+    let size = u32::try_from(rules.blocks.len()).unwrap_or(u32::MAX);
+    let mut table = new_table(size)?;
+    for (block, index) in rules.blocks.iter().zip(0..) {
+        table.set(index, block, 0).map_err(access("fill a table for", "RULES"))?;
     }
     Ok(table)
+}
+
+/// A table of so many blocks. The flag lets tables of different sizes stand in one map (5.10;
+/// v5.10/kernel/bpf/arraymap.c, array_map_meta_equal).
+fn new_table(size: u32) -> Result<Table, MapsError> {
+    const BPF_F_INNER_MAP: u32 = 1 << 12;
+    Table::create(size, BPF_F_INNER_MAP).map_err(access("create a table for", "RULES"))
 }
 
 /// The thread that takes tables away. It ends when this is dropped.
@@ -149,6 +153,6 @@ impl Remover {
 
 /// Returns when every program that ran when it was called has ended.
 fn wait_for_programs(tables: &mut Tables) -> Result<(), MapsError> {
-    let nothing = Table::create(1, 0).map_err(access("create a table for", "RULES"))?;
+    let nothing = new_table(1)?;
     tables.insert(NOBODY, &nothing, 0).map_err(access("write", "RULES"))
 }

@@ -27,8 +27,8 @@ pub(crate) struct EnvelopeInForce {
     pub(crate) digest: String,
     pub(crate) text: String,
     pub(crate) envelope: Envelope,
-    /// How many entries its table in the kernel has.
-    pub(crate) entries: u64,
+    /// How many blocks its table in the kernel has.
+    pub(crate) blocks: u64,
 }
 
 /// What is fixed for a session's life.

@@ -1,10 +1,10 @@
 use super::super::test_support::{Answer, envelope, matches, model, probe, read, rule};
-use super::super::{CompiledTable, Mode, PortRange, RuleExplanation, Verdict, explain, parse};
+use super::super::{CompiledTable, Mode, PortRange, Prefix, RuleExplanation, Verdict, explain, parse};
 use super::*;
 use enforcer_common::decision::{Claim, Decision, Standing, decide};
 use enforcer_common::identity::SessionRef;
 use enforcer_common::net::{Address, Destination, Protocol};
-use enforcer_common::rules::{EnvelopeRules as _, MAX_LOOKUPS};
+use enforcer_common::rules::{EnvelopeRules as _, MAX_LEVELS};
 use enforcer_common::session::{Control, SessionState};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -47,10 +47,7 @@ proptest! {
             prop_assert_eq!(answer(&decision(&table, mode, &destination)), expect, "{:?}", destination);
             check_explained(&envelope, destination, expect)?;
         }
-        // The kernel's table takes each key once.
-        let keys: std::collections::HashSet<_> = compiled.entries.iter().map(|(key, _)| *key).collect();
-        prop_assert_eq!(keys.len(), compiled.entries.len());
-        prop_assert!(compiled.stats.prefix_lookups <= MAX_LOOKUPS);
+        prop_assert!(compiled.stats.levels <= MAX_LEVELS);
     }
 }
 
@@ -141,8 +138,8 @@ fn what_an_outer_entry_already_says_takes_no_room() {
         "deny: [{name: net, to: [10.0.0.0/8], ports: any, protocol: tcp}],
          egress: [{name: one, to: [10.0.0.1, 10.0.0.2, 10.0.0.0/9], ports: any, protocol: tcp}]",
     );
-    let compiled = compile(&envelope);
-    assert_eq!(compiled.entries.len(), 1);
+    // From 10.0.0.0 on, and from 11.0.0.0 on.
+    assert_eq!(compile(&envelope).stats.intervals, 2);
 }
 
 #[test]
@@ -150,17 +147,82 @@ fn prefixes_with_the_same_rules_share_their_ranges() {
     let envelope =
         read("egress: [{name: a, to: [10.0.0.1, '2001:db8::1'], ports: [80, 443], protocol: any}]");
     let compiled = compile(&envelope);
-    assert_eq!((compiled.stats.prefixes, compiled.stats.ranges), (2, 4));
+    assert_eq!((compiled.stats.intervals, compiled.stats.ranges), (4, 4));
 }
 
 #[test]
 fn any_port_takes_no_more_room_than_one() {
     let size = |ports| {
         compile(&read(&format!("egress: [{{name: a, to: [10.0.0.1], ports: {ports}, protocol: tcp}}]")))
-            .entries
+            .blocks
             .len()
     };
-    assert_eq!((size("any"), size("443"), size("1-1000")), (1, 1, 1));
+    assert_eq!((size("443"), size("1-1000")), (size("any"), size("any")));
+}
+
+/// Trees with as many intervals as fill their levels, one fewer and one more; and a large one.
+#[test]
+fn every_place_of_a_tree_is_found() {
+    for count in [0u32, 1, 3, 4, 15, 16, 31, 32, 511, 512, 513, 30_000] {
+        for family in Family::ALL {
+            // Every second address, to each of three rules in turn.
+            let address = |n: u32| match family {
+                Family::V4 => Address::v4((0x0a00_0000 + n).to_be_bytes()),
+                Family::V6 => Address::v6(((0x2001_0db8 << 96) + (u128::from(n) << 60)).to_be_bytes()),
+            };
+            let to_rule = |rule: u32| {
+                let numbers = (0..count).filter(move |n| n % 3 == rule);
+                numbers.map(|n| Prefix::holding(address(2 * n + 1), family.bits()).unwrap()).collect()
+            };
+            let rules: Vec<_> = (0..3).map(|rule| allow_all(to_rule(rule))).collect();
+            let compiled = compile(&envelope(Mode::Enforce, rules));
+            assert!(compiled.stats.levels <= MAX_LEVELS);
+            let table = CompiledTable::new(ENVELOPE, &compiled);
+            let rule_at = |address| {
+                let destination = Destination { protocol: Protocol::Tcp, address, port: 1 };
+                (&table).find(&destination).unwrap().map(|hit| hit.rule)
+            };
+            for n in 0..=2 * count {
+                assert_eq!(
+                    rule_at(address(n)),
+                    (n % 2 == 1).then_some(n / 2 % 3),
+                    "{n} of {count}, {family}"
+                );
+            }
+            let ends =
+                [Address::v4([0; 4]), Address::v4([255; 4]), Address::v6([0; 16]), Address::v6([255; 16])];
+            assert_eq!(ends.map(rule_at), [None; 4]);
+        }
+    }
+}
+
+fn allow_all(to: Vec<Prefix>) -> Rule {
+    Rule {
+        name: "rule".to_owned(),
+        line: 1,
+        verdict: Verdict::Allow,
+        mode: None,
+        protocols: Protocol::ALL.to_vec(),
+        to,
+        names: Vec::new(),
+        agents: Vec::new(),
+        ports: vec![PortRange::ANY],
+    }
+}
+
+#[test]
+fn the_last_address_is_an_address() {
+    check(
+        "egress: [{name: v4, to: [255.255.255.255, 255.255.255.252], ports: any, protocol: tcp},
+                  {name: v6, to: ['ffff::/16'], ports: any, protocol: tcp}]",
+        &[
+            ("255.255.255.255", 1, Some("v4")),
+            ("255.255.255.254", 1, None),
+            ("255.255.255.252", 1, Some("v4")),
+            ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1, Some("v6")),
+            ("fffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1, None),
+        ],
+    );
 }
 
 #[test]
@@ -187,17 +249,7 @@ fn an_audited_deny_takes_nothing_away() {
 #[test]
 fn work_is_bounded() {
     let ports = (1..=1000).map(|n| PortRange { first: n * 2, last: n * 2 }).collect();
-    let rule = |to, ports, verdict| Rule {
-        name: "rule".to_owned(),
-        line: 1,
-        verdict,
-        mode: None,
-        protocols: vec![Protocol::Tcp],
-        to: vec![to],
-        names: Vec::new(),
-        agents: Vec::new(),
-        ports,
-    };
+    let rule = |to, ports, verdict| Rule { verdict, ports, ..allow_all(vec![to]) };
     let prefix = |n: u16, bits| Prefix::holding(Address::v4([10, 0, (n >> 8) as u8, n as u8]), bits).unwrap();
     let mut rules = vec![rule(prefix(0, 0), ports, Verdict::Deny)];
     rules.extend((0..1000).map(|n| rule(prefix(n, 32), vec![PortRange::ANY], Verdict::Allow)));
