@@ -68,6 +68,17 @@ impl Block {
         count
     }
 
+    /// Of a node: whether nothing holds from this key on. That stands after the keys, a bit for each.
+    #[inline(always)]
+    fn holds_nothing(&self, family: Family, key: u32) -> bool {
+        self.words[Self::nothing(family)] >> (key % u32::BITS) & 1 != 0
+    }
+
+    /// The word of a node that says where nothing holds.
+    pub const fn nothing(family: Family) -> usize {
+        (fan_out(family) as usize - 1) * (Self::WORDS / fan_out(family) as usize)
+    }
+
     /// 1 if the key is at most `place`, else 0.
     #[inline(always)]
     fn is_up_to(&self, family: Family, key: u32, place: Place) -> u32 {
@@ -292,8 +303,13 @@ pub trait EnvelopeRules {
             };
             let count = block.keys_up_to(family, place);
             if count > 0 {
-                // A key further down is nearer.
-                found = tree.entry.wrapping_add(node.wrapping_mul(fan_out)).wrapping_add(count - 1);
+                // A key further down is nearer. Where nothing holds there is no need to read the entry.
+                let key = count - 1;
+                found = if block.holds_nothing(family, key) {
+                    NOWHERE
+                } else {
+                    tree.entry.wrapping_add(node.wrapping_mul(fan_out)).wrapping_add(key)
+                };
             }
             node = node.wrapping_mul(fan_out).wrapping_add(1 + count);
         }

@@ -37,9 +37,9 @@ pub(crate) static SESSIONS: Array<SessionRow> = Array::with_max_entries(MAX_SESS
 #[map]
 pub(crate) static PROCS: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
 
-/// The table of one envelope. The daemon makes it as large as the envelope's rules need, which the flag permits; the size
-/// here is that of no table.
-type Blocks = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP as usize }>;
+/// The table of one envelope. The daemon makes it as large as the envelope's rules need, which a flag permits, and has
+/// them begin at a page. The size here is that of no table.
+type Blocks = btf_maps::Array<Block, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
 /// Envelope number to its table. Written by the daemon: a table is complete before it is put here, and does not change.
 #[btf_map]

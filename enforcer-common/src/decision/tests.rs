@@ -50,7 +50,7 @@ impl Table {
             }
             assert!(intervals.len() < places, "one node");
             let last = intervals[intervals.len() - 1].1;
-            intervals.resize(places, (u128::MAX, last));
+            intervals.resize(places - 1, (u128::MAX, last));
             let words = blocks[1 + index].words.chunks_mut(32 / places);
             for (words, (first, _)) in words.zip(&intervals) {
                 for (word, shift) in words.iter_mut().rev().zip([0, 32, 64, 96]) {

@@ -40,11 +40,11 @@ impl Stats {
 }
 
 impl CompiledRules {
-    /// The kernel memory that the table takes, in bytes: its blocks, and an array's own needs (6.18: 320 bytes;
-    /// v6.12/include/linux/bpf.h, struct bpf_array).
+    /// The kernel memory that the table takes, in bytes: its blocks, in whole pages, and a page of the array's own
+    /// (v6.12/kernel/bpf/arraymap.c, array_map_alloc).
     pub(crate) fn kernel_bytes(&self) -> u64 {
-        const ARRAY: u64 = 320;
-        self.blocks.len() as u64 * size_of::<Block>() as u64 + ARRAY
+        const PAGE: u64 = 4096;
+        (self.blocks.len() as u64 * size_of::<Block>() as u64).next_multiple_of(PAGE) + PAGE
     }
 }
 
@@ -206,6 +206,7 @@ fn write_tree(
             for (n, word) in block.words[(key - 1) * words..key * words].iter_mut().rev().enumerate() {
                 *word = (first >> (32 * n)) as u32;
             }
+            block.words[Block::nothing(family)] |= u32::from(entry == RuleEntry::NONE) << (key - 1);
             entries[first_entry + node * fan_out + key - 1] = entry;
         }
         if key < keys {

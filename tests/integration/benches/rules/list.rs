@@ -73,8 +73,9 @@ impl RuleList {
         text
     }
 
-    /// So many addresses that a rule holds and as many that none does, one in a line, with its kind.
-    pub(crate) fn addresses(mut self, count: usize) -> String {
+    /// So many addresses of each kind, one in a line after its kind: some rule holds them, or none if the kind begins with
+    /// `refused`.
+    pub(crate) fn addresses(mut self, kinds: &[(&str, usize)]) -> String {
         let known: HashSet<Network> = self.networks.iter().copied().collect();
         let lengths: HashSet<(bool, u8)> = known.iter().map(|network| (network.v6, network.bits)).collect();
         let is_held = |v6: bool, address: u128| {
@@ -87,21 +88,25 @@ impl RuleList {
             writeln!(text, "{kind} {}", std::net::SocketAddr::new(address(v6, first), 443))
                 .expect("a string takes everything");
         };
-        for _ in 0..count {
-            let network = self.networks[self.random.below(self.networks.len())];
-            add("allowed", network.v6, network.any_address(&mut self.random));
-            // Next to a network as often as anywhere, of the same families as what is allowed.
-            let refused = loop {
+        for (kind, count) in kinds {
+            for _ in 0..*count {
                 let network = self.networks[self.random.below(self.networks.len())];
-                let beside =
-                    network.any_address(&mut self.random) ^ 1 << (128 - u32::from(network.bits)).min(127);
-                let anywhere = self.random.address(network.v6);
-                let address = if self.random.below(2) == 0 { beside } else { anywhere };
-                if is_ordinary(network.v6, address) && !is_held(network.v6, address) {
-                    break (network.v6, address);
+                if !kind.starts_with("refused") {
+                    add(kind, network.v6, network.any_address(&mut self.random));
+                    continue;
                 }
-            };
-            add("refused", refused.0, refused.1);
+                // Next to a network as often as anywhere, of the same families as what is allowed.
+                let refused = loop {
+                    let inside = network.any_address(&mut self.random);
+                    let beside = inside ^ 1 << (128 - u32::from(network.bits)).min(127);
+                    let anywhere = self.random.address(network.v6);
+                    let address = if self.random.below(2) == 0 { beside } else { anywhere };
+                    if is_ordinary(network.v6, address) && !is_held(network.v6, address) {
+                        break address;
+                    }
+                };
+                add(kind, network.v6, refused);
+            }
         }
         text
     }
