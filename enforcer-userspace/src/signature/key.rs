@@ -28,7 +28,7 @@ const ID_BYTES: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyError {
     #[error("not one PEM block")]
-    Pem(#[source] pem_rfc7468::Error),
+    Pem,
     #[error("a `{found}` where a `{expected}` is needed")]
     Label { found: String, expected: &'static str },
     #[error("not a P-256 key in PKCS#8 with its public half")]
@@ -122,11 +122,11 @@ impl SigningKey {
 }
 
 fn decode(pem: &[u8], expected: &'static str) -> Result<Vec<u8>, KeyError> {
-    let label = pem_rfc7468::decode_label(pem).map_err(KeyError::Pem)?;
+    let label = pem_rfc7468::decode_label(pem).map_err(|_| KeyError::Pem)?;
     if label != expected {
         return Err(KeyError::Label { found: label.escape_default().to_string(), expected });
     }
-    let (_, der) = pem_rfc7468::decode_vec(pem).map_err(KeyError::Pem)?;
+    let (_, der) = pem_rfc7468::decode_vec(pem).map_err(|_| KeyError::Pem)?;
     Ok(der)
 }
 
