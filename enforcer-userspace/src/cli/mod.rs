@@ -90,6 +90,8 @@ enum Command {
     /// When it stops, however it stops, the kernel goes on enforcing. A new daemon takes over.
     Daemon(daemon::Args),
     /// End enforcement: release every session and remove all that enforcer made
+    ///
+    /// Which revisions of signed envelopes were accepted stays, so that earlier ones are refused afterwards, too.
     Teardown(teardown::Args),
 }
 
