@@ -10,5 +10,7 @@ pub(crate) const PIN_DIR: &str = "ENFORCER_PIN_DIR";
 pub(crate) const CGROUP: &str = "ENFORCER_CGROUP";
 /// The group that may operate the daemon.
 pub(crate) const GROUP: &str = "ENFORCER_GROUP";
+/// The keys whose holders may sign envelopes: files, with `:` between them.
+pub(crate) const TRUST_KEYS: &str = "ENFORCER_TRUST_KEYS";
 /// Set by `run` for the command: the session's id.
 pub(crate) const SESSION: &str = "ENFORCER_SESSION";

@@ -38,6 +38,11 @@ impl Settings {
         self.state_dir.join("sessions")
     }
 
+    /// Which revisions of signed envelopes were accepted.
+    pub(crate) fn revisions(&self) -> PathBuf {
+        self.state_dir.join("revisions")
+    }
+
     pub(crate) fn events(&self) -> PathBuf {
         self.state_dir.join("events.jsonl")
     }

@@ -3,6 +3,8 @@
 //! The kernel's maps say what is enforced; these files say who it is enforced on. Where the two disagree, the daemon
 //! takes what gives less access.
 
+mod revisions;
+
 use std::{
     fs::{self, File},
     io::{self, Write as _},
@@ -18,6 +20,8 @@ use crate::{
     path_error::PathError,
     session::{EnvelopeInForce, ProcessKey, Session},
 };
+
+pub(crate) use revisions::Revisions;
 
 /// The version of the files.
 const VERSION: u32 = 2;
@@ -121,8 +125,7 @@ impl State {
     /// Makes the directories, for root alone.
     pub(crate) fn open(root: &Path, sessions: &Path) -> Result<Self, StateError> {
         for dir in [root, sessions] {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(PathError::at("create", dir))?;
+            make_dir(dir)?;
         }
         Ok(Self { root: root.to_owned(), sessions: sessions.to_owned() })
     }
@@ -191,6 +194,11 @@ fn load(path: &Path) -> Result<SessionFile, StateError> {
     Ok(file)
 }
 
+fn make_dir(dir: &Path) -> Result<(), StateError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    Ok(made.map_err(PathError::at("create", dir))?)
+}
+
 /// Replaces a file in one step: readers and crashes see the old or the new.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let temporary = path.with_extension("tmp");
@@ -200,7 +208,12 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        sync_dir(path.parent().unwrap_or(Path::new("/")))
     };
     Ok(write().map_err(PathError::at("write", path))?)
+}
+
+/// What is in a directory is on disk when this returns.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }

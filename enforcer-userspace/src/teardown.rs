@@ -109,9 +109,10 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
         note(left, absent_is_fine(fs::remove_file(&file), &file));
     }
     note(left, absent_is_fine(fs::remove_dir_all(settings.sessions()), &settings.sessions()));
-    for dir in [&settings.state_dir, &settings.run_dir] {
+    // The revisions accepted of signed envelopes stay: whoever may tear down must not be able to make them forgotten.
+    for dir in [&settings.revisions(), &settings.state_dir, &settings.run_dir] {
         match fs::remove_dir(dir) {
-            // Somebody else keeps something there, or the events are kept.
+            // Somebody else keeps something there, or events or revisions are kept.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             other => note(left, absent_is_fine(other, dir)),
         }

@@ -7,12 +7,13 @@ use crate::{
     control::dto,
     envelope,
     exit::{ExitStatus, Failure},
+    key_files,
     settings::Settings,
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The envelope
+    /// The envelope; a signature beside it, with `.sig` after its name, is sent along
     file: PathBuf,
 }
 
@@ -22,7 +23,7 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
         eprint!("{}", check::complaint(&args.file, &diagnostics));
         return Ok(ExitStatus::No);
     }
-    let request = dto::Apply { envelope };
+    let request = dto::Apply { envelope, signature: key_files::signature_of(&args.file)? };
     let applied: dto::Applied = ask(settings, async |client| client.put("/v1/envelope", &request).await)?;
     match format {
         Format::Json => print_json(&applied)?,

@@ -121,6 +121,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::SessionEnded => "session ended",
         EventKind::RequestRefused => "request refused",
         EventKind::EnvelopeReplaced => "envelope replaced",
+        EventKind::EnvelopeAccepted => "envelope accepted",
         EventKind::DaemonFault => "daemon fault",
         EventKind::Egress => "egress",
         EventKind::Fork => "fork",

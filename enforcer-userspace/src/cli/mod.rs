@@ -6,9 +6,11 @@ mod daemon;
 mod doctor;
 mod events;
 mod explain;
+mod keygen;
 mod ps;
 mod revoke;
 mod run;
+mod sign;
 mod status;
 mod teardown;
 mod text;
@@ -67,6 +69,16 @@ enum Command {
     Apply(apply::Args),
     /// Check an envelope; needs neither root nor a daemon
     Check(check::Args),
+    /// Make a key that signs envelopes; needs neither root nor a daemon
+    ///
+    /// Nothing is overwritten. The private half is readable for its user alone; the public half is what `daemon` trusts.
+    Keygen(keygen::Args),
+    /// Sign an envelope; needs neither root nor a daemon
+    ///
+    /// The signature is written beside it, with `.sig` after its name. A change of one byte makes it worthless.
+    Sign(sign::SignArgs),
+    /// Check an envelope's signature; needs neither root nor a daemon
+    Verify(sign::VerifyArgs),
     /// Print the JSON Schema of envelopes, for editors
     Schema,
     /// Say what an envelope allows or denies, and why; needs neither root nor a daemon
@@ -76,8 +88,10 @@ enum Command {
     /// Run the daemon, in the foreground
     ///
     /// When it stops, however it stops, the kernel goes on enforcing. A new daemon takes over.
-    Daemon,
+    Daemon(daemon::Args),
     /// End enforcement: release every session and remove all that enforcer made
+    ///
+    /// Which revisions of signed envelopes were accepted stays, so that earlier ones are refused afterwards, too.
     Teardown(teardown::Args),
 }
 
@@ -92,10 +106,13 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Revoke(args) => revoke::execute(&settings, format, &args),
         Command::Apply(args) => apply::execute(&settings, format, &args),
         Command::Check(args) => check::execute(format, &args),
+        Command::Keygen(args) => keygen::execute(format, &args),
+        Command::Sign(args) => sign::sign(format, &args),
+        Command::Verify(args) => sign::verify(format, &args),
         Command::Schema => print_json(&envelope::schema()).map(|()| ExitStatus::Ok),
         Command::Explain(args) => explain::execute(format, &args),
         Command::Doctor => doctor::execute(&settings, format),
-        Command::Daemon => daemon::execute(settings),
+        Command::Daemon(args) => daemon::execute(settings, &args),
         Command::Teardown(args) => teardown::execute(&settings, format, &args),
     }
 }

@@ -14,13 +14,14 @@ use crate::{
     control::dto,
     env_vars, envelope,
     exit::{ExitStatus, Failure},
+    key_files,
     privilege::{self, PrivilegeError},
     settings::Settings,
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The envelope that the session is held to
+    /// The envelope that the session is held to; a signature beside it, with `.sig` after its name, is sent along
     #[arg(long, value_name = "FILE")]
     envelope: PathBuf,
     /// Run the command as this user, by name or number; needs root
@@ -39,6 +40,7 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
         eprint!("{}", check::complaint(&args.envelope, &diagnostics));
         return Ok(ExitStatus::No);
     }
+    let signature = key_files::signature_of(&args.envelope)?;
     let user = args.user.as_deref().map(privilege::find_user).transpose()?;
     if user.is_some() && !nix::unistd::geteuid().is_root() {
         let error = anyhow::anyhow!("`--user` needs root");
@@ -51,6 +53,7 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
 
     let request = dto::Enrol {
         envelope,
+        signature,
         command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
     };
     let enrolled: dto::Enrolled = ask(settings, async |client| client.post("/v1/sessions", &request).await)?;

@@ -32,6 +32,11 @@ fn render(status: &dto::Status) -> String {
         writeln!(out, "daemon    pid {pid}, release {release}, ABI {abi}, {start} at {started}Z");
     let _infallible = writeln!(out, "kernel    {kernel}");
     let _infallible = writeln!(out, "sessions  {}, {} processes", status.sessions, status.tasks);
+    let envelopes = match status.trust_keys.as_slice() {
+        [] => "unsigned ones are accepted".to_owned(),
+        keys => format!("signed by key {}", keys.join(" or ")),
+    };
+    let _infallible = writeln!(out, "envelopes {envelopes}");
     let _infallible = writeln!(out, "hooks");
     for hook in &status.coverage {
         let state =

@@ -11,6 +11,9 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) struct Enrol {
     /// The envelope's text.
     pub(crate) envelope: String,
+    /// The signature of exactly this text, base64, at most 512 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
     /// What the process is about to execute, for people to read.
     pub(crate) command: Vec<String>,
 }
@@ -28,6 +31,9 @@ pub(crate) struct Enrolled {
 pub(crate) struct Apply {
     /// The envelope's text.
     pub(crate) envelope: String,
+    /// As in [`Enrol`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
 }
 
 /// Answer to [`Apply`]: it is in force for every decision that begins from now on.
@@ -92,6 +98,8 @@ pub(crate) struct Status {
     pub(crate) daemon: DaemonInfo,
     pub(crate) coverage: Vec<HookInfo>,
     pub(crate) sessions: usize,
+    /// The ids of the keys that may sign envelopes; without any, unsigned envelopes are accepted.
+    pub(crate) trust_keys: Vec<String>,
     /// Entries in the kernel's table of tagged processes.
     pub(crate) tasks: usize,
     pub(crate) counters: std::collections::BTreeMap<String, u64>,

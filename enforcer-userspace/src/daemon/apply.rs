@@ -6,10 +6,10 @@
 
 use axum::http::StatusCode;
 
-use super::{Daemon, DaemonError, internal, lifecycle};
+use super::{Daemon, DaemonError, internal, trust::Admitted};
 use crate::{
     clock,
-    control::{dto, server::Refusal},
+    control::{dto, peer::Peer, server::Refusal},
     envelope::Metadata,
     record::{EventKind, EventLine},
     state::{EnvelopeFile, SessionFile},
@@ -18,14 +18,15 @@ use crate::{
 impl Daemon {
     /// Holds every session of the envelope's agent to it. All of them or, if this returns `Err`, none; but for a fault of the
     /// machine's between two of them, which says so.
-    pub(super) fn apply(&mut self, request: dto::Apply) -> Result<dto::Applied, Refusal> {
-        let envelope = lifecycle::read_envelope(&request.envelope)?;
+    pub(super) fn apply(&mut self, peer: &Peer, request: dto::Apply) -> Result<dto::Applied, Refusal> {
+        let Admitted { envelope, news } =
+            self.admit(peer, &request.envelope, request.signature.as_deref())?;
         self.require_every_hook()?;
         let agent = envelope.metadata.name.clone();
         self.require_same_principal(&envelope.metadata)?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         // From here on the rules are in the kernel, and go again if nobody is held to them.
-        let applied = self.hold_to(&agent, &envelope);
+        let applied = self.remember(news).and_then(|()| self.hold_to(&agent, &envelope));
         self.remove_unused_rules(envelope.number);
         let sessions = applied?;
         Ok(dto::Applied { version: dto::VERSION, agent, envelope_digest: envelope.digest.clone(), sessions })

@@ -11,7 +11,7 @@ use enforcer_common::{
 use ring::digest::{SHA256, digest as sha256};
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError, internal};
+use super::{Daemon, DaemonError, internal, trust::Admitted};
 use crate::{
     clock,
     control::{dto, peer::Peer, server::Refusal},
@@ -32,12 +32,14 @@ impl Daemon {
     /// Enrols the process that asks. When this returns `Ok`, the kernel holds it to its envelope; when it returns `Err`, it is in
     /// no session, or in one that is revoked. A client that dies without reading the answer ends its session by dying.
     pub(super) fn enrol(&mut self, peer: &Peer, request: dto::Enrol) -> Result<dto::Enrolled, Refusal> {
-        let envelope = read_envelope(&request.envelope)?;
+        let Admitted { envelope, news } =
+            self.admit(peer, &request.envelope, request.signature.as_deref())?;
         self.require_every_hook()?;
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         let id = Uuid::now_v7();
-        let enrolled = self.try_enrol(peer, id, slot, &envelope, request.command);
+        let enrolled =
+            self.remember(news).and_then(|()| self.try_enrol(peer, id, slot, &envelope, request.command));
         if let Err(refusal) = enrolled {
             self.remove_unused_rules(envelope.number);
             return Err(refusal);

@@ -7,6 +7,7 @@ mod lifecycle;
 mod records;
 mod restore;
 mod start;
+mod trust;
 
 use std::{
     collections::BTreeSet,
@@ -39,13 +40,12 @@ use crate::{
 
 pub(crate) use events::Events;
 pub(crate) use start::{StartError, lock, run};
+use trust::{REFUSALS_A_TICK, Trust};
 
 /// Records handled before the loop looks at its other inputs again.
 const RECORDS_AT_ONCE: usize = 256;
 /// How long a question may wait for records that came before it.
 const CATCH_UP: Duration = Duration::from_millis(100);
-/// Refused requests that get a line of their own between two ticks; of the others the number is recorded.
-const REFUSALS_A_TICK: u64 = 16;
 /// How often the daemon looks for what no record tells it.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -83,6 +83,8 @@ pub(crate) struct Daemon {
     kernel: Kernel,
     registry: Registry,
     state: State,
+    /// Nothing: every envelope is accepted.
+    trust: Option<Trust>,
     events: Events,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
@@ -164,7 +166,6 @@ impl Daemon {
         } else {
             return Ok(());
         };
-        let line = EventLine::new(EventKind::RequestRefused, &clock::wall(clock::boot_ns()));
         let asked = match request {
             Request::Enrol(_) => "enrol",
             Request::Sessions => "list sessions",
@@ -174,11 +175,7 @@ impl Daemon {
             Request::Events => "read events",
             Request::Teardown { .. } => "teardown",
         };
-        self.requests_refused += 1;
-        if self.requests_refused <= REFUSALS_A_TICK {
-            let detail = format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid);
-            self.events.write(line.detail(detail));
-        }
+        self.record_refusal(format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid));
         Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
     }
 
@@ -193,7 +190,7 @@ impl Daemon {
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Revoke { id } => self.revoke(&id).map(Answer::Revoked),
-            Request::Apply(apply) => self.apply(apply).map(Answer::Applied),
+            Request::Apply(apply) => self.apply(peer, apply).map(Answer::Applied),
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
         }
@@ -239,6 +236,7 @@ impl Daemon {
             },
             coverage: coverage.collect(),
             sessions: self.registry.len(),
+            trust_keys: self.trusted(),
             tasks: self.kernel.sessions.tags()?.len(),
             faults: counters
                 .iter()

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Daemon, DaemonError, Events, Signals, stands_inside};
+use super::{Daemon, DaemonError, Events, Signals, Trust, stands_inside};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -30,6 +30,7 @@ use crate::{
     exit::{ExitStatus, Failure},
     host::{self, HostError},
     kernel::{Kernel, KernelError, PinError, Pins, Start},
+    key_files::{self, KeyFileError},
     path_error::PathError,
     procfs::{self, ProcError},
     record::{EventKind, EventLine},
@@ -47,6 +48,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// because sessions may rely on them.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
+    #[error("trust the keys that may sign envelopes")]
+    Trust(#[from] KeyFileError),
     #[error(transparent)]
     Host(#[from] HostError),
     #[error("a daemon is already running, with pid {pid}")]
@@ -79,6 +82,7 @@ impl StartError {
     /// With exit code and hint.
     pub(crate) fn into_failure(self) -> Failure {
         let hint = match &self {
+            Self::Trust(_) => Some("a trust key is the `.pub` file that `enforcer keygen` writes"),
             Self::Host(error) => Some(error.hint()),
             Self::Running { .. } => Some("`enforcer status` asks it how it is"),
             Self::Kernel(KernelError::Pins(PinError::NotBpffs { .. })) => {
@@ -117,7 +121,9 @@ impl StartError {
 }
 
 /// Runs a daemon until it is told to stop. Enforcement goes on afterwards, unless that was what it was told.
-pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
+pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<(), StartError> {
+    // A daemon that trusts fewer keys than it was told does not come up.
+    let trust_keys = key_files::trust_keys(trust_keys)?;
     let host = host::inspect()?;
     let pins = Pins::at(&settings.pin_dir)?;
     pins.exist()?;
@@ -149,6 +155,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), StartError> {
     // The counters of a fresh set of maps start at zero.
     let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
     let mut daemon = Daemon {
+        trust: Trust::new(trust_keys, &settings)?,
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         empty: Default::default(),

@@ -31,6 +31,8 @@ pub(crate) enum EventKind {
     RequestRefused,
     /// A session is held to another envelope from now on.
     EnvelopeReplaced,
+    /// A signed envelope, of a revision that no envelope of its agent had before.
+    EnvelopeAccepted,
     /// The daemon could not do part of its housekeeping.
     DaemonFault,
 }

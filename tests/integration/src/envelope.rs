@@ -9,6 +9,7 @@ use crate::Server;
 #[derive(Clone, Debug)]
 pub struct Envelope {
     name: String,
+    revision: u64,
     mode: &'static str,
     ttl: String,
     egress: Vec<String>,
@@ -21,7 +22,14 @@ impl Envelope {
 
     /// The envelope of the agent `name`.
     pub fn of(name: &str) -> Self {
-        Self { name: name.into(), mode: "enforce", ttl: "10m".into(), egress: vec![], deny: vec![] }
+        Self {
+            name: name.into(),
+            revision: 0,
+            mode: "enforce",
+            ttl: "10m".into(),
+            egress: vec![],
+            deny: vec![],
+        }
     }
 
     /// Allows the server, by a rule named `rule`. For both protocols: some tests use the other one of the same port.
@@ -48,6 +56,12 @@ impl Envelope {
         self
     }
 
+    /// Which edition of the agent's envelope it is.
+    pub fn revision(mut self, revision: u64) -> Self {
+        self.revision = revision;
+        self
+    }
+
     /// How long its sessions last.
     pub fn ttl(mut self, ttl: &str) -> Self {
         self.ttl = ttl.into();
@@ -57,7 +71,7 @@ impl Envelope {
 
 impl Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, mode, ttl, egress, deny } = self;
+        let Self { name, revision, mode, ttl, egress, deny } = self;
         let owner = Self::OWNER;
         let list = |rules: &[String]| match rules {
             [] => " []".to_owned(),
@@ -71,6 +85,7 @@ impl Display for Envelope {
         writeln!(f, "  operator: tests")?;
         writeln!(f, "  purpose: integration test")?;
         writeln!(f, "  model: none")?;
+        writeln!(f, "  revision: {revision}")?;
         writeln!(f, "spec:")?;
         writeln!(f, "  mode: {mode}")?;
         writeln!(f, "  ttl: {ttl}")?;

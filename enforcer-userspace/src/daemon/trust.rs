@@ -1,0 +1,152 @@
+//! Which envelopes are accepted: where trust keys are set, only those that a trusted key has signed, and never an earlier
+//! revision than one accepted before. Sessions that run, and those of an earlier daemon, are not asked.
+
+use axum::http::StatusCode;
+
+use super::{Daemon, StartError, internal, lifecycle};
+use crate::{
+    clock,
+    control::{peer::Peer, server::Refusal},
+    envelope::Envelope,
+    exit::one_line,
+    record::{EventKind, EventLine},
+    settings::Settings,
+    signature::{
+        KeyId, Signature, TrustKeys,
+        revision::{self, Accepted, RevisionError},
+    },
+    state::Revisions,
+};
+
+/// Refused requests that get a line of their own between two ticks; of the others the number is recorded.
+pub(super) const REFUSALS_A_TICK: u64 = 16;
+
+/// Whose envelopes are accepted.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    keys: TrustKeys,
+    revisions: Revisions,
+}
+
+impl Trust {
+    /// Nothing, if no key is set: then every envelope is accepted.
+    pub(super) fn new(keys: TrustKeys, settings: &Settings) -> Result<Option<Self>, StartError> {
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { keys, revisions: Revisions::open(&settings.revisions())? }))
+    }
+
+    /// The key that signed the text.
+    fn signer(&self, text: &str, signature: Option<&str>) -> Result<KeyId, Refusal> {
+        let refuse = |code, message: String| Refusal::new(StatusCode::FORBIDDEN, code, message);
+        let Some(signature) = signature else {
+            let message = "the envelope is not signed, and this daemon accepts only signed ones";
+            return Err(refuse("unsigned", message.to_owned()).hint(
+                "`enforcer sign --key KEY FILE` writes `FILE.sig`, which `run` and `apply` send along",
+            ));
+        };
+        let signer =
+            Signature::parse(signature).and_then(|signature| self.keys.verify(text.as_bytes(), &signature));
+        signer.map_err(|error| {
+            let trusted: Vec<String> = self.keys.ids().map(|id| id.to_string()).collect();
+            refuse("bad-signature", one_line(&error))
+                .hint(format!("sign the envelope as it is now; the trusted keys are {}", trusted.join(", ")))
+        })
+    }
+
+    /// Whether this revision may be accepted; if so, whether it is to be remembered. What cannot be told counts as no.
+    fn may_follow(&self, agent: &str, offered: &Accepted) -> Result<bool, Refusal> {
+        let accepted = self.revisions.accepted(agent).map_err(|error| {
+            let refusal = internal(&error);
+            Refusal { code: "revision-unknown", ..refusal }.hint(
+                "put the file back as it was; without it, this agent's old envelopes would be accepted again",
+            )
+        })?;
+        revision::may_follow(accepted.as_ref(), offered).map_err(|error| {
+            let code = match error {
+                RevisionError::RolledBack { .. } => "rolled-back",
+                RevisionError::Reused { .. } => "revision-reused",
+            };
+            Refusal::new(StatusCode::CONFLICT, code, format!("agent `{agent}`: {error}"))
+                .hint("raise `metadata.revision`, and sign the envelope again")
+        })
+    }
+}
+
+/// An envelope that is accepted.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) envelope: Envelope,
+    /// What is to be on disk before the envelope takes effect; see [`Daemon::remember`].
+    pub(super) news: Option<News>,
+}
+
+/// A revision that no envelope of its agent had before.
+#[derive(Debug)]
+pub(super) struct News {
+    agent: String,
+    accepted: Accepted,
+    signer: KeyId,
+}
+
+impl Daemon {
+    /// Reads an envelope, if it is one that is accepted. Changes nothing.
+    pub(super) fn admit(
+        &mut self,
+        peer: &Peer,
+        text: &str,
+        signature: Option<&str>,
+    ) -> Result<Admitted, Refusal> {
+        let signer = self.trust.as_ref().map(|trust| trust.signer(text, signature)).transpose();
+        // Read only after that: what nobody vouches for does not get as far as the parser.
+        let signer = signer.map_err(|refusal| self.record_unaccepted(peer, refusal))?;
+        let envelope = lifecycle::read_envelope(text)?;
+        let (Some(trust), Some(signer)) = (&self.trust, signer) else {
+            return Ok(Admitted { envelope, news: None });
+        };
+        let metadata = &envelope.metadata;
+        let accepted = Accepted { revision: metadata.revision, envelope_digest: lifecycle::digest(text) };
+        let is_new = trust
+            .may_follow(&metadata.name, &accepted)
+            .map_err(|refusal| self.record_unaccepted(peer, refusal))?;
+        let agent = metadata.name.clone();
+        Ok(Admitted { envelope, news: is_new.then_some(News { agent, accepted, signer }) })
+    }
+
+    /// Writes down what was accepted. Comes before anybody is held to it: a daemon that is killed in between has refused
+    /// too much, and never too little.
+    pub(super) fn remember(&mut self, news: Option<News>) -> Result<(), Refusal> {
+        let (Some(trust), Some(News { agent, accepted, signer })) = (&self.trust, news) else {
+            return Ok(());
+        };
+        trust.revisions.save(&agent, &accepted).map_err(|error| internal(&error))?;
+        let Accepted { revision, envelope_digest } = accepted;
+        let detail = format!("agent {agent}, revision {revision}, {envelope_digest}, signed by key {signer}");
+        self.note(EventKind::EnvelopeAccepted, detail);
+        Ok(())
+    }
+
+    /// The ids of the trusted keys. None: every envelope is accepted.
+    pub(super) fn trusted(&self) -> Vec<String> {
+        self.trust.iter().flat_map(|trust| trust.keys.ids()).map(|id| id.to_string()).collect()
+    }
+
+    fn record_unaccepted(&mut self, peer: &Peer, refusal: Refusal) -> Refusal {
+        let Peer { pid, uid, .. } = peer;
+        self.record_refusal(format!(
+            "pid {pid} (uid {uid}) brought an envelope: {}: {}",
+            refusal.code, refusal.message
+        ));
+        refusal
+    }
+
+    /// So that requests cannot fill the event file.
+    pub(super) fn record_refusal(&mut self, detail: String) {
+        self.requests_refused += 1;
+        if self.requests_refused <= REFUSALS_A_TICK {
+            let line = EventLine::new(EventKind::RequestRefused, &clock::wall(clock::boot_ns()));
+            self.events.write(line.detail(detail));
+        }
+    }
+}

@@ -1,0 +1,2 @@
+MEUCIH3tN17HAdot7764qDtFVE98w2f5eTUhgbjEzOgJpDyCAiEAlCruQsq+ho47
+l/sk7cezW4dJR4zFeSlNiawlZziQyV0=
