@@ -5,6 +5,7 @@
 mod build;
 mod command;
 mod demo;
+mod fuzz;
 mod lint;
 mod setup;
 mod test;
@@ -34,6 +35,14 @@ enum Task {
     Lint,
     /// Run everything that continuous integration runs; integration tests need root
     Test,
+    /// Read random envelopes and see what breaks; needs a C++ compiler
+    Fuzz {
+        /// All, if none is named
+        target: Option<fuzz::Target>,
+        /// How long each is run
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
     /// Show an agent being held inside its envelope; needs root
     Demo,
 }
@@ -44,6 +53,7 @@ fn main() -> ExitCode {
         Task::Build { release } => build::run(release),
         Task::Lint => lint::run(),
         Task::Test => test::run(),
+        Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Task::Demo => demo::run(),
     };
     match outcome {
