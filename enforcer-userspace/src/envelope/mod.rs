@@ -31,6 +31,7 @@ use std::time::Duration;
 
 pub(crate) use compile::CompiledRules;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
+pub(crate) use document::decode;
 pub(crate) use explain::{Explanation, RuleExplanation, explain};
 pub(crate) use flatten::TooLarge;
 pub(crate) use lint::{Warning, lint};
