@@ -25,8 +25,9 @@ pub(super) struct Node<'a> {
 #[derive(Debug)]
 pub(super) enum Kind<'a> {
     Text(Cow<'a, str>),
-    List(Vec<Node<'a>>),
-    Map(Vec<Entry<'a>>),
+    // Boxed and not vectors: there may be millions of them, nearly all of them tiny.
+    List(Box<[Node<'a>]>),
+    Map(Box<[Entry<'a>]>),
     /// Nothing, `~` or `null`.
     Null,
     /// Something that was already reported: no more is to be said about it.
@@ -62,6 +63,8 @@ fn end_of(text: &str) -> Position {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Position { line: number(lines.matches('\n').count() + 1), column: number(last.chars().count() + 1) }
 }
+
+const _: () = assert!(size_of::<Node<'_>>() == 32 && size_of::<Entry<'_>>() == 64);
 
 /// The root of the document, or `None` if there is no tree to read on from.
 pub(super) fn read<'a>(text: &'a str, out: &mut Collector) -> Option<Node<'a>> {
@@ -161,26 +164,26 @@ impl<'a> Reader<'a, '_> {
         Ok(Node { at, kind })
     }
 
-    fn list(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Vec<Node<'a>>, Stopped> {
+    fn list(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Box<[Node<'a>]>, Stopped> {
         self.check_depth(at, path, depth)?;
         let mut items = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(items);
+                return Ok(items.into());
             }
             let path = Path::Item(path, items.len());
             items.push(self.node(event, &span, &path, depth + 1)?);
         }
     }
 
-    fn map(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Vec<Entry<'a>>, Stopped> {
+    fn map(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Box<[Entry<'a>]>, Stopped> {
         self.check_depth(at, path, depth)?;
         let mut entries = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                return Ok(entries);
+                return Ok(entries.into());
             }
             let at = position(&span.start);
             let key = self.key(event, &span, path, depth)?;
@@ -223,7 +226,9 @@ impl<'a> Reader<'a, '_> {
 
     fn refuse_properties(&mut self, span: &Span, anchor: usize, tagged: bool, path: &Path<'_>) {
         if anchor != 0 {
-            let problem = Problem::new("an anchor (`&name`) is not allowed").hint("leave it out");
+            // The parser does not say where the anchor is, only what has it.
+            let problem = Problem::new("an anchor (`&name`) is not allowed")
+                .hint("leave it out; it stands directly before this");
             self.out.report(position(&span.start), path, problem);
         }
         if tagged {
@@ -236,7 +241,7 @@ impl<'a> Reader<'a, '_> {
         if depth < MAX_DEPTH {
             return Ok(());
         }
-        self.stop(at, path, Problem::new(format!("nested more than {MAX_DEPTH} deep")))
+        self.stop(at, path, too_deep())
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), Stopped> {
@@ -253,6 +258,10 @@ impl<'a> Reader<'a, '_> {
     }
 }
 
+fn too_deep() -> Problem {
+    Problem::new(format!("nested more than {MAX_DEPTH} deep"))
+}
+
 fn syntax(kind: &ErrorKind) -> Problem {
     use ErrorKind as E;
 
@@ -265,6 +274,8 @@ fn syntax(kind: &ErrorKind) -> Problem {
     };
     let problem = Problem::new(format!("not valid YAML: {what}"));
     match kind {
+        // It looks ahead, so it may be there before us.
+        E::RecursionLimitExceeded => too_deep(),
         E::UnexpectedCharacter { character } if character.is_control() => problem,
         E::UnexpectedCharacter { .. } => problem.hint("put quotes around text that begins with it"),
         E::TabNotAllowed | E::TabInBlockIndentation | E::TabInIndentation => {
