@@ -28,8 +28,8 @@ const PROGRAM_BYTES: usize = 128 << 20;
 const BYTES_PER_BYTE: usize = 40;
 
 fn check(text: &str) -> Output {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), text).unwrap();
+    let file = tempfile::NamedTempFile::new().expect("make a file");
+    fs::write(file.path(), text).expect("write it");
     let kib = (PROGRAM_BYTES + BYTES_PER_BYTE * text.len()) / 1024;
     let start = Instant::now();
     let mut output = Command::new("sh")
@@ -37,18 +37,18 @@ fn check(text: &str) -> Output {
         .arg(env!("CARGO_BIN_EXE_enforcer"))
         .arg(file.path())
         .output()
-        .unwrap();
+        .expect("start `sh`");
     let took = start.elapsed();
     assert!(took < TIME, "{took:?}");
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    output.stderr = stderr.replace(file.path().to_str().unwrap(), "FILE").into_bytes();
+    let stderr = String::from_utf8(output.stderr).expect("messages are text");
+    output.stderr = stderr.replace(&*file.path().to_string_lossy(), "FILE").into_bytes();
     output
 }
 
 /// The text is refused, with these lines: all of them, or the first and the last of more than a hundred errors.
 fn refused(text: &str, expect: &[&str]) {
     let output = check(text);
-    let stderr = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).expect("messages are text");
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     let mut lines: Vec<_> = stderr.lines().collect();
     assert_eq!(lines.remove(0), "error: `FILE` is not a valid envelope");
