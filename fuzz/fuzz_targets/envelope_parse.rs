@@ -1,5 +1,5 @@
-//! Any text: it is read, or refused with places that are in the text.
+//! Any file: it is read, or refused with places that are in it.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &str| enforcer_fuzz::parse(text));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| enforcer_fuzz::parse(bytes));

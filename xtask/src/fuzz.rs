@@ -15,7 +15,7 @@ use crate::command::{cargo, cargo_path, output, run as run_command, target_dir, 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Target {
-    /// Any text is read, or refused with places that are in it
+    /// Any file is read, or refused with places that are in it
     EnvelopeParse,
     /// Any envelope compiles; table, explanation and rules agree
     EnvelopeCompile,
