@@ -18,7 +18,11 @@ pub(crate) fn run() -> Result<()> {
 
 /// The checks, the fastest first. `test` runs them as well.
 pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
-    steps.step("format", || run_command(cargo().args(["fmt", "--all", "--check"])))?;
+    steps.step("format", || {
+        run_command(cargo().args(["fmt", "--all", "--check"]))?;
+        // A workspace of its own.
+        run_command(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
+    })?;
     steps.step("layers", layers::check)?;
     // The default members: the BPF crate has its own compiler.
     steps.step("clippy", || {

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod fuzz;
 mod lint;
 mod setup;
 mod test;
@@ -37,6 +38,14 @@ enum Task {
     Test,
     /// Measure what enforcement costs; needs root and an otherwise idle machine
     Bench { bench: bench::Bench },
+    /// Read random envelopes and see what breaks; needs a C++ compiler
+    Fuzz {
+        /// All, if none is named
+        target: Option<fuzz::Target>,
+        /// How long each is run
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
     /// Show an agent being held inside its envelope; needs root
     Demo,
 }
@@ -48,6 +57,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Test => test::run(),
         Task::Bench { bench } => bench::run(bench),
+        Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Task::Demo => demo::run(),
     };
     match outcome {

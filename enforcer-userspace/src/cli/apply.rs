@@ -18,11 +18,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
-    let envelope = read_envelope(&args.file)?;
-    if let Err(diagnostics) = envelope::parse(&envelope) {
-        eprint!("{}", check::complaint(&args.file, &diagnostics));
-        return Ok(ExitStatus::No);
-    }
+    let text = envelope::decode(read_envelope(&args.file)?);
+    let envelope = match text.and_then(|text| envelope::parse(&text).map(|_| text)) {
+        Ok(text) => text,
+        Err(diagnostics) => {
+            eprint!("{}", check::complaint(&args.file, &diagnostics));
+            return Ok(ExitStatus::No);
+        }
+    };
     let request = dto::Apply { envelope, signature: key_files::signature_of(&args.file)? };
     let applied: dto::Applied = ask(settings, async |client| client.put("/v1/envelope", &request).await)?;
     match format {

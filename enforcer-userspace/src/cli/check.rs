@@ -80,8 +80,8 @@ struct Finding {
 }
 
 pub(super) fn execute(format: Format, args: &Args) -> Result<ExitStatus, Failure> {
-    let text = read_envelope(&args.file)?;
-    let checked = match envelope::parse(&text) {
+    let text = envelope::decode(read_envelope(&args.file)?);
+    let checked = match text.and_then(|text| envelope::parse(&text)) {
         Ok(envelope) => {
             let rules = envelope::compile(&envelope).map_err(|error| Failure::new(ExitStatus::No, error))?;
             let warnings = envelope::lint(&envelope, &rules);

@@ -48,8 +48,8 @@ struct RuleReport<'a> {
 }
 
 pub(super) fn execute(format: Format, args: &Args) -> Result<ExitStatus, Failure> {
-    let text = read_envelope(&args.envelope)?;
-    let envelope = match envelope::parse(&text) {
+    let text = envelope::decode(read_envelope(&args.envelope)?);
+    let envelope = match text.and_then(|text| envelope::parse(&text)) {
         Ok(envelope) => envelope,
         Err(diagnostics) => {
             eprint!("{}", check::complaint(&args.envelope, &diagnostics));

@@ -150,9 +150,9 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     text::print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// Reads an envelope's text.
-fn read_envelope(path: &PathBuf) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
+/// Reads an envelope's file.
+fn read_envelope(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| {
         let what = anyhow::Error::from(error).context(format!("read the envelope `{}`", path.display()));
         Failure { status: ExitStatus::No, error: what, hint: None }
     })

@@ -35,11 +35,14 @@ pub(super) struct Args {
 /// Returns only if the command was not executed.
 pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Failure> {
     // Everything that can be known before is checked before: what is enrolled is executed.
-    let envelope = read_envelope(&args.envelope)?;
-    if let Err(diagnostics) = envelope::parse(&envelope) {
-        eprint!("{}", check::complaint(&args.envelope, &diagnostics));
-        return Ok(ExitStatus::No);
-    }
+    let text = envelope::decode(read_envelope(&args.envelope)?);
+    let envelope = match text.and_then(|text| envelope::parse(&text).map(|_| text)) {
+        Ok(text) => text,
+        Err(diagnostics) => {
+            eprint!("{}", check::complaint(&args.envelope, &diagnostics));
+            return Ok(ExitStatus::No);
+        }
+    };
     let signature = key_files::signature_of(&args.envelope)?;
     let user = args.user.as_deref().map(privilege::find_user).transpose()?;
     if user.is_some() && !nix::unistd::geteuid().is_root() {

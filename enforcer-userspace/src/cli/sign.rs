@@ -42,11 +42,11 @@ struct Report {
 
 pub(super) fn sign(format: Format, args: &SignArgs) -> Result<ExitStatus, Failure> {
     let text = read_envelope(&args.file)?;
-    let Some(envelope) = parse(&args.file, &text) else {
+    let Some(envelope) = parse(&args.file, text.clone()) else {
         return Ok(ExitStatus::No);
     };
     let key = key_files::signing_key(&args.key)?;
-    key_files::sign(&key, &args.file, text.as_bytes())?;
+    key_files::sign(&key, &args.file, &text)?;
     report(format, &args.file, &envelope, &key.trust_key().id())
 }
 
@@ -61,20 +61,20 @@ pub(super) fn verify(format: Format, args: &VerifyArgs) -> Result<ExitStatus, Fa
             anyhow::anyhow!("`{}` is not signed: there is no `{}`", args.file.display(), path.display());
         return Err(no(error).hint("`enforcer sign --key KEY FILE` signs an envelope"));
     };
-    let signer =
-        Signature::parse(&signature).and_then(|signature| trusted.verify(text.as_bytes(), &signature));
+    let signer = Signature::parse(&signature).and_then(|signature| trusted.verify(&text, &signature));
     let signer = signer.map_err(|error| {
         no(anyhow::Error::from(error).context(format!("verify `{}`", args.file.display())))
     })?;
     // Read only now: what nobody vouches for is nobody's envelope.
-    let Some(envelope) = parse(&args.file, &text) else {
+    let Some(envelope) = parse(&args.file, text) else {
         return Ok(ExitStatus::No);
     };
     report(format, &args.file, &envelope, &signer)
 }
 
-fn parse(file: &Path, text: &str) -> Option<Envelope> {
-    envelope::parse(text).inspect_err(|diagnostics| eprint!("{}", check::complaint(file, diagnostics))).ok()
+fn parse(file: &Path, text: Vec<u8>) -> Option<Envelope> {
+    let envelope = envelope::decode(text).and_then(|text| envelope::parse(&text));
+    envelope.inspect_err(|diagnostics| eprint!("{}", check::complaint(file, diagnostics))).ok()
 }
 
 fn report(format: Format, file: &Path, envelope: &Envelope, signer: &KeyId) -> Result<ExitStatus, Failure> {

@@ -31,6 +31,14 @@ impl fmt::Display for Diagnostic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Diagnostics(pub(crate) Vec<Diagnostic>);
 
+impl Diagnostics {
+    /// One error of the document as a whole.
+    pub(super) fn one(at: Position, problem: Problem) -> Self {
+        let Problem { message, hint } = problem;
+        Self(vec![Diagnostic { line: at.line, column: at.column, path: String::new(), message, hint }])
+    }
+}
+
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, diagnostic) in self.0.iter().enumerate() {
@@ -149,7 +157,8 @@ impl Collector {
     }
 }
 
-/// Text from outside, fit for a message: cut if long, and with nothing in it that acts on a terminal or hides.
+/// Text from outside, fit for a message: cut if long, and in ASCII, so that nothing in it acts on a terminal, hides, or passes
+/// for another letter.
 pub(super) fn quoted(text: &str) -> impl fmt::Display {
     const MAX_CHARS: usize = 64;
     let mut shown = String::new();
@@ -158,19 +167,22 @@ pub(super) fn quoted(text: &str) -> impl fmt::Display {
             shown.push_str("...");
             break;
         }
-        if is_hidden(c) {
-            shown.extend(c.escape_default());
-        } else {
+        if c.is_ascii() && !c.is_control() {
             shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
         }
     }
     shown
 }
 
-/// Control characters, and those that are invisible or reorder what is around them.
+/// Control characters, and those that are invisible or reorder what is around them: Unicode's `Default_Ignorable_Code_Point`,
+/// the separators of lines and paragraphs, and blanks that are not spaces.
 pub(super) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }

@@ -4,8 +4,8 @@
 //! keys, tags and directives are refused. Scalars are not resolved to numbers or booleans, whose rules differ between
 //! versions of YAML: they are text, and the reader of each field says what text it takes.
 
-use super::diagnostic::{Collector, Path, Position, Problem, quoted};
-use serde_saphyr::granit_parser::{self, Event, Marker, Parser, ScalarStyle, ScanError, Span};
+use super::diagnostic::{Collector, Diagnostics, Path, Position, Problem, quoted};
+use serde_saphyr::granit_parser::{self, ErrorKind, Event, Marker, Parser, ScalarStyle, Span};
 use std::borrow::Cow;
 
 /// The longest text we read, in bytes.
@@ -25,8 +25,9 @@ pub(super) struct Node<'a> {
 #[derive(Debug)]
 pub(super) enum Kind<'a> {
     Text(Cow<'a, str>),
-    List(Vec<Node<'a>>),
-    Map(Vec<Entry<'a>>),
+    // Boxed and not vectors: there may be millions of them, nearly all of them tiny.
+    List(Box<[Node<'a>]>),
+    Map(Box<[Entry<'a>]>),
     /// Nothing, `~` or `null`.
     Null,
     /// Something that was already reported: no more is to be said about it.
@@ -41,11 +42,42 @@ pub(super) struct Entry<'a> {
     pub(super) value: Node<'a>,
 }
 
+/// The bytes of an envelope's file as text. It is UTF-8 and nothing else.
+pub(crate) fn decode(bytes: Vec<u8>) -> Result<String, Diagnostics> {
+    String::from_utf8(bytes).map_err(|error| {
+        let bytes = error.as_bytes();
+        let valid = bytes.get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let byte = bytes.get(valid.len()).copied().unwrap_or_default();
+        let problem =
+            Problem::new(format!("the text is not UTF-8: byte {byte:#04x} at offset {}", valid.len()));
+        let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+        let encoding = if utf16 { "it looks like UTF-16: save it as UTF-8" } else { "save it as UTF-8" };
+        Diagnostics::one(end_of(&String::from_utf8_lossy(valid)), problem.hint(encoding))
+    })
+}
+
+/// The place behind a text.
+fn end_of(text: &str) -> Position {
+    let lines = text.replace("\r\n", "\n").replace('\r', "\n");
+    let last = lines.rsplit('\n').next().unwrap_or_default();
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Position { line: number(lines.matches('\n').count() + 1), column: number(last.chars().count() + 1) }
+}
+
+const _: () = assert!(size_of::<Node<'_>>() == 32 && size_of::<Entry<'_>>() == 64);
+
 /// The root of the document, or `None` if there is no tree to read on from.
 pub(super) fn read<'a>(text: &'a str, out: &mut Collector) -> Option<Node<'a>> {
     if text.len() > MAX_TEXT {
         let problem = Problem::new(format!("the text has {} bytes, more than {MAX_TEXT}", text.len()));
         out.report(Position::START, &Path::Root, problem);
+        return None;
+    }
+    // To the parser it is the end of the text.
+    if let Some((before, _)) = text.split_once('\0') {
+        let problem =
+            Problem::new("the text has the character U+0000").hint("control characters are not allowed");
+        out.report(end_of(before), &Path::Root, problem);
         return None;
     }
     let options = granit_parser::options! {
@@ -132,26 +164,26 @@ impl<'a> Reader<'a, '_> {
         Ok(Node { at, kind })
     }
 
-    fn list(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Vec<Node<'a>>, Stopped> {
+    fn list(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Box<[Node<'a>]>, Stopped> {
         self.check_depth(at, path, depth)?;
         let mut items = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(items);
+                return Ok(items.into());
             }
             let path = Path::Item(path, items.len());
             items.push(self.node(event, &span, &path, depth + 1)?);
         }
     }
 
-    fn map(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Vec<Entry<'a>>, Stopped> {
+    fn map(&mut self, at: Position, path: &Path<'_>, depth: usize) -> Result<Box<[Entry<'a>]>, Stopped> {
         self.check_depth(at, path, depth)?;
         let mut entries = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                return Ok(entries);
+                return Ok(entries.into());
             }
             let at = position(&span.start);
             let key = self.key(event, &span, path, depth)?;
@@ -184,8 +216,9 @@ impl<'a> Reader<'a, '_> {
                 Ok(Some(text))
             }
             other => {
-                self.node(other, span, path, depth + 1)?;
-                self.out.report(at, path, Problem::new("a field name must be text"));
+                if !matches!(self.node(other, span, path, depth + 1)?.kind, Kind::Refused) {
+                    self.out.report(at, path, Problem::new("a field name must be text"));
+                }
                 Ok(None)
             }
         }
@@ -193,7 +226,9 @@ impl<'a> Reader<'a, '_> {
 
     fn refuse_properties(&mut self, span: &Span, anchor: usize, tagged: bool, path: &Path<'_>) {
         if anchor != 0 {
-            let problem = Problem::new("an anchor (`&name`) is not allowed").hint("leave it out");
+            // The parser does not say where the anchor is, only what has it.
+            let problem = Problem::new("an anchor (`&name`) is not allowed")
+                .hint("leave it out; it stands directly before this");
             self.out.report(position(&span.start), path, problem);
         }
         if tagged {
@@ -206,16 +241,13 @@ impl<'a> Reader<'a, '_> {
         if depth < MAX_DEPTH {
             return Ok(());
         }
-        self.stop(at, path, Problem::new(format!("nested more than {MAX_DEPTH} deep")))
+        self.stop(at, path, too_deep())
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), Stopped> {
         match self.events.next() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => {
-                let problem = Problem::new(syntax(&error));
-                self.stop(position(error.marker()), &Path::Root, problem)
-            }
+            Some(Err(error)) => self.stop(position(error.marker()), &Path::Root, syntax(error.kind())),
             None => self.stop(Position::START, &Path::Root, Problem::new("the text ends too early")),
         }
     }
@@ -226,8 +258,42 @@ impl<'a> Reader<'a, '_> {
     }
 }
 
-fn syntax(error: &ScanError) -> String {
-    format!("not valid YAML: {}", quoted(&error.kind().to_string()))
+fn too_deep() -> Problem {
+    Problem::new(format!("nested more than {MAX_DEPTH} deep"))
+}
+
+fn syntax(kind: &ErrorKind) -> Problem {
+    use ErrorKind as E;
+
+    // The only one that has something from the text in it.
+    let what = match kind {
+        E::UnexpectedCharacter { character } => {
+            format!("unexpected character `{}`", quoted(character.encode_utf8(&mut [0; 4])))
+        }
+        kind => kind.to_string(),
+    };
+    let problem = Problem::new(format!("not valid YAML: {what}"));
+    match kind {
+        // It looks ahead, so it may be there before us.
+        E::RecursionLimitExceeded => too_deep(),
+        E::UnexpectedCharacter { character } if character.is_control() => problem,
+        E::UnexpectedCharacter { .. } => problem.hint("put quotes around text that begins with it"),
+        E::TabNotAllowed | E::TabInBlockIndentation | E::TabInIndentation => {
+            problem.hint("indent with spaces")
+        }
+        E::SimpleKeyExpected => problem.hint("write `field: value`, with a space after the colon"),
+        E::MappingValueNotAllowed => {
+            problem.hint("put quotes around text with a `: ` in it; look at the indentation")
+        }
+        E::ExpectedBlockMappingKey | E::InvalidIndentation | E::InvalidFlowScalarIndent => {
+            problem.hint("what belongs together is indented alike; what it belongs to, less")
+        }
+        E::InvalidQuotedScalarIndent | E::UnclosedQuotedScalar | E::DocumentIndicatorInQuotedScalar => {
+            problem.hint("is a quote before it not closed?")
+        }
+        E::UnknownQuotedScalarEscape => problem.hint("within double quotes, write `\\\\` for a backslash"),
+        _ => problem,
+    }
 }
 
 fn position(marker: &Marker) -> Position {

@@ -98,7 +98,9 @@ impl<'n> Value<'n> {
         let problem = match (expected, found) {
             ("a list", "text") => problem.hint("write it in brackets, `[...]`, also if there is only one"),
             // What `2001:db8::` is, unquoted.
-            ("text", "a map") => problem.hint("put quotes around text that ends in a colon"),
+            ("text", "a map") => {
+                problem.hint("put quotes around text with a colon at its end or before a space")
+            }
             _ => problem,
         };
         self.report(out, problem);
@@ -175,21 +177,22 @@ pub(super) fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
     let distances = known.iter().map(|name| {
         let name_lower = name.to_ascii_lowercase();
         let starts = lower.len() >= 3 && name_lower.starts_with(&lower);
-        (if starts { 1 } else { distance(lower.as_bytes(), name_lower.as_bytes()) }, *name)
+        (if starts { 1 } else { distance(&lower, &name_lower) }, *name)
     });
     let (distance, name) = distances.min()?;
     (distance <= 2 && distance < name.len()).then_some(name)
 }
 
-/// How many bytes to insert, delete or replace to get from one text to the other.
-fn distance(a: &[u8], b: &[u8]) -> usize {
+/// How many characters to insert, delete or replace to get from one text to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
+    for (i, x) in a.chars().enumerate() {
         let mut diagonal = i;
         let mut left = i + 1;
         for (y, cell) in b.iter().zip(row.iter_mut().skip(1)) {
             let above = *cell;
-            left = (diagonal + usize::from(x != y)).min(above + 1).min(left + 1);
+            left = (diagonal + usize::from(x != *y)).min(above + 1).min(left + 1);
             diagonal = above;
             *cell = left;
         }
@@ -213,8 +216,9 @@ mod tests {
             ("abc", "abc", 0),
             ("port", "ports", 1),
             ("kitten", "sitting", 3),
+            ("m\u{43e}de", "mode", 1),
         ] {
-            assert_eq!(distance(a.as_bytes(), b.as_bytes()), expect, "{a} {b}");
+            assert_eq!(distance(a, b), expect, "{a} {b}");
         }
     }
 }

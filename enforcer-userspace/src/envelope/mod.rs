@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub(crate) use compile::CompiledRules;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
-pub(crate) use document::MAX_TEXT;
+pub(crate) use document::{MAX_TEXT, decode};
 pub(crate) use explain::{Explanation, RuleExplanation, explain};
 pub(crate) use flatten::TooLarge;
 pub(crate) use lint::{Warning, lint};

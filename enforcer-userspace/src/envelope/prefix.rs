@@ -128,10 +128,17 @@ impl fmt::Display for Prefix {
 
 fn not_an_address(text: &str, address: &str) -> Problem {
     let problem = Problem::new(format!("`{}` is not an IP address or CIDR", quoted(text)));
-    if address.contains('%') {
+    let port =
+        address.rsplit_once(':').filter(|(before, port)| !before.contains(':') && number(port).is_some());
+    if text.contains("://") {
+        problem.hint("write the host alone, without scheme, port and path")
+    } else if port.is_some() {
+        problem.hint("leave the port out: it stands in `ports`")
+    } else if address.contains('%') {
         problem.hint("leave out the zone: rules speak of addresses, not of interfaces")
-    } else if address.chars().any(|c| c.is_ascii_alphabetic()) && !address.contains(':') {
-        problem.hint("a host name stands alone, without a port or a prefix length")
+    } else if text.contains('/') && address.chars().any(|c| c.is_ascii_alphabetic()) && !address.contains(':')
+    {
+        problem.hint("a host name stands alone, without a prefix length")
     } else {
         problem.hint("write it like `203.0.113.0/24`, `203.0.113.7`, `2001:db8::/32` or `2001:db8::7`")
     }

@@ -12,10 +12,10 @@ const DAY: u64 = 24 * 60 * 60;
 const MAX_TTL: u64 = 365 * DAY;
 
 /// A decimal number. None of what one reader of YAML takes for another number than the next: signs, leading zeros
-/// (octal, in YAML 1.1), underscores, exponents.
+/// (octal, in YAML 1.1), underscores, exponents. One beyond 64 bits is the largest of them: no bound is that high.
 pub(in super::super) fn number(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    if plain { text.parse().ok() } else { None }
+    (plain && !text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 /// The one text that may stand here.
@@ -108,10 +108,7 @@ pub(super) fn ttl(text: &str) -> Result<Duration, Problem> {
         let unit = tail.next().ok_or_else(malformed)?;
         // Goes on where the unit before was found, so that units come in order and once.
         let (_, scale) = units.find(|(name, _)| *name == unit).ok_or_else(malformed)?;
-        if digits.is_empty() || digits.len() > 1 && digits.starts_with('0') {
-            return Err(malformed());
-        }
-        let count = number(digits).ok_or_else(too_long)?;
+        let count = number(digits).ok_or_else(malformed)?;
         seconds = count.checked_mul(*scale).and_then(|s| s.checked_add(seconds)).ok_or_else(too_long)?;
         rest = tail.as_str();
     }
@@ -134,7 +131,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, Problem> {
     };
     read().ok_or_else(|| {
         Problem::new(format!("`{}` is not a rate", quoted(text)))
-            .hint("write it like `100/s`, `10/m` or `1000/h`")
+            .hint(format!("write it like `100/s`, `10/m` or `1000/h`, from 1 to {}", u32::MAX))
     })
 }
 
@@ -154,8 +151,9 @@ pub(super) fn size(text: &str) -> Result<u64, Problem> {
     let (count, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let scale = UNITS.iter().find(|(name, _)| *name == unit);
     let (Some(count), Some((_, scale))) = (number(count).filter(|count| *count > 0), scale) else {
-        return Err(Problem::new(format!("`{}` is not a number of bytes", quoted(text)))
-            .hint("write it like `500MB` (500,000,000) or `10GiB` (10 times 2^30), with its unit"));
+        return Err(Problem::new(format!("`{}` is not a number of bytes", quoted(text))).hint(
+            "write it like `500MB` (500,000,000) or `10GiB` (10 times 2^30), with its unit; not zero",
+        ));
     };
     count.checked_mul(*scale).filter(|bytes| *bytes <= super::super::language::MAX_COUNT).ok_or_else(|| {
         Problem::new(format!("`{}` is more than {} bytes", quoted(text), super::super::language::MAX_COUNT))
@@ -205,6 +203,9 @@ fn host(text: &str) -> Result<String, Problem> {
     const MAX: usize = 253;
     const MAX_LABEL: usize = 63;
     let problem = |what: &str| Problem::new(format!("`{}` {what}", quoted(text)));
+    if text.contains('*') && text.chars().all(|c| matches!(c, '0'..='9' | '.' | '*')) && text != "*" {
+        return Err(problem("is not an IP address or CIDR").hint("write a network like `10.0.0.0/16`"));
+    }
     if !text.is_ascii() {
         return Err(problem("is not a host name").hint("write it as DNS has it, with `xn--`"));
     }

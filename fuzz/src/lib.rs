@@ -1,0 +1,155 @@
+//! What the fuzz targets hold true of every text. `cargo xtask fuzz` runs them.
+
+#![forbid(unsafe_code)]
+
+// Compiled from its sources: it belongs to a program, which nothing can depend on.
+#[path = "../../enforcer-userspace/src/envelope/mod.rs"]
+// Not `expect`: it is reported as unfulfilled, and takes the warnings away all the same (Rust 1.95).
+#[allow(dead_code, unused_imports, reason = "the targets ask for a part of it")]
+mod envelope;
+
+use enforcer_common::decision::{Claim, Decision, Standing, decide};
+use enforcer_common::identity::SessionRef;
+use enforcer_common::net::{Address, Destination, Family, Protocol};
+use enforcer_common::rules::NO_RULE;
+use enforcer_common::session::{Control, SessionState};
+use enforcer_common::verdict::{Mode, Verdict};
+use envelope::compile::compile_within;
+use envelope::{CompiledTable, Diagnostics, Envelope, RuleExplanation, explain, lint};
+
+/// A file is read, or refused for reasons that stand in it.
+pub fn parse(bytes: &[u8]) {
+    let read = envelope::decode(bytes.to_vec()).and_then(|text| envelope::parse(&text));
+    if let Err(Diagnostics(list)) = read {
+        check_diagnostics(&String::from_utf8_lossy(bytes), &list);
+    }
+}
+
+fn check_diagnostics(text: &str, list: &[envelope::Diagnostic]) {
+    assert!(!list.is_empty(), "refused without a reason");
+    assert!(list.len() <= 101, "{} diagnostics", list.len());
+    let lines = line_lengths(text);
+    let listed = &list[..list.len().min(100)];
+    assert!(listed.is_sorted_by_key(|d| (d.line, d.column)), "not in the order of the text: {list:?}");
+    for diagnostic in list {
+        let length = (diagnostic.line as usize).checked_sub(1).and_then(|line| lines.get(line));
+        let Some(length) = length else { panic!("no such line: {diagnostic:?}") };
+        assert!(diagnostic.column >= 1, "no such column: {diagnostic:?}");
+        // The end of a line is a place.
+        assert!(diagnostic.column as usize <= length + 1, "no such column: {diagnostic:?} of {length}");
+        let shown = diagnostic.to_string();
+        let hint = diagnostic.hint.as_deref().unwrap_or("");
+        assert!(!diagnostic.message.is_empty());
+        assert!(!shown.chars().chain(hint.chars()).any(char::is_control), "control characters: {shown:?}");
+        assert!(shown.len() + hint.len() < 4096, "{} bytes: {shown}", shown.len() + hint.len());
+    }
+}
+
+/// How many characters each line has, without its end.
+fn line_lengths(text: &str) -> Vec<usize> {
+    // YAML's line ends: `\n`, `\r\n` and `\r`.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    text.split('\n').map(|line| line.chars().count()).collect()
+}
+
+/// An envelope compiles within bounds, and the table, the explanation and the rules as written agree.
+pub fn compile(text: &str) {
+    // Each destination compiles again.
+    const MAX_STEPS: u64 = 100_000;
+    const MAX_DESTINATIONS: usize = 24;
+
+    let envelope = match envelope::parse(text) {
+        Ok(envelope) => envelope,
+        Err(Diagnostics(list)) => return check_diagnostics(text, &list),
+    };
+    let Ok(compiled) = compile_within(&envelope, MAX_STEPS) else { return };
+    assert!(compiled.entries.len() as u64 <= 8 * MAX_STEPS);
+    assert!(compiled.kernel_bytes() > 0);
+    let lines = line_lengths(text).len();
+    for warning in lint(&envelope, &compiled) {
+        assert!(warning.line as usize <= lines, "no such line: {warning:?}");
+        assert!(!warning.message.is_empty());
+    }
+    let table = CompiledTable::new(1, &compiled);
+    for destination in destinations(&envelope, text).take(MAX_DESTINATIONS) {
+        check_decision(&envelope, &table, destination);
+    }
+}
+
+/// Where rules begin and end, and one place that only the text knows.
+fn destinations<'e>(envelope: &'e Envelope, text: &str) -> impl Iterator<Item = Destination> + use<'e> {
+    let mut last = [0; 16];
+    for (to, from) in last.iter_mut().zip(text.bytes().rev()) {
+        *to = from;
+    }
+    let port = u16::from_be_bytes([last[14], last[15]]);
+    let anywhere = [Address::v6(last), Address::v4([last[0], last[1], last[2], last[3]])];
+    let anywhere = anywhere.map(|address| Destination { protocol: Protocol::Tcp, address, port });
+    let edges = envelope.rules.iter().flat_map(|rule| {
+        rule.to.iter().take(3).flat_map(move |prefix| {
+            [prefix.address(), end(*prefix)].into_iter().flat_map(move |address| {
+                let ports = rule.ports.first().map_or([0, 1], |range| [range.first, range.last]);
+                let protocol = rule.protocols.last().copied().unwrap_or(Protocol::Tcp);
+                ports.map(|port| Destination { protocol, address, port })
+            })
+        })
+    });
+    anywhere.into_iter().chain(edges)
+}
+
+/// The last address of a prefix.
+fn end(prefix: envelope::Prefix) -> Address {
+    let family = prefix.address().family();
+    let number = u128::from_be_bytes(prefix.address().octets());
+    match family {
+        Family::V4 => {
+            let [a, b, c, d, ..] = prefix.address().octets();
+            let host = u32::MAX.checked_shr(prefix.bits().into()).unwrap_or(0);
+            Address::v4((u32::from_be_bytes([a, b, c, d]) | host).to_be_bytes())
+        }
+        Family::V6 => {
+            let host = u128::MAX.checked_shr(prefix.bits().into()).unwrap_or(0);
+            Address::v6((number | host).to_be_bytes())
+        }
+    }
+}
+
+fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Destination) {
+    let explained = explain(envelope, destination).expect("it compiled within fewer steps");
+    let decision = decision(table, envelope.mode, destination);
+    let same = |a: &Decision, b: &Decision| (a.verdict, a.rule, a.mode) == (b.verdict, b.rule, b.mode);
+    assert!(same(&decision, &explained.decision), "{decision:?} {explained:?} of {destination:?}");
+    assert_eq!(explained.rules.len(), envelope.rules.len());
+    // May come out as either loopback; the unit tests have a model for it.
+    if destination.address.is_unspecified() {
+        return;
+    }
+    // The order of the language: denies that are carried out, denies that are recorded, allows; then the longest prefix; then
+    // the rule written first.
+    let matching =
+        envelope.rules.iter().zip(&explained.rules).zip(0u32..).filter_map(|((rule, said), number)| {
+            let by = match said {
+                RuleExplanation::Decides(by) | RuleExplanation::Beaten { by, .. } => by,
+                RuleExplanation::NotAsked(_) => panic!("{said:?} of {destination:?}"),
+                _ => return None,
+            };
+            let class = match (rule.verdict, rule.effective_mode(envelope.mode)) {
+                (Verdict::Deny, Mode::Enforce) => 0,
+                (Verdict::Deny, Mode::Audit) => 1,
+                (Verdict::Allow, _) => 2,
+            };
+            Some((class, u8::MAX - by.bits(), number))
+        });
+    let expect = matching.min().map_or(NO_RULE, |(.., number)| number);
+    assert_eq!(decision.rule, expect, "{destination:?}: {explained:?}");
+    let verdict = envelope.rules.get(expect as usize).map_or(Verdict::Deny, |rule| rule.verdict);
+    assert_eq!(decision.verdict, verdict, "{destination:?}: {explained:?}");
+}
+
+fn decision(table: &CompiledTable, mode: Mode, destination: Destination) -> Decision {
+    const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
+    let control = Control { state: SessionState::Active, mode, envelope: 1, generation: SESSION.generation };
+    let standing =
+        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0 };
+    decide(&standing, Some(destination), &&*table)
+}
