@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod algebra;
 pub(crate) mod compile;
 mod diagnostic;
 mod document;
@@ -23,12 +24,14 @@ mod spans;
 mod table;
 #[cfg(test)]
 mod test_support;
+mod write;
 
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::{Mode, Verdict};
 use std::fmt;
 use std::time::Duration;
 
+pub(crate) use algebra::{Amount, Excess, Region, RuleRef, Service, What, difference, excess, intersect};
 pub(crate) use compile::CompiledRules;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use explain::{Explanation, RuleExplanation, explain};
@@ -38,6 +41,7 @@ pub(crate) use parse::parse;
 pub(crate) use prefix::Prefix;
 pub(crate) use schema::schema;
 pub(crate) use table::CompiledTable;
+pub(crate) use write::{size, ttl, write};
 
 /// The work that compiling an envelope may take: seconds, and as many entries as the kernel's tables hold.
 const MAX_COMPILE_STEPS: u64 = 100_000_000;
@@ -166,6 +170,17 @@ impl Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct HostPattern(String);
 
+impl HostPattern {
+    /// Whether every name that `other` stands for is one of ours.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match self.0.strip_prefix('*') {
+            // The dot before the domain is in the suffix: `*.example.com` is not example.com itself.
+            Some(suffix) => other.0.ends_with(suffix),
+            None => self == other,
+        }
+    }
+}
+
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -211,7 +226,7 @@ pub(crate) struct Rate {
 }
 
 /// Ports from `first` to `last`, both included. Never holds port 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PortRange {
     pub(crate) first: u16,
     pub(crate) last: u16,
