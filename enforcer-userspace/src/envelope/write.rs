@@ -124,7 +124,10 @@ impl Text {
                 let range = |PortRange { first, last }: &PortRange| {
                     if first == last { first.to_string() } else { format!("{first}-{last}") }
                 };
-                self.list(3, "ports", ports.iter().map(range));
+                match ports {
+                    [only] => self.line(3, "ports", &range(only)),
+                    ports => self.list(3, "ports", ports.iter().map(range)),
+                }
             }
         }
         let protocol = match protocols {
