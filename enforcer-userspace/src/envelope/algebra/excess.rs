@@ -1,5 +1,6 @@
 //! What one envelope allows and another does not.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use enforcer_common::net::Protocol;
@@ -116,6 +117,9 @@ impl<'e> Rules<'e> {
 /// By which rule of the inner envelope something is let through, and by which of the outer one refused.
 type By = (u32, u32);
 
+/// What is let through and refused at some address.
+type TooMuch = Vec<(By, Selectors)>;
+
 /// The regions that one lets through and the other refuses, by the rules that do so.
 fn regions(
     inner: Rules<'_>,
@@ -127,7 +131,7 @@ fn regions(
     let pairs = pairs(&inner_flat, &outer_flat);
     // Where the same holds in both, the same is too much.
     let mut known: Known<usize> = HashMap::new();
-    let mut classes: Vec<(Vec<(By, Selectors)>, Vec<Range>)> = Vec::new();
+    let mut classes: Vec<(TooMuch, Vec<Range>)> = Vec::new();
     let mut class_of = Vec::with_capacity(pairs.len());
     for pair in &pairs {
         let key = (id(&pair.a), id(&pair.b));
@@ -163,7 +167,7 @@ fn regions(
 }
 
 /// What is let through and refused, by the rules that do so.
-fn too_much(let_through: &[Span], refused: &[Span]) -> Vec<(By, Selectors)> {
+fn too_much(let_through: &[Span], refused: &[Span]) -> TooMuch {
     let mut by_rules: BTreeMap<By, Selectors> = BTreeMap::new();
     for part in overlay(let_through, refused) {
         if let (Some(inner), Some(outer)) = (part.a, part.b) {
@@ -188,17 +192,20 @@ fn named(
         let ours = index.exactly(named, steps)?;
         let theirs = outer_index.covering(named, steps)?;
         let key = (id(&ours), id(&theirs));
-        if !known.contains_key(&key) {
-            steps.take(ours.len() + theirs.len())?;
-            let mut by_rule: BTreeMap<u32, Selectors> = BTreeMap::new();
-            for part in overlay(&ours, &theirs) {
-                if let (Some(span), None) = (part.a, part.b) {
-                    by_rule.entry(span.rule).or_default().push(part.first, part.last);
+        let too_much = match known.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                steps.take(ours.len() + theirs.len())?;
+                let mut by_rule: BTreeMap<u32, Selectors> = BTreeMap::new();
+                for part in overlay(&ours, &theirs) {
+                    if let (Some(span), None) = (part.a, part.b) {
+                        by_rule.entry(span.rule).or_default().push(part.first, part.last);
+                    }
                 }
+                unknown.insert(by_rule.into_iter().collect())
             }
-            known.insert(key, by_rule.into_iter().collect());
-        }
-        for too_much in &known[&key] {
+        };
+        for too_much in too_much.iter() {
             steps.take(1 + too_much.1.0.len())?;
             names.entry(too_much.clone()).or_default().push(named.to_string());
         }
