@@ -89,15 +89,9 @@ fn report<'a>(envelope: &'a Envelope, explanation: &'a Explanation, to: &Destina
         verdict: rule.verdict.name(),
         why: why(explained),
     });
-    let address = IpAddr::from(to.address);
-    let address = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
     Report {
         version: 1,
-        destination: if to.protocol.has_ports() {
-            format!("{address}:{}/{}", to.port, to.protocol)
-        } else {
-            format!("{address}/{}", to.protocol)
-        },
+        destination: written(to),
         verdict: decision.verdict.name(),
         refused: decision.is_refused(),
         reason: decision.reason.name(),
@@ -122,6 +116,17 @@ fn render(args: &Args, report: &Report<'_>) -> String {
         let _infallible = writeln!(out, "what no rule allows is denied");
     }
     out
+}
+
+/// A destination as it is written after `--to`.
+pub(super) fn written(to: &Destination) -> String {
+    let address = IpAddr::from(to.address);
+    let address = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+    if to.protocol.has_ports() {
+        format!("{address}:{}/{}", to.port, to.protocol)
+    } else {
+        format!("{address}/{}", to.protocol)
+    }
 }
 
 fn destination(text: &str) -> Result<Destination, String> {

@@ -3,9 +3,13 @@
 mod apply;
 mod check;
 mod daemon;
+mod diff;
 mod doctor;
 mod events;
+mod excess;
 mod explain;
+mod includes;
+mod intersect;
 mod keygen;
 mod ps;
 mod revoke;
@@ -83,6 +87,19 @@ enum Command {
     Schema,
     /// Say what an envelope allows or denies, and why; needs neither root nor a daemon
     Explain(explain::Args),
+    /// Say what envelope B allows more and less than A; needs neither root nor a daemon
+    ///
+    /// What they let through is compared, not how they are written, and not who they are for. `+` is what B allows more, `-`
+    /// what it allows less. Exit code 0: they allow the same; 1: they differ; 2: one of them is bad.
+    Diff(diff::Args),
+    /// Say whether an envelope allows nothing that another does not; needs neither root nor a daemon
+    ///
+    /// Exit code 0: it does not; 1: it does, and what is printed; 2: one of them is bad.
+    Includes(includes::Args),
+    /// Print the envelope that allows what two others both allow; needs neither root nor a daemon
+    ///
+    /// Limits and time to live are the stricter ones. Metadata and, where possible, the names of rules are those of B.
+    Intersect(intersect::Args),
     /// Say what this host offers, hook by hook
     Doctor,
     /// Run the daemon, in the foreground
@@ -111,6 +128,9 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Verify(args) => sign::verify(format, &args),
         Command::Schema => print_json(&envelope::schema()).map(|()| ExitStatus::Ok),
         Command::Explain(args) => explain::execute(format, &args),
+        Command::Diff(args) => diff::execute(format, &args),
+        Command::Includes(args) => includes::execute(format, &args),
+        Command::Intersect(args) => intersect::execute(format, &args),
         Command::Doctor => doctor::execute(&settings, format),
         Command::Daemon(args) => daemon::execute(settings, &args),
         Command::Teardown(args) => teardown::execute(&settings, format, &args),

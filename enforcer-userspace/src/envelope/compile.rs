@@ -50,7 +50,7 @@ impl CompiledRules {
 
 /// Compiles in at most `max_steps` steps of combining port ranges; there are no more entries than eight times that.
 pub(crate) fn compile_within(envelope: &Envelope, max_steps: u64) -> Result<CompiledRules, TooLarge> {
-    let flat = flatten(envelope, max_steps)?;
+    let flat = flatten(envelope.mode, &envelope.rules, max_steps)?;
     let mut ranges =
         Ranges { rules: &envelope.rules, known: HashMap::new(), entries: Vec::new(), lookups: 0 };
     let mut intervals = [Vec::new(), Vec::new()];

@@ -13,7 +13,7 @@ use enforcer_common::rules::selector;
 use enforcer_common::verdict::{Mode, Verdict};
 
 use super::spans::{Span, layer, mark_audited};
-use super::{Envelope, Prefix};
+use super::{Prefix, Rule};
 
 /// What holds at a prefix, except where a longer one says something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,15 +30,15 @@ pub(crate) struct TooLarge {
     pub(crate) max_steps: u64,
 }
 
-/// Flattens the rules in at most `max_steps` steps of combining port ranges. In order: a prefix stands directly before those
-/// that it contains. One that says what the one around it says is left out.
+/// Flattens the rules of an envelope of this mode in at most `max_steps` steps of combining port ranges. In order: a prefix
+/// stands directly before those that it contains. One that says what the one around it says is left out.
 ///
 /// Usually a step or two per prefix. But each prefix needs every port range that holds there, also those of the prefixes
 /// around it: m ranges for 0.0.0.0/0 and n single addresses make m times n steps.
-pub(super) fn flatten(envelope: &Envelope, max_steps: u64) -> Result<Vec<Flat>, TooLarge> {
-    let mut flattener = Flattener::new(envelope, max_steps)?;
-    let mut claims: Vec<(Prefix, u32)> = Vec::with_capacity(envelope.rules.len());
-    for (rule, number) in envelope.rules.iter().zip(0..) {
+pub(super) fn flatten(mode: Mode, rules: &[Rule], max_steps: u64) -> Result<Vec<Flat>, TooLarge> {
+    let mut flattener = Flattener::new(mode, rules, max_steps)?;
+    let mut claims: Vec<(Prefix, u32)> = Vec::with_capacity(rules.len());
+    for (rule, number) in rules.iter().zip(0..) {
         claims.extend(rule.to.iter().map(|prefix| (*prefix, number)));
     }
     claims.sort_unstable();
@@ -93,9 +93,8 @@ struct Flattener {
 }
 
 impl Flattener {
-    fn new(envelope: &Envelope, max_steps: u64) -> Result<Self, TooLarge> {
-        let rules = &envelope.rules;
-        let kind = |rule: &super::Rule| match (rule.verdict, rule.effective_mode(envelope.mode)) {
+    fn new(mode: Mode, rules: &[Rule], max_steps: u64) -> Result<Self, TooLarge> {
+        let kind = |rule: &Rule| match (rule.verdict, rule.effective_mode(mode)) {
             (Verdict::Allow, _) => Kind::Allow,
             (Verdict::Deny, Mode::Enforce) => Kind::Enforced,
             (Verdict::Deny, Mode::Audit) => Kind::Audited,
@@ -168,7 +167,7 @@ impl Flattener {
 }
 
 /// Every protocol and port of a rule.
-fn written(rule: &super::Rule, number: u32) -> Vec<Span> {
+pub(super) fn written(rule: &Rule, number: u32) -> Vec<Span> {
     // What is audited is let through only where an allow rule matches as well: that is marked there.
     let mode = rule.mode.filter(|mode| *mode == Mode::Enforce);
     let span = |first, last| Span { first, last, rule: number, mode };

@@ -1,11 +1,13 @@
 //! Envelopes: from text to the entries the kernel looks up.
 //!
 //! `document` reads YAML into a tree that knows where each node stands, `parse` reads that tree into [`Envelope`] by the
-//! tables in `language`, `flatten` resolves overlaps, `compile` makes the blocks of the kernel's table. Nothing here does I/O. What the text means is written
-//! down in `policies/README.md`.
+//! tables in `language`, `flatten` resolves overlaps, `compile` makes the blocks of the kernel's table. `algebra` compares
+//! envelopes and combines them, `write` goes back to text. Nothing here does I/O. What the text means is written down in
+//! `policies/README.md`.
 
 #![forbid(unsafe_code)]
 
+mod algebra;
 pub(crate) mod compile;
 mod diagnostic;
 mod document;
@@ -22,12 +24,14 @@ mod spans;
 mod table;
 #[cfg(test)]
 mod test_support;
+mod write;
 
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::{Mode, Verdict};
 use std::fmt;
 use std::time::Duration;
 
+pub(crate) use algebra::{Amount, Excess, Region, RuleRef, Service, What, difference, excess, intersect};
 pub(crate) use compile::CompiledRules;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::{MAX_TEXT, decode};
@@ -38,6 +42,7 @@ pub(crate) use parse::parse;
 pub(crate) use prefix::Prefix;
 pub(crate) use schema::schema;
 pub(crate) use table::CompiledTable;
+pub(crate) use write::{size, ttl, write};
 
 /// The work that compiling an envelope may take: seconds, and as many entries as the kernel's tables hold.
 const MAX_COMPILE_STEPS: u64 = 100_000_000;
@@ -166,6 +171,21 @@ impl Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct HostPattern(String);
 
+impl HostPattern {
+    /// Whether every name that `other` stands for is one of ours.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for a resolver; comparing envelopes looks suffixes up")
+    )]
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match self.0.strip_prefix('*') {
+            // The dot before the domain is in the suffix: `*.example.com` is not example.com itself.
+            Some(suffix) => other.0.ends_with(suffix),
+            None => self == other,
+        }
+    }
+}
+
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -211,7 +231,7 @@ pub(crate) struct Rate {
 }
 
 /// Ports from `first` to `last`, both included. Never holds port 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PortRange {
     pub(crate) first: u16,
     pub(crate) last: u16,

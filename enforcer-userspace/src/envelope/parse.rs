@@ -20,7 +20,7 @@ use std::time::Duration;
 pub(super) use value::number;
 
 /// The name of the rule that `loopback: allow` stands for.
-const LOOPBACK: &str = "loopback";
+pub(super) const LOOPBACK: &str = "loopback";
 
 /// Reads an envelope, or reports everything that is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<Envelope, Diagnostics> {

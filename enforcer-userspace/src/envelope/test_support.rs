@@ -1,5 +1,7 @@
 //! What the tests of envelopes share: a slow and obvious model of the language, and envelopes and destinations at random.
 
+pub(super) mod whole;
+
 use std::time::Duration;
 
 use enforcer_common::net::{Address, Destination, Family, Protocol};

@@ -1,0 +1,398 @@
+use super::super::test_support::whole::{AGENTS, HOSTS, SOCKETS, whole, without_lines};
+use super::super::test_support::{envelope, model, model_of_rules, probe, read, rule};
+use super::super::{Envelope, HostPattern, ListenRule, Mode, Rule, parse, write};
+use super::*;
+use enforcer_common::net::{Address, Protocol};
+use enforcer_common::rules::NO_RULE;
+use enforcer_common::verdict::Verdict;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn lets_through(envelope: &Envelope, destination: &Destination) -> bool {
+    !model(envelope, destination).2
+}
+
+/// Two envelopes that share some rules, so that one is often included in the other.
+fn two() -> impl Strategy<Value = (Envelope, Envelope)> {
+    let mode = || select(vec![Mode::Enforce, Mode::Enforce, Mode::Audit]);
+    let own = || prop_oneof![1 => Just(Vec::new()), 2 => prop::collection::vec(rule(), 0..4)];
+    let shared = prop::collection::vec(rule(), 0..6);
+    (mode(), mode(), own(), own(), shared).prop_map(|(a_mode, b_mode, a, b, shared)| {
+        let numbered = |own: Vec<Rule>| {
+            let rules = shared.iter().cloned().chain(own).zip(0..);
+            rules.map(|(rule, line)| Rule { name: format!("rule-{line}"), line, ..rule }).collect()
+        };
+        (envelope(a_mode, numbered(a)), envelope(b_mode, numbered(b)))
+    })
+}
+
+fn all_rules(a: &Envelope, b: &Envelope) -> Vec<Rule> {
+    a.rules.iter().chain(&b.rules).cloned().collect()
+}
+
+/// The corners of a region.
+fn corners(region: &Region) -> Vec<Destination> {
+    let ends = region.ranges.iter().flat_map(|range| [range.first_address(), range.last_address()]);
+    let addresses: Vec<Address> = ends.flatten().filter(|address| !address.is_unspecified()).collect();
+    let at = |selector: u32, address| Destination {
+        protocol: Protocol::try_from(u8::try_from(selector >> 16).unwrap()).unwrap(),
+        address,
+        port: u16::try_from(selector & 0xffff).unwrap(),
+    };
+    let selectors = region.selectors.0.iter().flat_map(|(first, last)| [*first, *last]);
+    selectors.flat_map(|selector| addresses.iter().map(move |address| at(selector, *address))).collect()
+}
+
+proptest! {
+    // 120,000 destinations.
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn excess_is_what_the_model_lets_through_and_refuses(
+        (inner, outer) in two(),
+        probes in prop::collection::vec(probe(), 20),
+    ) {
+        let excess = excess(&inner, &outer).unwrap();
+        let regions: Vec<_> = excess
+            .iter()
+            .filter_map(|excess| match &excess.what {
+                What::Destinations(region) => Some((excess, region)),
+                _ => None,
+            })
+            .collect();
+        for (excess, region) in &regions {
+            let number = |by: &Option<RuleRef>| by.as_ref().map_or(NO_RULE, |rule| rule.line);
+            for corner in corners(region).into_iter().chain(excess.example()) {
+                let (.., by, refused) = model_of_rules(&inner, &corner);
+                prop_assert_eq!((by, refused), (number(&excess.inner), false), "{:?}", corner);
+                let (.., by, refused) = model_of_rules(&outer, &corner);
+                prop_assert_eq!((by, refused), (number(&excess.outer), true), "{:?}", corner);
+                prop_assert!(region.holds(&corner), "{:?}", corner);
+            }
+            let example = excess.example().unwrap();
+            prop_assert!(!example.address.is_unspecified());
+            for prefix in region.prefixes() {
+                let of = region::Range::of(prefix);
+                let within = region.ranges.iter().any(|range| {
+                    of.family == range.family && range.first <= of.first && of.last <= range.last
+                });
+                prop_assert!(within, "{}", prefix);
+            }
+            prop_assert!(region.prefixes().any(|prefix| prefix.holds(example.address)));
+        }
+        for destination in probes.iter().map(|probe| probe.destination(&all_rules(&inner, &outer))) {
+            let differ = lets_through(&inner, &destination) && !lets_through(&outer, &destination);
+            let holding = regions.iter().filter(|(_, region)| region.holds(&destination)).count();
+            if destination.address.is_unspecified() {
+                // Follows from what holds elsewhere.
+                prop_assert!(!differ || !excess.is_empty(), "{:?}", destination);
+            } else {
+                prop_assert_eq!(holding, usize::from(differ), "{:?}", destination);
+            }
+        }
+    }
+
+    #[test]
+    fn intersection_lets_through_what_both_do(
+        (a, b) in two(),
+        probes in prop::collection::vec(probe(), 20),
+    ) {
+        let both = intersect(&a, &b).unwrap();
+        let same = intersect(&a, &a).unwrap();
+        for destination in probes.iter().map(|probe| probe.destination(&all_rules(&a, &b))) {
+            let expect = lets_through(&a, &destination) && lets_through(&b, &destination);
+            prop_assert_eq!(lets_through(&both, &destination), expect, "{:?}", destination);
+            prop_assert_eq!(lets_through(&same, &destination), lets_through(&a, &destination), "{:?}", destination);
+        }
+        prop_assert_eq!(excess(&both, &a).unwrap(), []);
+        prop_assert_eq!(excess(&both, &b).unwrap(), []);
+        prop_assert_eq!(difference(&same, &a).unwrap(), (vec![], vec![]));
+    }
+}
+
+/// Whether the rules allow a host or an agent; an envelope in audit mode lets everything through.
+fn allows_named(envelope: &Envelope, of: impl Fn(&Rule) -> bool, protocol: Protocol, port: u16) -> bool {
+    let matches = |rule: &Rule| {
+        let ports = rule.ports.iter().any(|ports| (ports.first..=ports.last).contains(&port));
+        rule.verdict == Verdict::Allow
+            && rule.protocols.contains(&protocol)
+            && (ports || protocol == Protocol::Icmp)
+            && of(rule)
+    };
+    envelope.mode == Mode::Audit || envelope.rules.iter().any(matches)
+}
+
+fn allows_listen(rules: Option<&Vec<ListenRule>>, from: &Destination) -> bool {
+    rules.is_none_or(|rules| {
+        rules.iter().any(|rule| {
+            rule.protocols.contains(&from.protocol)
+                && rule.from.iter().any(|prefix| prefix.holds(from.address))
+                && rule.ports.iter().any(|ports| (ports.first..=ports.last).contains(&from.port))
+        })
+    })
+}
+
+fn allows_socket(envelope: &Envelope, socket: &str) -> bool {
+    envelope.unix.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.to.iter().any(|to| to == socket)))
+}
+
+/// Answers to questions of every kind, at random.
+fn answers(envelope: &Envelope, probes: &[Destination]) -> Vec<bool> {
+    let mut answers = Vec::new();
+    for probe in probes {
+        for host in HOSTS {
+            let host = HostPattern(host.replace('*', "z.y"));
+            let of = |rule: &Rule| rule.names.iter().any(|pattern| pattern.covers(&host));
+            answers.push(allows_named(envelope, of, probe.protocol, probe.port));
+        }
+        for agent in AGENTS {
+            let of = |rule: &Rule| rule.agents.iter().any(|known| known == agent);
+            answers.push(allows_named(envelope, of, probe.protocol, probe.port));
+        }
+        if probe.protocol.has_ports() && probe.port > 0 && !probe.address.is_unspecified() {
+            answers.push(allows_listen(envelope.listen.as_ref(), probe));
+        }
+        answers.push(lets_through(envelope, probe));
+    }
+    answers.extend(SOCKETS.map(|socket| allows_socket(envelope, socket)));
+    answers
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whole_envelopes_meet_in_what_both_allow(
+        a in whole(),
+        b in whole(),
+        probes in prop::collection::vec(probe(), 20),
+    ) {
+        let both = intersect(&a, &b).unwrap();
+        let as_addresses = [&a, &b].map(|envelope| excess::as_rules(envelope.listen.as_deref().unwrap_or(&[])));
+        let mut near = all_rules(&a, &b);
+        near.extend(as_addresses.concat());
+        near.retain(|rule| !rule.to.is_empty());
+        let probes: Vec<_> = probes.iter().map(|probe| probe.destination(&near)).collect();
+        let [in_a, in_b, in_both] = [&a, &b, &both].map(|envelope| answers(envelope, &probes));
+        for ((in_a, in_b), in_both) in in_a.iter().zip(&in_b).zip(&in_both) {
+            prop_assert_eq!(*in_a && *in_b, *in_both);
+        }
+        prop_assert_eq!(excess(&both, &a).unwrap(), []);
+        prop_assert_eq!(excess(&both, &b).unwrap(), []);
+        // What one allows and the other does not is found.
+        let more = in_a.iter().zip(&in_b).any(|(a, b)| *a && !*b);
+        prop_assert!(!more || !excess(&a, &b).unwrap().is_empty());
+
+        let text = write(&both);
+        let again = parse(&text).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
+        prop_assert_eq!(without_lines(again), without_lines(both), "{}", text);
+        prop_assert_eq!(difference(&a, &intersect(&a, &a).unwrap()).unwrap(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn rates_meet_in_one_that_is_within_both(
+        a in (1u64..200, select(vec![1, 60, 3600])),
+        b in (1u64..200, select(vec![1, 60, 3600])),
+    ) {
+        let [a, b] = [a, b].map(|(count, seconds)| Rate { count, seconds });
+        let both = a.stricter(b);
+        prop_assert!(both.count > 0 && both.is_within(a) && both.is_within(b), "{:?}", both);
+        prop_assert_eq!(both, b.stricter(a));
+    }
+}
+
+/// Each as `rule -> refusing rule: what`.
+fn written(all: &[Excess]) -> Vec<String> {
+    let name = |rule: &Option<RuleRef>| rule.as_ref().map_or("-".to_owned(), |rule| rule.name.clone());
+    let region = |region: &Region| {
+        let services: Vec<_> = region.services().iter().map(ToString::to_string).collect();
+        let prefixes: Vec<_> = region.prefixes().map(|prefix| prefix.to_string()).collect();
+        format!("{} {}", services.join("; "), prefixes.join(" "))
+    };
+    let each = all.iter().map(|excess| {
+        let what = match &excess.what {
+            What::Destinations(at) => region(at),
+            What::Listen(at) => format!("listen {}", region(at)),
+            What::Named { names, services } => format!("{} {}", services[0], names.join(" ")),
+            other => format!("{other:?}"),
+        };
+        format!("{} {} {what}", name(&excess.inner), name(&excess.outer))
+    });
+    each.collect()
+}
+
+fn check(inner: &str, outer: &str, expect: &[&str]) {
+    assert_eq!(written(&excess(&read(inner), &read(outer)).unwrap()), expect, "{inner} in {outer}");
+}
+
+#[test]
+fn a_hole_in_everything_is_found() {
+    let all = "egress: [{name: all, to: [0.0.0.0/0], ports: any, protocol: tcp}]";
+    let but = "egress: [{name: all, to: [0.0.0.0/0], ports: any, protocol: tcp}],
+               deny: [{name: ten, to: [10.0.0.0/8], ports: any, protocol: any}]";
+    check(but, all, &[]);
+    check(all, but, &["all ten tcp any 10.0.0.0/8"]);
+    check(
+        but,
+        "egress: []",
+        &[
+            "all - tcp any 0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/1",
+        ],
+    );
+    check(
+        "egress: [{name: all, to: ['::/0'], ports: 443, protocol: tcp}]",
+        "egress: [{name: all, to: ['::/0'], ports: any, protocol: tcp}],
+         deny: [{name: half, to: ['8000::/1'], ports: 1-500, protocol: any}]",
+        &["all half tcp 443 8000::/1"],
+    );
+    check(
+        "egress: [{name: all, to: ['::/0'], ports: any, protocol: any}],
+         deny: [{name: half, to: ['8000::/1'], ports: 1-500, protocol: any}]",
+        "egress: [{name: all, to: ['::/0'], ports: any, protocol: udp}]",
+        &["all - tcp any; icmp ::/1", "all - tcp 501-65535; icmp 8000::/1"],
+    );
+}
+
+#[test]
+fn halves_make_a_whole() {
+    check(
+        "egress: [{name: net, to: [10.0.0.0/8], ports: 1-100, protocol: any}]",
+        "egress: [{name: low, to: [10.0.0.0/9], ports: any, protocol: any},
+                  {name: high, to: [10.128.0.0/9], ports: 1-50, protocol: any},
+                  {name: rest, to: [10.128.0.0/9], ports: [51-99, 100], protocol: any}]",
+        &[],
+    );
+}
+
+#[test]
+fn audit_mode_allows_what_it_does_not_refuse() {
+    let audit = "mode: audit, deny: [{name: soft, to: [10.0.0.0/8], ports: any, protocol: any},
+                 {name: hard, to: [128.0.0.0/1, '::/0'], ports: any, protocol: any, mode: enforce}]";
+    check("egress: [{name: a, to: [10.0.0.1, x.example.com], ports: 443, protocol: tcp}]", audit, &[]);
+    check(
+        "egress: [{name: a, to: [200.0.0.1], ports: 443, protocol: tcp}]",
+        audit,
+        &["a hard tcp 443 200.0.0.1/32"],
+    );
+    // Port 0 is let through in audit mode, and is no port to a rule.
+    let enforce = "egress: [{name: a, to: [0.0.0.0/1], ports: any, protocol: any}]";
+    let excess = excess(&read(audit), &read(enforce)).unwrap();
+    assert_eq!(written(&excess), ["- - tcp+udp 0 0.0.0.0/0 ::/0", "- - Audit",]);
+}
+
+#[test]
+fn names_are_covered_by_wider_names_only() {
+    let outer = "egress: [{name: web, to: ['*.example.com', 0.0.0.0/0], ports: 1-1000, protocol: tcp},
+                          {name: peer, to: ['agent:b'], ports: 80, protocol: tcp}]";
+    check(
+        "egress: [{name: a, to: [x.example.com, '*.y.example.com', 'agent:b'], ports: 80, protocol: tcp}]",
+        outer,
+        &[],
+    );
+    check(
+        "egress: [{name: a, to: [x.example.com, example.com, 'agent:b', 'agent:c'], ports: 80-1001, protocol: tcp}]",
+        outer,
+        &["a - tcp 80-1001 example.com agent:c", "a - tcp 81-1001 agent:b", "a - tcp 1001 x.example.com"],
+    );
+}
+
+#[test]
+fn every_other_dimension_is_compared() {
+    let outer =
+        "requires: [egress, listen], listen: [{name: l, from: [10.0.0.0/8], ports: 80, protocol: any}],
+         unix: [{name: u, to: [/dev/log]}], limits: {connectionRate: 10/s, bytesOut: 1MB}";
+    let same = "requires: [egress], listen: [{name: l, from: [10.1.0.0/16], ports: 80, protocol: udp}],
+         unix: [], limits: {connectionRate: 10/m, bytesOut: 1MB, depth: 2}";
+    check(same, outer, &[]);
+    check(
+        "listen: [{name: l, from: [10.0.0.0/7], ports: 80, protocol: tcp}], unix: [{name: v, to: [/x]}],
+         limits: {connectionRate: 20/m, bytesOut: 2MB}",
+        outer,
+        &[
+            "l - listen tcp 80 11.0.0.0/8",
+            "v - Unix([\"/x\"])",
+            "- - Limit { which: ConnectionRate, inner: Some(Rate(Rate { count: 20, seconds: 60 })), outer: Rate(Rate { count: 10, seconds: 1 }) }",
+            "- - Limit { which: BytesOut, inner: Some(Bytes(2000000)), outer: Bytes(1000000) }",
+            "- - Requires([Egress])",
+        ],
+    );
+    check(
+        "requires: [listen, egress], limits: {connectionRate: 1/s, bytesOut: 1B}",
+        outer,
+        &["- - AnyListen", "- - AnyUnix"],
+    );
+    let longer = Envelope { ttl: Duration::from_secs(3601), ..read("egress: []") };
+    assert_eq!(
+        written(&excess(&longer, &read("egress: []")).unwrap()),
+        ["- - Ttl { inner: 3601s, outer: 3600s }"]
+    );
+}
+
+#[test]
+fn an_intersection_keeps_the_names_of_the_second() {
+    let a = read(
+        "loopback: allow, egress: [{name: net, to: [10.0.0.0/8, '*.example.com'], ports: 1-1000, protocol: tcp}],
+         deny: [{name: git, to: [10.9.0.0/16], ports: any, protocol: any}]",
+    );
+    let b = read(
+        "loopback: allow, egress: [{name: git, to: [10.0.0.1, 192.0.2.1, a.example.com], ports: [22, 8080], protocol: tcp},
+                  {name: web, to: [10.0.0.0/9, 11.0.0.0/8], ports: any, protocol: any}]",
+    );
+    let text = write(&intersect(&a, &b).unwrap());
+    let (_, spec) = text.split_once("spec:\n").unwrap();
+    let expect = "  mode: enforce
+  ttl: 1h
+  loopback: allow
+  egress:
+    - name: git
+      to: [10.0.0.1/32, a.example.com]
+      ports: 22
+      protocol: tcp
+    - name: web
+      to: [10.0.0.0/9]
+      ports: 1-1000
+      protocol: tcp
+  deny:
+    - name: git-2
+      to: [10.9.0.0/16]
+      ports: any
+      protocol: any
+";
+    assert_eq!(spec, expect);
+}
+
+#[test]
+fn work_is_near_linear() {
+    const RULES: u32 = 5_000;
+    let many = |bits: u8, ports: u16| {
+        let mut all = String::new();
+        for number in 0..RULES {
+            let address = std::net::Ipv4Addr::from((10 << 24) + (number << 8));
+            all += &format!(
+                "{{name: r{number}, to: ['{address}/{bits}', 'h{number}.a.example.com'], ports: {ports}-{}, protocol: tcp}},",
+                u32::from(ports) + number % 7
+            );
+        }
+        read(&format!("egress: [{all}]"))
+    };
+    let (wide, narrow) = (many(24, 100), many(25, 100));
+    assert_eq!(excess(&narrow, &wide).unwrap(), []);
+    assert_eq!(excess(&wide, &narrow).unwrap().len(), RULES as usize);
+    assert_eq!(intersect(&wide, &narrow).unwrap().rules.len(), RULES as usize);
+}
+
+#[test]
+fn hostile_overlaps_are_given_up_on() {
+    let ports: Vec<String> = (1..=20_000).map(|port| (port * 2).to_string()).collect();
+    let ports = ports.join(", ");
+    let hosts: Vec<String> = (0..20_000).map(|host| format!("h{host}.example.com")).collect();
+    let a = read(&format!("egress: [{{name: a, to: ['*.example.com'], ports: [{ports}], protocol: tcp}}]"));
+    let rules: Vec<String> = hosts
+        .iter()
+        .zip(1..)
+        .map(|(host, port)| format!("{{name: r{port}, to: [{host}], ports: {port}, protocol: tcp}}"))
+        .collect();
+    let b = read(&format!("egress: [{}]", rules.join(", ")));
+    assert!(excess::excess_within(&b, &a, 1_000_000).is_err());
+    assert!(intersect::intersect_within(&a, &b, 1_000_000).is_err());
+}
