@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use bpf_toolchain::on_path;
 
 use crate::command::{cargo, cargo_path, output, run as run_command, target_dir, workspace};
+use crate::setup::{self, Need};
 
-/// A program in `fuzz/fuzz_targets`.
+/// A program in `tests/fuzz/fuzz_targets`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Target {
@@ -46,6 +47,7 @@ const LIMITS: &[&str] = &["-max_len=65536", "-timeout=10", "-rss_limit_mb=2048",
 const SEEDS: &[&str] = &["tests/envelopes", "policies"];
 
 pub(crate) fn run(target: Option<Target>, seconds: u64) -> Result<()> {
+    setup::ensure(Need::Test)?;
     let host = host()?;
     check_tools(&host)?;
     let target_dir = target_dir().join("fuzz");
@@ -79,7 +81,7 @@ fn rustc() -> Command {
     Command::new(if beside.is_file() { beside } else { "rustc".into() })
 }
 
-/// Says what is missing. Installs nothing: what is missing belongs to the system's compilers.
+/// Says what is missing that set-up does not bring.
 fn check_tools(host: &str) -> Result<()> {
     let cxx = env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     if on_path(&cxx).is_none() {
@@ -105,7 +107,7 @@ fn check_tools(host: &str) -> Result<()> {
 fn build(host: &str, target_dir: &Path) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--release", "--bins", "--locked", "--target", host]);
-    build.arg("--manifest-path").arg(workspace().join("fuzz/Cargo.toml"));
+    build.arg("--manifest-path").arg(workspace().join("tests/fuzz/Cargo.toml"));
     build.arg("--target-dir").arg(target_dir);
     // The flags that instrument are unstable ones. A stable compiler has them as well.
     build.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", format!("{COVERAGE} {ADDRESS_SANITIZER}"));
@@ -132,14 +134,14 @@ fn copy_seeds(seeds: &Path) -> Result<()> {
 fn fuzz(target: Target, program: &Path, target_dir: &Path, seeds: &Path, seconds: u64) -> Result<()> {
     let name = target.name();
     let corpus = target_dir.join("corpus").join(name);
-    let artifacts = workspace().join("fuzz/artifacts").join(name);
+    let artifacts = workspace().join("tests/fuzz/artifacts").join(name);
     for folder in [&corpus, &artifacts] {
         fs::create_dir_all(folder).with_context(|| format!("create `{}`", folder.display()))?;
     }
     let before = files(&artifacts)?;
     let mut fuzzer = Command::new(program);
     fuzzer.args(LIMITS).arg(format!("-max_total_time={seconds}"));
-    fuzzer.arg(format!("-dict={}", workspace().join("fuzz/envelope.dict").display()));
+    fuzzer.arg(format!("-dict={}", workspace().join("tests/fuzz/envelope.dict").display()));
     fuzzer.arg(format!("-artifact_prefix={}/", artifacts.display()));
     fuzzer.args(["-print_final_stats=1", "-use_value_profile=1"]).arg(&corpus).arg(seeds);
     eprintln!("== {name} for {seconds} s");

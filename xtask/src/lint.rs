@@ -21,7 +21,7 @@ pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
     steps.step("format", || {
         run_command(cargo().args(["fmt", "--all", "--check"]))?;
         // A workspace of its own.
-        run_command(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
+        run_command(cargo().args(["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"]))
     })?;
     steps.step("layers", layers::check)?;
     // The default members: the BPF crate has its own compiler.

@@ -50,6 +50,8 @@ struct Tool {
 const TEST_TOOLS: &[Tool] = &[
     Tool { program: "bpftool", package: "bpftool", why: "tests look at programs and maps from outside" },
     Tool { program: "ip", package: "iproute2", why: "tests make network namespaces" },
+    Tool { program: "openssl", package: "openssl", why: "tests have it check signatures" },
+    Tool { program: "c++", package: "g++", why: "the fuzzer's own part is C++" },
     Tool { program: "python3", package: "python3", why: "the demo's agent starts a Python child" },
 ];
 

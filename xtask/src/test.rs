@@ -3,8 +3,12 @@
 use anyhow::{Result, bail};
 
 use crate::command::{Steps, cargo, is_root, run as run_command, target_dir};
+use crate::fuzz;
 use crate::lint;
 use crate::setup::{self, Need};
+
+/// For how long each fuzz target runs here, in seconds: long enough to see that it works, and what is broken badly.
+const BRIEFLY: u64 = 20;
 
 pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::new();
@@ -37,6 +41,7 @@ pub(crate) fn run() -> Result<()> {
                 .env("ENFORCER_BIN", target_dir().join("debug/enforcer")),
         )
     })?;
+    steps.step("fuzz, briefly", || fuzz::run(None, BRIEFLY))?;
     eprintln!("xtask test: ok: {}", steps.summary());
     Ok(())
 }

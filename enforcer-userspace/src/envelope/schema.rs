@@ -40,3 +40,17 @@ fn form(written: &Form) -> Value {
         Form::Null => json!({ "type": "null" }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `enforcer schema > policies/envelope.schema.json` makes it so again.
+    #[test]
+    fn shipped_schema_is_the_schema() {
+        let shipped =
+            std::path::Path::new(super::super::parse::tests::ROOT).join("policies/envelope.schema.json");
+        let shipped: Value = serde_json::from_str(&std::fs::read_to_string(shipped).unwrap()).unwrap();
+        assert_eq!(shipped, schema());
+    }
+}

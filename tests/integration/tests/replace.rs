@@ -176,7 +176,9 @@ fn no_verdict_that_neither_envelope_gives() {
     let places = PLACES.map(|(address, _)| address);
     let mut arguments = vec!["verdicts", "4"];
     arguments.extend(places);
-    let busy = daemon.run(&envelopes[0], &probe(&arguments));
+    // The loops have what processors the replacements leave.
+    let command = [vec!["nice".to_owned()], probe(&arguments)].concat();
+    let busy = daemon.run(&envelopes[0], &command);
     daemon.session_id("busy");
 
     // Meanwhile sessions of other agents begin and end, each with an envelope of its own: numbers are given out again.

@@ -1,6 +1,16 @@
 //! What an envelope says beyond a list of destinations: deny rules, port ranges, protocols, audit mode.
 
-use integration::{Conversation, Daemon, Envelope, Event, Pair, Refusal, Server, inner_memory, unique};
+#[path = "../benches/rules/list.rs"]
+mod list;
+
+use std::process::Command;
+
+use integration::{
+    Conversation, Daemon, Envelope, Event, LOAD_DEADLINE, Pair, Process, Refusal, Server, inner_memory,
+    probe, unique,
+};
+use list::RuleList;
+use nix::sched::{CloneFlags, unshare};
 
 /// One attempt and what becomes of it: `None` if it is let through, else the reason and the rule.
 struct Case {
@@ -180,4 +190,46 @@ fn check_predicts_the_memory_that_the_kernel_takes() {
     let taken = inner_memory(&daemon.layout().pin_dir.join("maps/RULES"));
     assert_eq!(taken, [predicted]);
     conversation.end();
+}
+
+/// Thousands of rules, of both families and many prefix lengths, some inside others: trees of several levels. Every address is
+/// local in a network namespace of the test's own, so that only the rules can refuse one.
+#[test]
+fn thousands_of_rules_decide_as_a_list_would() {
+    const ADDRESSES: usize = 10_000;
+    // Of this thread, and of what it starts.
+    unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+    for arguments in ["link set lo up", "route add local default dev lo", "-6 route add local default dev lo"]
+    {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
+        assert!(status.success(), "ip {arguments}: {status}");
+    }
+    let daemon = Daemon::start();
+    let list = RuleList::new(5_000);
+    let envelope = daemon.layout().write_envelope(list.envelope("many"));
+    let addresses = daemon.layout().file("addresses");
+    let kinds = [("allowed", ADDRESSES), ("refused", ADDRESSES)];
+    std::fs::write(&addresses, list.addresses(&kinds)).expect("the directory is ours");
+    let command = probe(&["connect-times", addresses.to_str().expect("the path is text")]);
+    let counts = |mut probe: Process| {
+        assert_eq!(probe.read_line(LOAD_DEADLINE), "ready");
+        let counts = kinds.map(|(kind, count)| {
+            probe.write_line(&format!("{kind} {count}"));
+            let line = probe.read_line(LOAD_DEADLINE);
+            line.split_once(' ').expect("the time, then the counts").1.to_owned()
+        });
+        probe.finish(LOAD_DEADLINE).success();
+        counts
+    };
+    let outside = || {
+        let mut outside = Command::new(&command[0]);
+        outside.args(&command[1..]);
+        counts(Process::spawn(outside))
+    };
+    let all = format!("{ADDRESSES} 0");
+    assert_eq!(outside(), [all.clone(), all.clone()], "control");
+    let mut run = daemon.layout().command(&["run", "--envelope"]);
+    run.arg(&envelope).arg("--").args(&command);
+    assert_eq!(counts(Process::spawn(run)), [all.clone(), format!("0 {ADDRESSES}")]);
+    assert_eq!(outside(), [all.clone(), all], "control, afterwards");
 }

@@ -102,7 +102,7 @@ const LONG_FILE: usize = 400;
 const LONG_FILE_PHRASE: &str = "over 400 lines because";
 
 const SOURCES: &[&str] =
-    &["bpf-toolchain", "enforcer-common", "enforcer-ebpf", "enforcer-userspace", "fuzz", "tests", "xtask"];
+    &["bpf-toolchain", "enforcer-common", "enforcer-ebpf", "enforcer-userspace", "tests", "xtask"];
 
 pub(super) fn check() -> Result<()> {
     let mut findings = Vec::new();

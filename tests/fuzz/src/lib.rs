@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 // Compiled from its sources: it belongs to a program, which nothing can depend on.
-#[path = "../../enforcer-userspace/src/envelope/mod.rs"]
+#[path = "../../../enforcer-userspace/src/envelope/mod.rs"]
 // Not `expect`: it is reported as unfulfilled, and takes the warnings away all the same (Rust 1.95).
 #[allow(dead_code, unused_imports, reason = "the targets ask for a part of it")]
 mod envelope;
