@@ -48,7 +48,8 @@ impl CompiledRules {
     }
 }
 
-/// Compiles in at most `max_steps` steps of combining port ranges; there are no more entries than eight times that.
+/// Compiles in at most `max_steps` steps of combining port ranges. There are at most two intervals to a prefix, and no more ranges
+/// than steps.
 pub(crate) fn compile_within(envelope: &Envelope, max_steps: u64) -> Result<CompiledRules, TooLarge> {
     let flat = flatten(envelope.mode, &envelope.rules, max_steps)?;
     let mut ranges =

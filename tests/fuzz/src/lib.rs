@@ -15,7 +15,9 @@ use enforcer_common::rules::NO_RULE;
 use enforcer_common::session::{Control, SessionState};
 use enforcer_common::verdict::{Mode, Verdict};
 use envelope::compile::compile_within;
-use envelope::{CompiledTable, Diagnostics, Envelope, RuleExplanation, explain, lint};
+use envelope::{
+    CompiledTable, Diagnostics, Envelope, RuleExplanation, excess, explain, intersect, lint, write,
+};
 
 /// A file is read, or refused for reasons that stand in it.
 pub fn parse(bytes: &[u8]) {
@@ -57,22 +59,37 @@ pub fn compile(text: &str) {
     // Each destination compiles again.
     const MAX_STEPS: u64 = 100_000;
     const MAX_DESTINATIONS: usize = 24;
+    const MAX_COMPARED: usize = 32;
 
     let envelope = match envelope::parse(text) {
         Ok(envelope) => envelope,
         Err(Diagnostics(list)) => return check_diagnostics(text, &list),
     };
     let Ok(compiled) = compile_within(&envelope, MAX_STEPS) else { return };
-    assert!(compiled.entries.len() as u64 <= 8 * MAX_STEPS);
+    assert!(compiled.blocks.len() as u64 <= text.len() as u64 + MAX_STEPS);
     assert!(compiled.kernel_bytes() > 0);
     let lines = line_lengths(text).len();
     for warning in lint(&envelope, &compiled) {
         assert!(warning.line as usize <= lines, "no such line: {warning:?}");
         assert!(!warning.message.is_empty());
     }
+    if envelope.rules.len() <= MAX_COMPARED {
+        check_written(&envelope);
+    }
     let table = CompiledTable::new(1, &compiled);
     for destination in destinations(&envelope, text).take(MAX_DESTINATIONS) {
         check_decision(&envelope, &table, destination);
+    }
+}
+
+/// What is written of an envelope is read as one that allows the same; both allow what their intersection does.
+fn check_written(envelope: &Envelope) {
+    let text = write(envelope);
+    let again = envelope::parse(&text).unwrap_or_else(|errors| panic!("{errors} in\n{text}"));
+    let Ok(both) = intersect(envelope, &again) else { return };
+    for (inner, outer) in [(envelope, &again), (&again, envelope), (envelope, &both), (&both, envelope)] {
+        let Ok(excess) = excess(inner, outer) else { return };
+        assert!(excess.is_empty(), "{excess:?} in\n{text}");
     }
 }
 
