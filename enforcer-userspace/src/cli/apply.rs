@@ -2,10 +2,9 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use super::{Format, ask, check, print_json, read_envelope, text};
+use super::{Format, ask, parse_envelope, print_json, read_envelope, text};
 use crate::{
     control::dto,
-    envelope,
     exit::{ExitStatus, Failure},
     key_files,
     settings::Settings,
@@ -18,13 +17,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
-    let text = envelope::decode(read_envelope(&args.file)?);
-    let envelope = match text.and_then(|text| envelope::parse(&text).map(|_| text)) {
-        Ok(text) => text,
-        Err(diagnostics) => {
-            eprint!("{}", check::complaint(&args.file, &diagnostics));
-            return Ok(ExitStatus::No);
-        }
+    let Some((envelope, _)) = parse_envelope(&args.file, read_envelope(&args.file)?) else {
+        return Ok(ExitStatus::No);
     };
     let request = dto::Apply { envelope, signature: key_files::signature_of(&args.file)? };
     let applied: dto::Applied = ask(settings, async |client| client.put("/v1/envelope", &request).await)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{check, explain::written, read_envelope};
+use super::{explain::written, parse_envelope, read_envelope};
 use crate::{
     envelope::{self, Amount, Envelope, Excess, Region, RuleRef, Service, What},
     exit::{ExitStatus, Failure},
@@ -15,10 +15,7 @@ use crate::{
 pub(super) fn read_both(a: &PathBuf, b: &PathBuf) -> Result<Option<(Envelope, Envelope)>, Failure> {
     let read = |path| {
         let text = read_envelope(path).map_err(|failure| Failure { status: ExitStatus::Error, ..failure })?;
-        let envelope = envelope::decode(text).and_then(|text| envelope::parse(&text));
-        Ok::<_, Failure>(
-            envelope.map_err(|diagnostics| eprint!("{}", check::complaint(path, &diagnostics))).ok(),
-        )
+        Ok::<_, Failure>(parse_envelope(path, text).map(|(_, envelope)| envelope))
     };
     let (a, b) = (read(a)?, read(b)?);
     Ok(a.zip(b))

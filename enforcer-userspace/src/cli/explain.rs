@@ -9,7 +9,7 @@ use enforcer_common::{
 use serde::Serialize;
 
 use super::{
-    Format, check, print_json, read_envelope,
+    Format, parse_envelope, print_json, read_envelope,
     text::{self, Colour, colour},
 };
 use crate::{
@@ -48,13 +48,8 @@ struct RuleReport<'a> {
 }
 
 pub(super) fn execute(format: Format, args: &Args) -> Result<ExitStatus, Failure> {
-    let text = envelope::decode(read_envelope(&args.envelope)?);
-    let envelope = match text.and_then(|text| envelope::parse(&text)) {
-        Ok(envelope) => envelope,
-        Err(diagnostics) => {
-            eprint!("{}", check::complaint(&args.envelope, &diagnostics));
-            return Ok(ExitStatus::No);
-        }
+    let Some((_, envelope)) = parse_envelope(&args.envelope, read_envelope(&args.envelope)?) else {
+        return Ok(ExitStatus::No);
     };
     let explanation =
         envelope::explain(&envelope, args.to).map_err(|error| Failure::new(ExitStatus::No, error))?;

@@ -19,13 +19,13 @@ mod status;
 mod teardown;
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     control::client::{Client, ClientError},
-    envelope,
+    envelope::{self, Envelope},
     exit::{ExitStatus, Failure},
     settings::Settings,
 };
@@ -168,6 +168,15 @@ fn client_failure(error: ClientError) -> Failure {
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     text::print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// The text and the envelope in a file's bytes. `None`: there is none, and what is wrong was said.
+fn parse_envelope(file: &Path, bytes: Vec<u8>) -> Option<(String, Envelope)> {
+    let read = envelope::decode(bytes).and_then(|text| {
+        let envelope = envelope::parse(&text)?;
+        Ok((text, envelope))
+    });
+    read.inspect_err(|diagnostics| eprint!("{}", check::complaint(file, diagnostics))).ok()
 }
 
 /// Reads an envelope's file.

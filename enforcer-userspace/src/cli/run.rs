@@ -9,10 +9,10 @@ use std::{
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::{ask, check, read_envelope};
+use super::{ask, parse_envelope, read_envelope};
 use crate::{
     control::dto,
-    env_vars, envelope,
+    env_vars,
     exit::{ExitStatus, Failure},
     key_files,
     privilege::{self, PrivilegeError},
@@ -35,13 +35,8 @@ pub(super) struct Args {
 /// Returns only if the command was not executed.
 pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Failure> {
     // Everything that can be known before is checked before: what is enrolled is executed.
-    let text = envelope::decode(read_envelope(&args.envelope)?);
-    let envelope = match text.and_then(|text| envelope::parse(&text).map(|_| text)) {
-        Ok(text) => text,
-        Err(diagnostics) => {
-            eprint!("{}", check::complaint(&args.envelope, &diagnostics));
-            return Ok(ExitStatus::No);
-        }
+    let Some((envelope, _)) = parse_envelope(&args.envelope, read_envelope(&args.envelope)?) else {
+        return Ok(ExitStatus::No);
     };
     let signature = key_files::signature_of(&args.envelope)?;
     let user = args.user.as_deref().map(privilege::find_user).transpose()?;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Format, check, print_json, read_envelope, text};
+use super::{Format, parse_envelope, print_json, read_envelope, text};
 use crate::{
     env_vars,
-    envelope::{self, Envelope},
+    envelope::Envelope,
     exit::{ExitStatus, Failure},
     key_files,
     signature::{KeyId, Signature},
@@ -42,7 +42,7 @@ struct Report {
 
 pub(super) fn sign(format: Format, args: &SignArgs) -> Result<ExitStatus, Failure> {
     let text = read_envelope(&args.file)?;
-    let Some(envelope) = parse(&args.file, text.clone()) else {
+    let Some((_, envelope)) = parse_envelope(&args.file, text.clone()) else {
         return Ok(ExitStatus::No);
     };
     let key = key_files::signing_key(&args.key)?;
@@ -66,15 +66,10 @@ pub(super) fn verify(format: Format, args: &VerifyArgs) -> Result<ExitStatus, Fa
         no(anyhow::Error::from(error).context(format!("verify `{}`", args.file.display())))
     })?;
     // Read only now: what nobody vouches for is nobody's envelope.
-    let Some(envelope) = parse(&args.file, text) else {
+    let Some((_, envelope)) = parse_envelope(&args.file, text) else {
         return Ok(ExitStatus::No);
     };
     report(format, &args.file, &envelope, &signer)
-}
-
-fn parse(file: &Path, text: Vec<u8>) -> Option<Envelope> {
-    let envelope = envelope::decode(text).and_then(|text| envelope::parse(&text));
-    envelope.inspect_err(|diagnostics| eprint!("{}", check::complaint(file, diagnostics))).ok()
 }
 
 fn report(format: Format, file: &Path, envelope: &Envelope, signer: &KeyId) -> Result<ExitStatus, Failure> {
