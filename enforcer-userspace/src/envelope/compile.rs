@@ -48,38 +48,49 @@ impl CompiledRules {
     }
 }
 
-/// Compiles in at most `max_steps` steps of combining port ranges. There are at most two intervals to a prefix, and no more ranges
-/// than steps.
-pub(crate) fn compile_within(envelope: &Envelope, max_steps: u64) -> Result<CompiledRules, TooLarge> {
+/// Compiles in at most `max_steps` steps of combining port ranges, to at most `max_blocks`.
+pub(crate) fn compile_within(
+    envelope: &Envelope,
+    max_steps: u64,
+    max_blocks: usize,
+) -> Result<CompiledRules, TooLarge> {
+    let check_size = |blocks| if blocks > max_blocks { Err(TooLarge::Blocks { max_blocks }) } else { Ok(()) };
     let flat = flatten(envelope.mode, &envelope.rules, max_steps)?;
-    let mut ranges =
-        Ranges { rules: &envelope.rules, known: HashMap::new(), entries: Vec::new(), lookups: 0 };
+    let mut contents = Contents::default();
     let mut intervals = [Vec::new(), Vec::new()];
     for (intervals, family) in intervals.iter_mut().zip(Family::ALL) {
-        *intervals = cut(flat.iter().filter(|flat| flat.prefix.address().family() == *family), &mut ranges);
+        *intervals = cut(flat.iter().filter(|flat| flat.prefix.address().family() == *family), &mut contents);
     }
+    let mut ranges = Ranges::new(&envelope.rules, contents);
     let mut header = Header::default();
     let mut blocks = vec![Block::EMPTY];
     let mut entries: Vec<RuleEntry> = Vec::new();
     let mut levels = 0;
     for ((intervals, family), tree) in intervals.iter().zip(Family::ALL).zip(&mut header.trees) {
-        let written = write_tree(intervals, *family, &mut blocks, &mut entries);
+        let mut filled = Vec::with_capacity(intervals.len());
+        for (first, content) in intervals {
+            filled.push((*first, ranges.entry_for(*content)));
+            check_size(blocks.len() + ranges.entries.len() / Block::ENTRIES)?;
+        }
+        check_size(blocks.len() + filled.len() / fan_out(*family) as usize)?;
+        let written = write_tree(&filled, *family, &mut blocks, &mut entries);
         levels = levels.max(depth(written.nodes, *family));
         *tree = written;
     }
     let first_range = number(entries.len());
-    entries.append(&mut ranges.entries);
     let stats = Stats {
         intervals: intervals.iter().map(Vec::len).sum(),
-        ranges: entries.len() - first_range as usize,
+        ranges: ranges.entries.len(),
         levels,
         range_lookups: ranges.lookups,
     };
+    entries.append(&mut ranges.entries);
     // An interval's ranges were counted from the first of them.
     for entry in entries.iter_mut().filter(|entry| entry.many) {
         entry.first += first_range;
         entry.last += first_range;
     }
+    check_size(blocks.len() + entries.len().div_ceil(Block::ENTRIES))?;
     header.entries = number(blocks.len());
     blocks.extend(entries.chunks(Block::ENTRIES).map(block_of));
     blocks[0] = header.block();
@@ -87,14 +98,48 @@ pub(crate) fn compile_within(envelope: &Envelope, max_steps: u64) -> Result<Comp
     Ok(CompiledRules { blocks, deciding, stats })
 }
 
+/// What holds somewhere, as a number: the same number exactly if the same holds.
+type Content = usize;
+
+/// That nothing holds.
+const NOTHING: Content = 0;
+
+/// Everything that holds somewhere.
+struct Contents {
+    all: Vec<Rc<[Span]>>,
+    numbers: HashMap<Rc<[Span]>, Content>,
+    /// Lists that were looked at before, by where they stand: all prefixes of one table share one.
+    seen: HashMap<*const Span, Content>,
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        let nothing: Rc<[Span]> = Rc::new([]);
+        let numbers = HashMap::from([(Rc::clone(&nothing), NOTHING)]);
+        Self { all: vec![nothing], numbers, seen: HashMap::new() }
+    }
+}
+
+impl Contents {
+    /// The number of these spans, which live as long as the envelope is compiled.
+    fn number(&mut self, spans: &Rc<[Span]>) -> Content {
+        *self.seen.entry(Rc::as_ptr(spans).cast()).or_insert_with(|| {
+            *self.numbers.entry(Rc::clone(spans)).or_insert_with(|| {
+                self.all.push(Rc::clone(spans));
+                self.all.len() - 1
+            })
+        })
+    }
+}
+
 /// From this address, as a number, to where the next interval begins.
-type Interval = (u128, RuleEntry);
+type Interval<T> = (u128, T);
 
 /// Cuts the addresses of a family into intervals. The prefixes are in order, each before those inside it.
-fn cut<'f>(flat: impl Iterator<Item = &'f Flat>, ranges: &mut Ranges<'_>) -> Vec<Interval> {
+fn cut<'f>(flat: impl Iterator<Item = &'f Flat>, contents: &mut Contents) -> Vec<Interval<Content>> {
     let mut intervals = Intervals(Vec::new());
     // The prefixes around the current one: the first address behind each, if there is one, and what holds in it.
-    let mut around: Vec<(Option<u128>, RuleEntry)> = Vec::new();
+    let mut around: Vec<(Option<u128>, Content)> = Vec::new();
     for Flat { prefix, spans } in flat {
         let family_bits = prefix.address().family().bits();
         let first = u128::from_be_bytes(prefix.address().octets()) >> (128 - u32::from(family_bits));
@@ -104,9 +149,9 @@ fn cut<'f>(flat: impl Iterator<Item = &'f Flat>, ranges: &mut Ranges<'_>) -> Vec
         while let Some((Some(ended), _)) = around.pop_if(|(end, _)| end.is_some_and(|end| end <= first)) {
             intervals.begin(ended, innermost(&around));
         }
-        let entry = ranges.entry_for(spans);
-        intervals.begin(first, entry);
-        around.push((end, entry));
+        let content = contents.number(spans);
+        intervals.begin(first, content);
+        around.push((end, content));
     }
     while let Some((ended, _)) = around.pop() {
         if let Some(ended) = ended {
@@ -117,69 +162,68 @@ fn cut<'f>(flat: impl Iterator<Item = &'f Flat>, ranges: &mut Ranges<'_>) -> Vec
 }
 
 /// What holds in the innermost of the prefixes around.
-fn innermost(around: &[(Option<u128>, RuleEntry)]) -> RuleEntry {
-    around.last().map_or(RuleEntry::NONE, |(_, entry)| *entry)
+fn innermost(around: &[(Option<u128>, Content)]) -> Content {
+    around.last().map_or(NOTHING, |(_, content)| *content)
 }
 
-struct Intervals(Vec<Interval>);
+struct Intervals(Vec<Interval<Content>>);
 
 impl Intervals {
     /// From `first` on this holds. Not before the interval that began last.
-    fn begin(&mut self, first: u128, entry: RuleEntry) {
+    fn begin(&mut self, first: u128, content: Content) {
         let _replaced = self.0.pop_if(|(last, _)| *last == first);
-        let before = self.0.last().map_or(RuleEntry::NONE, |(_, entry)| *entry);
-        if before != entry {
-            self.0.push((first, entry));
+        let before = self.0.last().map_or(NOTHING, |(_, content)| *content);
+        if before != content {
+            self.0.push((first, content));
         }
     }
 }
 
-/// Ranges of ports of intervals that have several.
+/// The entries of intervals, and the ranges of ports of those that have several.
 struct Ranges<'e> {
     rules: &'e [Rule],
-    /// The numbers of the first and the last of ranges that are there already.
-    known: HashMap<Rc<[Span]>, (u32, u32)>,
+    contents: Vec<Rc<[Span]>>,
+    /// By content, once it is asked for.
+    known: Vec<Option<RuleEntry>>,
     entries: Vec<RuleEntry>,
     lookups: usize,
 }
 
-impl Ranges<'_> {
-    fn entry_for(&mut self, spans: &Rc<[Span]>) -> RuleEntry {
-        match &**spans {
+impl<'e> Ranges<'e> {
+    fn new(rules: &'e [Rule], contents: Contents) -> Self {
+        let known = vec![None; contents.all.len()];
+        Self { rules, contents: contents.all, known, entries: Vec::new(), lookups: 0 }
+    }
+
+    fn entry_for(&mut self, content: Content) -> RuleEntry {
+        if let Some(known) = self.known[content] {
+            return known;
+        }
+        let entry = match &*self.contents[content] {
             [] => RuleEntry::NONE,
-            [only] => self.range(only),
+            [only] => range(self.rules, only),
             several => {
-                self.lookups = self.lookups.max(several.len().ilog2() as usize + 1);
-                let (first, last) = match self.known.get(spans) {
-                    Some(known) => *known,
-                    None => self.add(spans),
-                };
-                RuleEntry { first, last, many: true, ..RuleEntry::NONE }
+                let first = number(self.entries.len());
+                self.entries.extend(several.iter().map(|span| range(self.rules, span)));
+                // Half of what is left, and half of that, to the last one, which is then read.
+                self.lookups = self.lookups.max((several.len() - 1).ilog2() as usize + 2);
+                RuleEntry { first, last: number(self.entries.len()) - 1, many: true, ..RuleEntry::NONE }
             }
-        }
+        };
+        self.known[content] = Some(entry);
+        entry
     }
+}
 
-    fn add(&mut self, spans: &Rc<[Span]>) -> (u32, u32) {
-        let first = number(self.entries.len());
-        for span in spans.iter() {
-            let entry = self.range(span);
-            self.entries.push(entry);
-        }
-        let numbers = (first, number(self.entries.len()) - 1);
-        self.known.insert(Rc::clone(spans), numbers);
-        numbers
-    }
-
-    fn range(&self, span: &Span) -> RuleEntry {
-        let verdict = self.rules[span.rule as usize].verdict.raw();
-        let mode = span.mode.map_or(0, |mode| mode.raw());
-        RuleEntry { first: span.first, last: span.last, rule: span.rule, verdict, mode, many: false }
-    }
+fn range(rules: &[Rule], span: &Span) -> RuleEntry {
+    let verdict = rules[span.rule as usize].verdict.raw();
+    let mode = span.mode.map_or(0, |mode| mode.raw());
+    RuleEntry { first: span.first, last: span.last, rule: span.rule, verdict, mode, many: false }
 }
 
 /// Writes a family's search tree behind the blocks and the entries that are there.
 fn write_tree(
-    intervals: &[Interval],
+    intervals: &[Interval<RuleEntry>],
     family: Family,
     blocks: &mut Vec<Block>,
     entries: &mut Vec<RuleEntry>,
@@ -239,7 +283,7 @@ fn block_of(entries: &[RuleEntry]) -> Block {
 }
 
 fn number(count: usize) -> u32 {
-    u32::try_from(count).expect("flattening is bounded by far less than 2^32 steps")
+    u32::try_from(count).expect("there are fewer than 2^32 of what an envelope's text and steps can make")
 }
 
 #[cfg(test)]

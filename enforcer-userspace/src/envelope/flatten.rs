@@ -25,9 +25,11 @@ pub(super) struct Flat {
 
 /// Compiling would take more than the caller gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rules overlap so much that combining their ports takes more than {max_steps} steps")]
-pub(crate) struct TooLarge {
-    pub(crate) max_steps: u64,
+pub(crate) enum TooLarge {
+    #[error("the rules overlap so much that combining their ports takes more than {max_steps} steps")]
+    Steps { max_steps: u64 },
+    #[error("the compiled rules take more than {max_blocks} blocks of 128 bytes")]
+    Blocks { max_blocks: usize },
 }
 
 /// Flattens the rules of an envelope of this mode in at most `max_steps` steps of combining port ranges. In order: a prefix
@@ -50,9 +52,9 @@ pub(super) fn flatten(mode: Mode, rules: &[Rule], max_steps: u64) -> Result<Vec<
         while around.pop_if(|(outer, _)| !outer.contains(prefix)).is_some() {}
         let outer = around.last().map(|(_, table)| *table);
         let id = flattener.table(outer, claims.iter().map(|(_, rule)| *rule).collect())?;
-        let spans = Rc::clone(&flattener.tables[id].combined);
-        if outer.is_none_or(|outer| flattener.tables[outer].combined != spans) {
-            flat.push(Flat { prefix, spans });
+        let table = &flattener.tables[id];
+        if table.is_news {
+            flat.push(Flat { prefix, spans: Rc::clone(&table.combined) });
         }
         around.push((prefix, id));
     }
@@ -68,6 +70,8 @@ struct Table {
     allow: Rc<[Span]>,
     /// All of them.
     combined: Rc<[Span]>,
+    /// Whether that is something else than what the table around says.
+    is_news: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -139,8 +143,10 @@ impl Flattener {
             (false, true) => Rc::clone(&enforced),
             (false, false) => self.combine(enforced.to_vec(), &recorded)?.into(),
         };
+        // Asked once: there may be as many prefixes with this table as the text has room for.
+        let is_news = outer.is_none_or(|outer| self.tables[outer].combined != combined);
         let id = self.tables.len();
-        self.tables.push(Table { enforced, audited, allow, combined });
+        self.tables.push(Table { enforced, audited, allow, combined, is_news });
         self.known.insert(key, id);
         Ok(id)
     }
@@ -161,7 +167,8 @@ impl Flattener {
 
     fn combine(&mut self, over: Vec<Span>, under: &[Span]) -> Result<Vec<Span>, TooLarge> {
         let steps = over.len() as u64 + under.len() as u64;
-        self.steps_left = self.steps_left.checked_sub(steps).ok_or(TooLarge { max_steps: self.max_steps })?;
+        self.steps_left =
+            self.steps_left.checked_sub(steps).ok_or(TooLarge::Steps { max_steps: self.max_steps })?;
         Ok(layer(over, under))
     }
 }

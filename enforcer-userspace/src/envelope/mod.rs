@@ -44,12 +44,15 @@ pub(crate) use schema::schema;
 pub(crate) use table::CompiledTable;
 pub(crate) use write::{size, ttl, write};
 
-/// The work that compiling an envelope may take: seconds, and as many entries as the kernel's tables hold.
-const MAX_COMPILE_STEPS: u64 = 100_000_000;
+/// The work that compiling an envelope may take: seconds. A million rules take a fifth of it.
+const MAX_COMPILE_STEPS: u64 = 20_000_000;
+
+/// The blocks that a compiled envelope may have: 256 MiB. A million rules take a quarter of it.
+pub(crate) const MAX_BLOCKS: usize = 2_097_152;
 
 /// Flattens an envelope into what the kernel looks up.
 pub(crate) fn compile(envelope: &Envelope) -> Result<CompiledRules, TooLarge> {
-    compile::compile_within(envelope, MAX_COMPILE_STEPS)
+    compile::compile_within(envelope, MAX_COMPILE_STEPS, MAX_BLOCKS)
 }
 
 /// What an agent is, who answers for it, and where it may connect.

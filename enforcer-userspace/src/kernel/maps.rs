@@ -45,8 +45,9 @@ pub(crate) enum MapsError {
     Thread(#[source] std::io::Error),
 }
 
-/// The blocks that the tables of all envelopes may have together: 512 MiB of kernel memory.
-pub(super) const MAX_RULE_BLOCKS: u64 = 4_194_304;
+/// The blocks that the tables of all envelopes may have together: 512 MiB of kernel memory. The largest envelope fits twice, so that
+/// it can be replaced by one as large.
+pub(super) const MAX_RULE_BLOCKS: u64 = 2 * crate::envelope::MAX_BLOCKS as u64;
 
 pub(super) fn access(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> MapsError {
     move |source| MapsError::Access { action, map, source: Box::new(source) }

@@ -65,7 +65,7 @@ pub fn compile(text: &str) {
         Ok(envelope) => envelope,
         Err(Diagnostics(list)) => return check_diagnostics(text, &list),
     };
-    let Ok(compiled) = compile_within(&envelope, MAX_STEPS) else { return };
+    let Ok(compiled) = compile_within(&envelope, MAX_STEPS, envelope::MAX_BLOCKS) else { return };
     assert!(compiled.blocks.len() as u64 <= text.len() as u64 + MAX_STEPS);
     assert!(compiled.kernel_bytes() > 0);
     let lines = line_lengths(text).len();

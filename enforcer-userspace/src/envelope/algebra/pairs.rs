@@ -26,7 +26,7 @@ impl Steps {
 
     pub(super) fn take(&mut self, steps: usize) -> Result<(), TooLarge> {
         let left = self.left.checked_sub(steps as u64);
-        self.left = left.ok_or(TooLarge { max_steps: self.max })?;
+        self.left = left.ok_or(TooLarge::Steps { max_steps: self.max })?;
         Ok(())
     }
 

@@ -8,9 +8,10 @@ use enforcer_common::rules::{EnvelopeRules as _, MAX_LEVELS};
 use enforcer_common::session::{Control, SessionState};
 use proptest::prelude::*;
 use proptest::sample::select;
+use std::time::Duration;
 
 fn compile(envelope: &Envelope) -> CompiledRules {
-    compile_within(envelope, u64::MAX).unwrap()
+    compile_within(envelope, u64::MAX, usize::MAX).unwrap()
 }
 
 const ENVELOPE: u32 = 12;
@@ -254,8 +255,81 @@ fn work_is_bounded() {
     let mut rules = vec![rule(prefix(0, 0), ports, Verdict::Deny)];
     rules.extend((0..1000).map(|n| rule(prefix(n, 32), vec![PortRange::ANY], Verdict::Allow)));
     let envelope = envelope(Mode::Enforce, rules);
-    assert_eq!(compile_within(&envelope, 100_000), Err(TooLarge { max_steps: 100_000 }));
-    assert!(compile_within(&envelope, 10_000_000).is_ok());
+    assert_eq!(compile_within(&envelope, 100_000, usize::MAX), Err(TooLarge::Steps { max_steps: 100_000 }));
+    assert!(compile_within(&envelope, 10_000_000, usize::MAX).is_ok());
+}
+
+/// What holds at many prefixes is looked at once, however many ranges it has.
+#[test]
+fn many_prefixes_with_many_ranges_take_no_time() {
+    let odd = (0..32_768).map(|n| PortRange { first: 2 * n + 1, last: 2 * n + 1 }).collect();
+    let everywhere = Rule { ports: odd, ..allow_all(vec![Prefix::holding(Address::v4([0; 4]), 0).unwrap()]) };
+    let single = |n: u32| Prefix::holding(Address::v4((0x0a00_0000 + 2 * n).to_be_bytes()), 32).unwrap();
+    let same = Rule {
+        ports: vec![PortRange { first: 65_535, last: 65_535 }],
+        ..allow_all((0..100_000).map(single).collect())
+    };
+    let start = std::time::Instant::now();
+    let compiled =
+        compile_within(&envelope(Mode::Enforce, vec![everywhere, same]), 1_000_000, usize::MAX).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(compiled.stats.intervals > 200_000);
+}
+
+#[test]
+fn compiled_rules_are_bounded() {
+    // A thousand ranges everywhere and one more at each of 100 addresses: each list of ranges is another one.
+    let ports = (1..=1000).map(|n| PortRange { first: n * 2, last: n * 2 }).collect();
+    let mut rules = vec![Rule { ports, ..allow_all(vec![Prefix::holding(Address::v4([0; 4]), 0).unwrap()]) }];
+    rules.extend((0..100).map(|n| {
+        let to = vec![Prefix::holding(Address::v4([10, 0, 0, n]), 32).unwrap()];
+        Rule { ports: vec![PortRange { first: 3001, last: 3001 }], ..allow_all(to) }
+    }));
+    let envelope = envelope(Mode::Enforce, rules);
+    let blocks = compile(&envelope).blocks.len();
+    assert!(compile_within(&envelope, u64::MAX, blocks).is_ok());
+    for max_blocks in [0, 1, 100, blocks - 1] {
+        assert_eq!(compile_within(&envelope, u64::MAX, max_blocks), Err(TooLarge::Blocks { max_blocks }));
+    }
+}
+
+#[test]
+fn ranges_of_what_holds_nowhere_are_left_out() {
+    let envelope = read(
+        "egress: [{name: pair, to: [10.0.0.0/31], ports: [80, 443], protocol: tcp},
+                  {name: a, to: [10.0.0.0], ports: any, protocol: tcp},
+                  {name: b, to: [10.0.0.1], ports: any, protocol: tcp}]",
+    );
+    let compiled = compile(&envelope);
+    assert_eq!((compiled.stats.ranges, compiled.deciding), (0, HashSet::from([1, 2])));
+}
+
+#[test]
+fn lookups_are_counted_as_they_are_made() {
+    struct Counting<'t>(&'t CompiledTable, std::cell::Cell<usize>);
+    impl enforcer_common::rules::EnvelopeRules for Counting<'_> {
+        fn block(&self, index: u32) -> Option<&Block> {
+            self.1.set(self.1.get() + 1);
+            self.0.block(index)
+        }
+    }
+    for ports in 1..20u16 {
+        let ports = (1..=ports).map(|n| PortRange { first: 2 * n, last: 2 * n }).collect();
+        let rule = Rule { protocols: vec![Protocol::Tcp], ports, ..allow_all(vec![]) };
+        let to =
+            (0..200u32).map(|n| Prefix::holding(Address::v4((2 * n).to_be_bytes()), 32).unwrap()).collect();
+        let compiled = compile(&envelope(Mode::Enforce, vec![Rule { to, ..rule }]));
+        let table = CompiledTable::new(ENVELOPE, &compiled);
+        let made = |n: u32, port| {
+            let counting = Counting(&table, std::cell::Cell::new(0));
+            let address = Address::v4(n.to_be_bytes());
+            counting.find(&Destination { protocol: Protocol::Tcp, address, port }).unwrap();
+            counting.1.get()
+        };
+        let most =
+            (0..400).flat_map(|n| (0..42).map(move |port| (n, port))).map(|(n, port)| made(n, port)).max();
+        assert_eq!(most, Some(compiled.stats.lookups()));
+    }
 }
 
 #[test]
