@@ -1,8 +1,9 @@
 //! Every map: who writes it, who reads it, why this size. All are pinned by the loader under their names.
 
 use aya_ebpf::{
-    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY},
     btf_maps,
+    helpers::bpf_map_lookup_elem,
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
@@ -37,9 +38,30 @@ pub(crate) static SESSIONS: Array<SessionRow> = Array::with_max_entries(MAX_SESS
 #[map]
 pub(crate) static PROCS: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
 
-/// The table of one envelope. The daemon makes it as large as the envelope's rules need, which a flag permits, and has
-/// them begin at a page. The size here is that of no table.
-type Blocks = btf_maps::Array<Block, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+/// The table of one envelope: an array of blocks. The daemon makes it as large as the envelope's rules need, which a flag permits,
+/// and has them begin at a page. The size here is that of no table.
+///
+/// By size and not by type as [`btf_maps::Array`] is: to Linux 6.1 a table without type information, as the daemon makes them, is
+/// not like one with it (v6.1/kernel/bpf/map_in_map.c, bpf_map_meta_equal).
+#[repr(C)]
+pub(crate) struct Blocks {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; size_of::<u32>()],
+    value_size: *const [i32; size_of::<Block>()],
+    max_entries: *const [i32; 1],
+    map_flags: *const [i32; (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize],
+}
+
+impl Blocks {
+    #[inline(always)]
+    fn get(&self, index: u32) -> Option<&Block> {
+        let map = core::ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: a map that the kernel gave out, and a key of its size.
+        let block = unsafe { bpf_map_lookup_elem(map, (&raw const index).cast()) };
+        // SAFETY: null, or a value of the map's: a block, which nobody writes once the table can be seen.
+        unsafe { block.cast::<Block>().as_ref() }
+    }
+}
 
 /// Envelope number to its table. Written by the daemon: a table is complete before it is put here, and does not change.
 #[btf_map]
