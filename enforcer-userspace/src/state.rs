@@ -49,8 +49,9 @@ pub(crate) struct SessionFile {
     slot: u32,
     generation: u32,
     pub(crate) envelope: EnvelopeFile,
-    /// The envelope that is about to take its place: which of the two is in force, the kernel knows.
-    pub(crate) next: Option<EnvelopeFile>,
+    /// The envelope that is about to take its place, or whose place it took last: which of the two is in force, the kernel knows,
+    /// and records may name rules of both.
+    pub(crate) other: Option<EnvelopeFile>,
     pub(crate) cgroup: PathBuf,
     pub(crate) cgroup_id: u64,
     pub(crate) cgroup_before: String,
@@ -73,7 +74,7 @@ impl SessionFile {
             slot: grant.slot.slot,
             generation: grant.slot.generation,
             envelope: EnvelopeFile::new(&session.envelope),
-            next: None,
+            other: session.replaced.last().map(|replaced| EnvelopeFile::new(&replaced.envelope)),
             cgroup: grant.cgroup.clone(),
             cgroup_id: grant.cgroup_id,
             cgroup_before: grant.cgroup_before.clone(),
@@ -87,9 +88,13 @@ impl SessionFile {
         }
     }
 
-    /// The envelope that the kernel holds the session to.
-    pub(crate) fn envelope(&self, number: u32) -> Option<&EnvelopeFile> {
-        std::iter::once(&self.envelope).chain(&self.next).find(|envelope| envelope.number == number)
+    /// The envelope with this number, and the other one.
+    pub(crate) fn envelopes(&self, number: u32) -> Option<(&EnvelopeFile, Option<&EnvelopeFile>)> {
+        match (&self.envelope, &self.other) {
+            (envelope, other) if envelope.number == number => Some((envelope, other.as_ref())),
+            (envelope, Some(other)) if other.number == number => Some((other, Some(envelope))),
+            _ => None,
+        }
     }
 
     pub(crate) const fn slot(&self) -> SessionRef {

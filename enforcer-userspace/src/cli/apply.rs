@@ -35,5 +35,8 @@ fn describe(applied: &dto::Applied) -> String {
         let what = if session.changed { "is held to it from now on" } else { "was held to it already" };
         let _infallible = writeln!(out, "{} {what}", session.id);
     }
+    for session in &applied.left_alone {
+        let _infallible = writeln!(out, "{} is left as it is: {}", session.id, session.why);
+    }
     out
 }

@@ -44,6 +44,14 @@ pub(crate) struct Applied {
     /// SHA-256 of the envelope's text.
     pub(crate) envelope_digest: String,
     pub(crate) sessions: Vec<AppliedSession>,
+    /// Sessions of the agent that are somebody else's.
+    pub(crate) left_alone: Vec<LeftAlone>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LeftAlone {
+    pub(crate) id: String,
+    pub(crate) why: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use enforcer_common::identity::SessionRef;
 use super::Daemon;
 use crate::{
     clock,
-    record::{self, Body, EventKind, EventLine, LineEgress, LineProcess, Record},
+    record::{self, Body, EventKind, EventLine, LineEgress, LineProcess, LineSession, Record},
     session::ProcessKey,
 };
 
@@ -53,6 +53,12 @@ impl Daemon {
                 process.tid = Some(egress.tid);
                 process.uid = Some(egress.uid);
                 line.egress = Some(LineEgress::new(&egress, session));
+                // By the time it is read, the session may be held to another one.
+                let decided =
+                    session.and_then(|session| Some((session, session.envelope_of(egress.envelope)?)));
+                if let Some((session, envelope)) = decided {
+                    line.session = Some(LineSession::under(session, envelope));
+                }
             }
             Body::Fork { child_tgid, untagged, .. } => {
                 line.child_pid = Some(child_tgid);

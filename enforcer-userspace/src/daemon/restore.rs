@@ -13,11 +13,11 @@ use enforcer_common::{
     verdict::Mode,
 };
 
-use super::{Daemon, DaemonError, lifecycle};
+use super::{Daemon, DaemonError, apply::replaced_line, lifecycle};
 use crate::{
     clock, envelope, procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Session},
+    session::{EnvelopeInForce, Grant, ProcessKey, Replaced, Session},
     state::{EnvelopeFile, SessionFile},
 };
 
@@ -49,12 +49,17 @@ impl Daemon {
         };
         let standing = kernel
             .filter(|control| control.generation == slot.generation && control.state != SessionState::Free);
-        let envelope = standing.and_then(|control| self.read_envelope(file.envelope(control.envelope)?));
-        let (Some(control), Some(envelope)) = (standing, envelope) else {
+        let envelopes = standing.and_then(|control| {
+            let (envelope, other) = file.envelopes(control.envelope)?;
+            Some((self.read_envelope(envelope)?, other.and_then(|other| self.read_envelope(other))))
+        });
+        let (Some(control), Some((envelope, other))) = (standing, envelopes) else {
             self.state.forget(id)?;
             self.note(EventKind::SessionEnded, format!("session {id} is not in the kernel any more"));
             return Ok(());
         };
+        // The earlier daemon was killed when the kernel had changed over, and this was still to be written down.
+        let unrecorded = file.envelope.number != envelope.number;
         let mut session = Session::new(
             Grant {
                 id,
@@ -73,7 +78,12 @@ impl Daemon {
         session.revoked = revoked_on_disk || control.state != SessionState::Active;
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
+        session.replaced.extend(other.map(|envelope| Replaced { envelope, at_ns: clock::boot_ns() }));
         self.kernel.sessions.set_control(slot.slot, session.control())?;
+        if unrecorded {
+            self.events.write(replaced_line(&session));
+            self.state.save(&SessionFile::new(&session, &self.host.boot_id))?;
+        }
         self.registry.insert(session);
         Ok(())
     }

@@ -8,7 +8,7 @@ use enforcer_common::{
 use serde::{Deserialize, Serialize};
 
 use super::Egress;
-use crate::session::{ProcessView, Session};
+use crate::session::{EnvelopeInForce, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
 pub(crate) const VERSION: u32 = 1;
@@ -74,6 +74,9 @@ pub(crate) struct LineSession {
     pub(crate) operator: String,
     pub(crate) model: String,
     pub(crate) purpose: String,
+    /// SHA-256 of the text of the envelope that it was held to; of a decision, the one that decided.
+    #[serde(default)]
+    pub(crate) envelope_digest: String,
 }
 
 /// The process that acted.
@@ -155,9 +158,10 @@ impl EventLine {
     }
 }
 
-impl From<&Session> for LineSession {
-    fn from(session: &Session) -> Self {
-        let metadata = &session.envelope.envelope.metadata;
+impl LineSession {
+    /// A session while it was held to this envelope.
+    pub(crate) fn under(session: &Session, envelope: &EnvelopeInForce) -> Self {
+        let metadata = &envelope.envelope.metadata;
         Self {
             id: session.grant.id.to_string(),
             agent: metadata.name.clone(),
@@ -165,7 +169,14 @@ impl From<&Session> for LineSession {
             operator: metadata.operator.clone(),
             model: metadata.model.clone(),
             purpose: metadata.purpose.clone(),
+            envelope_digest: envelope.digest.clone(),
         }
+    }
+}
+
+impl From<&Session> for LineSession {
+    fn from(session: &Session) -> Self {
+        Self::under(session, &session.envelope)
     }
 }
 

@@ -6,4 +6,4 @@ mod decode;
 mod line;
 
 pub(crate) use decode::{Body, Egress, Record, decode};
-pub(crate) use line::{EventKind, EventLine, LineEgress, LineProcess};
+pub(crate) use line::{EventKind, EventLine, LineEgress, LineProcess, LineSession};

@@ -142,10 +142,18 @@ impl Session {
         .pack()
     }
 
+    /// The envelope that a record names by its number.
+    pub(crate) fn envelope_of(&self, number: u32) -> Option<&EnvelopeInForce> {
+        let replaced = self.replaced.iter().rev().map(|replaced| &replaced.envelope);
+        std::iter::once(&self.envelope)
+            .chain(replaced)
+            .map(|known| &**known)
+            .find(|known| known.number == number)
+    }
+
     /// The name of a rule that a record names by its number and its envelope's.
     pub(crate) fn rule_name(&self, envelope: u32, rule: u32) -> Option<&str> {
-        let replaced = self.replaced.iter().rev().map(|replaced| &replaced.envelope);
-        let known = std::iter::once(&self.envelope).chain(replaced).find(|known| known.number == envelope)?;
-        Some(known.envelope.rules.get(usize::try_from(rule).ok()?)?.name.as_str())
+        let rules = &self.envelope_of(envelope)?.envelope.rules;
+        Some(rules.get(usize::try_from(rule).ok()?)?.name.as_str())
     }
 }

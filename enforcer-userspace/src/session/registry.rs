@@ -54,6 +54,10 @@ impl Registry {
         self.sessions.get_mut(&slot.slot).filter(|session| session.grant.slot == slot)
     }
 
+    pub(crate) fn get(&self, id: Uuid) -> Option<&Session> {
+        self.sessions.get(self.by_id.get(&id)?)
+    }
+
     pub(crate) fn get_mut(&mut self, id: Uuid) -> Option<&mut Session> {
         self.sessions.get_mut(self.by_id.get(&id)?)
     }

@@ -11,6 +11,7 @@ use integration::{
     Conversation, DEADLINE, Daemon, Envelope, Event, Finished, LOAD_DEADLINE, Pair, Process, inner_memory,
     probe, say, unique, wait_until,
 };
+use serde_json::json;
 
 fn apply(daemon: &Daemon, envelope: impl std::fmt::Display) -> Finished {
     let file = daemon.layout().write_envelope(envelope).display().to_string();
@@ -88,7 +89,7 @@ fn what_is_refused_changes_nothing() {
     let owner = Envelope::OWNER;
     for (text, said) in [
         (second.replace("ttl:", "tll:"), "unknown field"),
-        (second.replace(owner, "mallory@example.com"), "has the owner `alice@example.com`"),
+        (second.replace(owner, "mallory@example.com"), "it has the owner `alice@example.com`"),
         (second.replace("operator: ", "operator: x"), "has the operator"),
         (second.replace("model: ", "model: x"), "has the model"),
         (second.replace("name: worker", "name: nobody"), "no session of agent `nobody` runs"),
@@ -104,6 +105,93 @@ fn what_is_refused_changes_nothing() {
     daemon.layout().outcome(&["revoke", &daemon.session_id("worker")]).success();
     apply(&daemon, &second).success();
     assert!(!inside.attempt(&a) && !inside.attempt(&b), "revoked");
+    inside.end();
+}
+
+#[test]
+fn sessions_of_somebody_else_are_left_as_they_are() {
+    let pair = Pair::v4("tcp");
+    let daemon = Daemon::start();
+    let (mut inside, [a, b], [first, second]) = session(&daemon, "worker", &pair);
+    let of_another = first.to_string().replace(Envelope::OWNER, "mallory@example.com");
+    let mut other = Conversation::over(Process::spawn(
+        daemon.layout().run_command(&of_another, &Conversation::command(&unique("other"))),
+    ));
+    let lines = apply(&daemon, &second).success();
+    assert!(
+        lines.iter().any(|line| line.contains("is left as it is: it has the owner `mallory@example.com`"))
+    );
+    assert!(!inside.attempt(&a) && inside.attempt(&b), "the owner's own session");
+    assert!(other.attempt(&a) && !other.attempt(&b), "the other one's");
+    inside.end();
+    other.end();
+}
+
+/// A daemon is killed between the kernel's change-over and its being written down: the file names the envelope in force as the
+/// other one.
+#[test]
+fn what_a_killed_daemon_has_not_written_down_is_made_up_for() {
+    let pair = Pair::v4("tcp");
+    let mut daemon = Daemon::start();
+    let (mut inside, [a, b], [_, second]) = session(&daemon, "worker", &pair);
+    let id = daemon.session_id("worker");
+    daemon.kill9();
+    let path = daemon.layout().state_dir().join(format!("sessions/{id}.json"));
+    let text = std::fs::read_to_string(&path).expect("the session is written down");
+    let mut file: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let in_force = file["envelope"].clone();
+    file["other"] = in_force.clone();
+    file["envelope"] =
+        json!({ "number": in_force["number"].as_u64().expect("a number") + 1, "text": second.to_string() });
+    std::fs::write(&path, file.to_string()).expect("it is ours");
+
+    daemon.restart();
+    assert!(inside.attempt(&a) && !inside.attempt(&b), "held to what the kernel goes by");
+    assert_eq!(daemon.session("worker").expect("it runs")["state"], "active");
+    daemon.wait_for_events(1, "the replacement is recorded", |event| {
+        event.is_of("worker") && event.kind() == "envelope-replaced"
+    });
+    // Neither of the two: nobody knows what it is held to.
+    daemon.kill9();
+    file["other"] = serde_json::Value::Null;
+    std::fs::write(&path, file.to_string()).expect("it is ours");
+    daemon.restart();
+    assert!(!inside.attempt(&a) && !inside.attempt(&b), "refused everything");
+    inside.end();
+}
+
+/// Records that are read after a replacement name the envelope that decided, also if the daemon that replaced it is gone.
+#[test]
+fn decisions_name_the_envelope_that_took_them() {
+    let pair = Pair::v4("tcp");
+    let mut daemon = Daemon::start();
+    let (mut inside, [a, b], [_, second]) = session(&daemon, "worker", &pair);
+    let digest = |daemon: &Daemon| daemon.session("worker").expect("it runs")["envelope_digest"].clone();
+    let first_digest = digest(&daemon);
+    let other_purpose = second.to_string().replace("integration test", "something else");
+    apply(&daemon, &other_purpose).success();
+    let second_digest = digest(&daemon);
+    daemon.kill9();
+    assert!(!inside.attempt(&a) && inside.attempt(&b));
+    daemon.restart();
+    let is_egress = |event: &Event| event.is_of("worker") && event.kind() == "egress";
+    let events = daemon.wait_for_events(4, "all decisions", is_egress);
+    let said: Vec<_> = events
+        .iter()
+        .map(|event| ["/session/purpose", "/session/envelope_digest", "/rule"].map(|at| event.at(at).clone()))
+        .collect();
+    let first_says = |rule| [json!("integration test"), first_digest.clone(), rule];
+    let second_says = |rule| [json!("something else"), second_digest.clone(), rule];
+    let null = serde_json::Value::Null;
+    assert_eq!(
+        said,
+        [
+            first_says(json!("first")),
+            first_says(null.clone()),
+            second_says(null),
+            second_says(json!("second"))
+        ]
+    );
     inside.end();
 }
 
