@@ -10,6 +10,7 @@ mod fuzz;
 mod lint;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,14 @@ enum Task {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
+    /// Run integration tests on Debian's kernels, in virtual machines; needs root
+    Vm {
+        /// All, if none is named
+        #[arg(long)]
+        kernel: Vec<vm::Kernel>,
+        /// Files of `tests/integration/tests`, without `.rs`; all, if none is named
+        tests: Vec<String>,
+    },
     /// Show an agent being held inside its envelope; needs root
     Demo,
 }
@@ -58,6 +67,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench { bench } => bench::run(bench),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
+        Task::Vm { kernel, tests } => vm::run(&kernel, &tests),
         Task::Demo => demo::run(),
     };
     match outcome {

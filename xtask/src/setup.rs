@@ -38,6 +38,7 @@ pub(crate) enum Need {
     Build,
     Lint,
     Test,
+    Vm,
 }
 
 /// A program that tests or the demo start.
@@ -55,6 +56,15 @@ const TEST_TOOLS: &[Tool] = &[
     Tool { program: "python3", package: "python3", why: "the demo's agent starts a Python child" },
 ];
 
+const VM_TOOLS: &[Tool] = &[
+    Tool {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "virtual machines for other kernels",
+    },
+    Tool { program: "depmod", package: "kmod", why: "modules of other kernels" },
+];
+
 /// Parts of the Rust toolchain that runs us: the program that cargo starts, and rustup's name for it.
 const COMPONENTS: &[(&str, &str)] = &[("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];
 
@@ -66,7 +76,8 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn ensure(need: Need) -> Result<()> {
     let ready = Toolchain::find(workspace()).is_ok()
         && (need < Need::Lint || missing_components().is_empty())
-        && (need < Need::Test || missing_tools().next().is_none());
+        && missing_tools(need).next().is_none()
+        && (need < Need::Vm || has_venv());
     if ready { Ok(()) } else { install(need) }
 }
 
@@ -106,11 +117,18 @@ fn install_components() -> Result<bool> {
     Ok(true)
 }
 
-fn missing_tools() -> impl Iterator<Item = &'static Tool> {
+fn missing_tools(need: Need) -> impl Iterator<Item = &'static Tool> {
     // An ordinary user's PATH leaves this folder out, and Debian's `bpftool` is in it.
     let present =
         |tool: &Tool| on_path(tool.program).is_some() || Path::new("/usr/sbin").join(tool.program).is_file();
-    TEST_TOOLS.iter().filter(move |tool| !present(tool))
+    let tests = if need >= Need::Test { TEST_TOOLS } else { &[] };
+    let machines = if need >= Need::Vm { VM_TOOLS } else { &[] };
+    tests.iter().chain(machines).filter(move |tool| !present(tool))
+}
+
+/// Whether Python can make an environment with pip in it; Debian has that in a package of its own.
+fn has_venv() -> bool {
+    output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok()
 }
 
 /// Installs the compiler and the tools.
@@ -129,9 +147,10 @@ fn install_packages(apt: &Apt, need: Need) -> Result<bool> {
     if lints_with_it && !Path::new("/usr/bin/clippy-driver").is_file() {
         packages.push(Package::optional(CLIPPY_PACKAGE, "lints the BPF programs for their own target"));
     }
-    if need >= Need::Test {
-        packages.extend(missing_tools().map(|tool| Package::required(tool.package, tool.why)));
+    if need >= Need::Vm && !has_venv() {
+        packages.push(Package::required("python3-venv", "virtme-ng, which boots other kernels"));
     }
+    packages.extend(missing_tools(need).map(|tool| Package::required(tool.package, tool.why)));
     apt.install(&packages)
 }
 
