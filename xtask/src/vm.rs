@@ -2,7 +2,7 @@
 //! machine's file system, which it cannot write to; everything that is fetched and made lies in `target/vm`.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -127,7 +127,7 @@ fn test_programs(wanted: &[String]) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// Boots, runs the tests, and prints what they say. What the kernel says goes to a file.
+/// Boots, runs the tests, and prints what they say. All that the machine says goes to a file.
 fn boot(vng: &Path, image: &Path, tests: &[PathBuf], log: &Path) -> Result<()> {
     const ENDED: &str = "xtask-vm: all tests passed";
     let skips: String = SKIPPED.iter().map(|test| format!(" --skip {test}")).collect();
@@ -138,30 +138,30 @@ fn boot(vng: &Path, image: &Path, tests: &[PathBuf], log: &Path) -> Result<()> {
     for test in tests {
         script += &format!("{} --test-threads=1{skips}; ", test.display());
     }
-    script += &format!("echo {ENDED}");
-    let mut machine = Command::new("timeout");
-    machine.arg(PATIENCE.to_string()).arg(vng);
+    // Quoted otherwise than it is printed: the machine shows its command line as well.
+    script += &format!("echo {}", ENDED.replace(' ', "' '"));
+    let mut machine = Command::new("sh");
+    machine.args(["-c", "exec timeout \"$@\" 2>&1", "sh", &PATIENCE.to_string()]).arg(vng);
     machine.args(["--disable-kvm", "--memory", "4G", "--cpus", "2", "--verbose", "--run"]).arg(image);
     machine.args(["--", &script]);
-    let mut machine = machine
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(fs::File::create(log).with_context(|| format!("create `{}`", log.display()))?)
-        .spawn()
-        .context("start `timeout`")?;
+    let machine = machine.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut machine = machine.spawn().context("start `timeout`")?;
+    let mut file = fs::File::create(log).with_context(|| format!("create `{}`", log.display()))?;
     let mut passed = false;
-    for line in BufReader::new(machine.stdout.take().context("it was asked for")?).lines() {
+    for line in BufReader::new(machine.stdout.take().context("it was asked for")?).split(b'\n') {
         let line = line.context("read what the machine prints")?;
-        passed |= line.trim_end() == ENDED;
-        // The kernel's own messages begin with the time.
+        let line = String::from_utf8_lossy(&line);
+        writeln!(file, "{line}").with_context(|| format!("write `{}`", log.display()))?;
+        passed |= line.contains(ENDED);
+        // Those of the tests, and what they complain of; the kernel's own begin with the time.
         if !line.starts_with('[') {
-            println!("{line}");
+            println!("{}", line.trim_end());
         }
     }
     let status = machine.wait().context("wait for the machine")?;
     if status.code() == Some(124) {
         bail!(
-            "the machine did not end within {PATIENCE} s: it hangs\nhint: its kernel's last words are in `{}`",
+            "the machine did not end within {PATIENCE} s: it hangs\nhint: its last words are in `{}`",
             log.display()
         );
     }
