@@ -69,7 +69,8 @@ enum Command {
     Revoke(revoke::Args),
     /// Hold every running session of an envelope's agent to it from now on
     ///
-    /// A decision is taken by the old envelope or by the new one, never by a mixture. A session keeps its expiry.
+    /// A decision is taken by the old envelope or by the new one, never by a mixture. A session keeps its expiry. Sessions
+    /// with another owner, operator or model are left as they are, and named.
     Apply(apply::Args),
     /// Check an envelope; needs neither root nor a daemon
     Check(check::Args),

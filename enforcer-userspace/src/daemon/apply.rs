@@ -20,8 +20,8 @@ use crate::{
 };
 
 impl Daemon {
-    /// Holds the sessions of the envelope's agent, owner, operator and model to it. All of them or, if this returns `Err`, none; but for a fault of the
-    /// machine's between two of them, which says so.
+    /// Holds the sessions of the envelope's agent, owner, operator and model to it. All of them or, if this returns `Err`,
+    /// none; but for a fault of the machine's between two of them, which says so.
     pub(super) fn apply(&mut self, peer: &Peer, request: dto::Apply) -> Result<dto::Applied, Refusal> {
         let Admitted { envelope, news } =
             self.admit(peer, &request.envelope, request.signature.as_deref())?;
@@ -75,12 +75,9 @@ impl Daemon {
         envelope: &Arc<EnvelopeInForce>,
     ) -> Result<Vec<dto::AppliedSession>, Refusal> {
         let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
-        let sessions = self.registry.iter().filter(|session| concerned.contains(&session.grant.id));
-        let (changing, same): (Vec<_>, Vec<_>) =
-            sessions.partition(|session| session.envelope.number != envelope.number);
-        let ids =
-            |sessions: Vec<&Session>| sessions.iter().map(|session| session.grant.id).collect::<Vec<_>>();
-        let (changing, same) = (ids(changing), ids(same));
+        let is_other = |session: &Session| session.envelope.number != envelope.number;
+        let (changing, same): (Vec<Uuid>, Vec<Uuid>) =
+            concerned.iter().partition(|id| self.registry.get(**id).is_some_and(is_other));
         for id in &changing {
             let Some(session) = self.registry.get(*id) else { continue };
             let mut file = SessionFile::new(session, &self.host.boot_id);
