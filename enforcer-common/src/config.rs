@@ -25,6 +25,46 @@ pub struct Offsets {
     pub signal_live: u32,
     /// `linux_binprm.filename`.
     pub binprm_filename: u32,
+    /// `task_struct.real_parent`.
+    pub task_real_parent: u32,
+    /// `task_struct.cgroups`.
+    pub task_cgroups: u32,
+    /// `task_struct.cred`.
+    pub task_cred: u32,
+    /// `cred.uid`.
+    pub cred_uid: u32,
+    /// `task_struct.nsproxy`.
+    pub task_nsproxy: u32,
+    /// `nsproxy.net_ns`.
+    pub nsproxy_net_ns: u32,
+    /// `css_set.dfl_cgrp`.
+    pub css_set_dfl_cgrp: u32,
+    /// `cgroup.kn`.
+    pub cgroup_kn: u32,
+    /// `cgroup.level`.
+    pub cgroup_level: u32,
+    /// `cgroup.ancestors`.
+    pub cgroup_ancestors: u32,
+    /// `kernfs_node.id`.
+    pub kernfs_node_id: u32,
+    /// `sock.sk_cgrp_data.cgroup`.
+    pub sock_cgroup: u32,
+    /// `sock.__sk_common.skc_net.net`.
+    pub sock_net: u32,
+    /// `sock.__sk_common.skc_family`.
+    pub sock_family: u32,
+    /// `sock.sk_protocol`.
+    pub sock_protocol: u32,
+    /// `sock.sk_lock.owned`.
+    pub sock_lock_owned: u32,
+    /// `sock.sk_socket`.
+    pub sock_socket: u32,
+    /// `net.ns.inum`.
+    pub net_inum: u32,
+    /// `socket.sk`.
+    pub socket_sk: u32,
+    /// `socket.file`.
+    pub socket_file: u32,
     /// Always zero.
     pub pad: u32,
 }
@@ -65,4 +105,4 @@ impl Meta {
 /// Sessions at one time on one host.
 pub const MAX_SESSIONS: u32 = 16_384;
 
-kernel_pod!(Offsets: 40, Config: 56, Meta: 48);
+kernel_pod!(Offsets: 120, Config: 136, Meta: 48);

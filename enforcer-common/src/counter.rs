@@ -27,6 +27,14 @@ wire_enum! {
         FaultKernelRead = 9 => "fault_kernel_read",
         /// An envelope's rules were missing or contradicted themselves: denied.
         FaultNoRules = 10 => "fault_no_rules",
+        /// Packets of sessions that were dropped; what a socket was refused is recorded once.
+        PacketsRefused = 11 => "packets_refused",
+        /// Sockets that a session was seen to use though they were not made in it: held to its envelope from then on.
+        SocketsAdopted = 12 => "sockets_adopted",
+        /// A socket's storage could not be had: what was asked for is denied.
+        FaultSocketStorage = 13 => "fault_socket_storage",
+        /// Processes that were not in their session's cgroup when they were judged.
+        Displaced = 14 => "displaced",
     }
 }
 
@@ -44,6 +52,7 @@ impl Counter {
                 | Self::FaultNoSession
                 | Self::FaultKernelRead
                 | Self::FaultNoRules
+                | Self::FaultSocketStorage
         )
     }
 }

@@ -1,14 +1,18 @@
 //! From facts to a verdict. Pure: the kernel programs gather the facts, this module judges them.
 //!
-//! The order, first match wins: identity not established, session over, revoked or expired: deny. Destination or socket
-//! that no rule can speak of: deny. Deny rule: deny. Allow rule: allow. Otherwise: deny. (That a deny rule beats every
-//! allow rule is settled when an envelope is compiled: an entry holds the winner.)
+//! The order, first match wins: identity not established, session over, revoked, in quarantine or expired: deny. Destination,
+//! socket or packet that no rule can speak of: deny. Deny rule: deny. Allow rule: allow. Otherwise: deny. (That a deny rule
+//! beats every allow rule is settled when an envelope is compiled: an entry holds the winner.) What is allowed may still be
+//! more than the session's limits let it have: [`spend`].
 //!
 //! Every function is inlined into the kernel programs: the kernel refuses the type information (BTF) of a function whose
 //! parameters are Rust enums with fields (seen on 6.18: "Invalid member bits_offset").
 
 use crate::identity::SessionRef;
-use crate::net::{Address, Destination, Family};
+use crate::limits::Limits;
+use crate::net::{Address, Destination, Direction, Family, Protocol};
+use crate::packet::Packet;
+use crate::record::Placement;
 use crate::rules::{Broken, EnvelopeRules as _, NO_RULE, RuleTables};
 use crate::session::{Control, ControlWord, SessionState};
 use crate::verdict::{Mode, Reason, Verdict};
@@ -42,6 +46,8 @@ pub struct Standing {
     pub expires_ns: u64,
     /// Now, ns on the boot clock.
     pub now_ns: u64,
+    /// Where the process stands.
+    pub placement: Placement,
 }
 
 /// A verdict and what led to it.
@@ -86,20 +92,21 @@ pub fn decide<R: RuleTables>(standing: &Standing, destination: Option<Destinatio
         return denied(&control, Reason::Unclassifiable, NO_RULE);
     };
     match (destination.address.is_unspecified(), destination.address.family()) {
-        (false, _) => decide_rules(&control, destination, rules),
+        (false, _) => decide_rules(&control, Direction::Out, destination, rules),
         // The kernel sends it to the socket's source address, to an address of a device, or to loopback
         // (v6.1/net/ipv4/route.c, ip_route_output_key_hash_rcu). A hook that knows which has put it in its place.
         (true, Family::V4) => denied(&control, Reason::Unclassifiable, NO_RULE),
         // The kernel puts `::1` in its place, or 127.0.0.1 if the socket is bound to a mapped address, whatever the socket's
         // source is (v6.1/net/ipv6/tcp_ipv6.c, tcp_v6_connect). The rules must allow both.
         (true, Family::V6) => {
-            let v4 =
-                decide_rules(&control, Destination { address: Address::LOOPBACK_V4, ..destination }, rules);
+            let at = |address| {
+                decide_rules(&control, Direction::Out, Destination { address, ..destination }, rules)
+            };
+            let v4 = at(Address::LOOPBACK_V4);
             if v4.is_refused() {
                 return v4;
             }
-            let v6 =
-                decide_rules(&control, Destination { address: Address::LOOPBACK_V6, ..destination }, rules);
+            let v6 = at(Address::LOOPBACK_V6);
             match v4.verdict {
                 // Let through in audit mode, and to be recorded, unless the other is refused.
                 Verdict::Deny if !v6.is_refused() => v4,
@@ -109,22 +116,115 @@ pub fn decide<R: RuleTables>(standing: &Standing, destination: Option<Destinatio
     }
 }
 
-/// Judges the creation of a socket of one of the IP families. `kind` is the socket type (`SOCK_STREAM` ...), `protocol`
-/// the IP protocol number, 0 for the type's default; wide, because MPTCP is 262.
+/// Judges a packet by its header; or by why it cannot be judged.
+///
+/// What begins a connection needs a rule for its direction. Everything else may pass if the session may send to the far end, or
+/// may be reached by it at this port: an answer is as good as what it answers, and nobody keeps state for each flow. A deny
+/// rule for the far end holds whatever may come from there.
 #[inline(always)]
-pub fn decide_socket(standing: &Standing, kind: u32, protocol: u32) -> Decision {
-    const SOCK_STREAM: u32 = 1;
-    const SOCK_DGRAM: u32 = 2;
+pub fn decide_packet<R: RuleTables>(
+    standing: &Standing,
+    packet: Result<Packet, Reason>,
+    rules: &R,
+) -> Decision {
     let control = match check_standing(standing) {
         Ok(control) => control,
         Err(reason) => return Decision::refusal(reason),
     };
-    match (kind, protocol) {
-        (SOCK_STREAM, 0 | 6) | (SOCK_DGRAM, 0 | 17) => {
-            Decision { verdict: Verdict::Allow, reason: Reason::AllowRule, ..decision_of(&control) }
-        }
-        _ => denied(&control, Reason::SocketType, NO_RULE),
+    let packet = match packet {
+        Ok(packet) => packet,
+        Err(reason) => return denied(&control, reason, NO_RULE),
+    };
+    let Packet { direction, protocol, opens, remote, remote_port, local_port, resets: _ } = packet;
+    let far = Destination { protocol, address: remote, port: remote_port };
+    let outbound = decide_rules(&control, Direction::Out, far, rules);
+    let opens_out = opens && matches!(direction, Direction::Out);
+    let opens_in = opens && matches!(direction, Direction::In);
+    let settled = match outbound.verdict {
+        Verdict::Allow => !opens_in,
+        Verdict::Deny => opens_out || !matches!(outbound.reason, Reason::NoRule),
+    };
+    if settled {
+        return outbound;
     }
+    let inbound = decide_rules(&control, Direction::In, Destination { port: local_port, ..far }, rules);
+    match inbound.verdict {
+        Verdict::Deny if !opens_in => outbound,
+        Verdict::Allow | Verdict::Deny => inbound,
+    }
+}
+
+/// Judges taking a local port to be reached at: some rule must let somebody reach it. The compiler says so at the address that
+/// nobody has, of either family.
+#[inline(always)]
+pub fn decide_bind<R: RuleTables>(
+    standing: &Standing,
+    protocol: Option<Protocol>,
+    port: u16,
+    rules: &R,
+) -> Decision {
+    let control = match check_standing(standing) {
+        Ok(control) => control,
+        Err(reason) => return Decision::refusal(reason),
+    };
+    let Some(protocol) = protocol else {
+        return denied(&control, Reason::Unclassifiable, NO_RULE);
+    };
+    let at = |address| Destination { protocol, address, port };
+    let v4 = decide_rules(&control, Direction::In, at(Address::UNSPECIFIED_V4), rules);
+    if matches!(v4.verdict, Verdict::Allow) {
+        return v4;
+    }
+    decide_rules(&control, Direction::In, at(Address::UNSPECIFIED_V6), rules)
+}
+
+/// Judges the creation of a socket of one of the IP families. `kind` is the socket type (`SOCK_STREAM` ...), `protocol`
+/// the IP protocol number, 0 for the type's default; wide, because MPTCP is 262.
+#[inline(always)]
+pub fn decide_socket<R: RuleTables>(standing: &Standing, kind: u32, protocol: u32, rules: &R) -> Decision {
+    const SOCK_STREAM: u32 = 1;
+    const SOCK_DGRAM: u32 = 2;
+    const ICMP: u32 = 1;
+    const ICMPV6: u32 = 58;
+    let control = match check_standing(standing) {
+        Ok(control) => control,
+        Err(reason) => return Decision::refusal(reason),
+    };
+    let known = match (kind, protocol) {
+        (SOCK_STREAM, 0 | 6) | (SOCK_DGRAM, 0 | 17) => true,
+        // Where a packet of it may go, the packet gate says.
+        (SOCK_DGRAM, ICMP | ICMPV6) => match rules.envelope(control.envelope) {
+            Some(rules) => matches!(rules.allows_icmp(), Ok(true)),
+            None => false,
+        },
+        _ => false,
+    };
+    if known {
+        Decision { verdict: Verdict::Allow, reason: Reason::AllowRule, ..decision_of(&control) }
+    } else {
+        denied(&control, Reason::SocketType, NO_RULE)
+    }
+}
+
+/// The limits of the envelope that decided; none are known of one that is missing: nothing may be spent then.
+#[inline(always)]
+pub fn limits_of<R: RuleTables>(decision: &Decision, rules: &R) -> Result<Limits, Broken> {
+    match rules.envelope(decision.envelope) {
+        Some(rules) => rules.limits(),
+        None => Err(Broken),
+    }
+}
+
+/// What becomes of an allowed operation that was paid for, or not.
+#[inline(always)]
+pub fn spend(decision: Decision, control: ControlWord, paid: Result<bool, Broken>) -> Decision {
+    let (reason, mode) = match (paid, control.unpack()) {
+        (Ok(true), _) => return decision,
+        (Ok(false), Some(control)) => (Reason::Limit, control.mode),
+        (Ok(false), None) => (Reason::Limit, Mode::Enforce),
+        (Err(Broken), _) => (Reason::Fault, Mode::Enforce),
+    };
+    Decision { verdict: Verdict::Deny, reason, mode, ..decision }
 }
 
 #[inline(always)]
@@ -139,16 +239,23 @@ fn check_standing(standing: &Standing) -> Result<Control, Reason> {
     }
     match control.state {
         SessionState::Free => Err(Reason::SessionOver),
+        _ if matches!(standing.placement, Placement::OtherSession) => Err(Reason::OtherSession),
         SessionState::Revoked => Err(Reason::Revoked),
+        SessionState::Quarantined => Err(Reason::Quarantined),
         SessionState::Active if standing.now_ns >= standing.expires_ns => Err(Reason::Expired),
         SessionState::Active => Ok(control),
     }
 }
 
 #[inline(always)]
-fn decide_rules<R: RuleTables>(control: &Control, destination: Destination, rules: &R) -> Decision {
+fn decide_rules<R: RuleTables>(
+    control: &Control,
+    direction: Direction,
+    destination: Destination,
+    rules: &R,
+) -> Decision {
     let found = match rules.envelope(control.envelope) {
-        Some(rules) => rules.find(&destination),
+        Some(rules) => rules.find(direction, &destination),
         None => Err(Broken),
     };
     let hit = match found {

@@ -1,6 +1,6 @@
 //! How a process is tied to a session.
 
-use crate::kernel_pod;
+use crate::{kernel_pod, wire_enum};
 
 /// A session's place in the session tables. The slot is reused, the generation tells its holders apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,21 +31,104 @@ pub struct TaskTag {
     pub pad: u32,
 }
 
-/// Asks the task iterator to tag one process. `tgid` 0 asks for nothing.
+wire_enum! {
+    /// Which processes the task iterator is to tag.
+    pub enum EnrolKind: u32 = "kind of enrolment" {
+        /// None.
+        Nothing = 0 => "nothing",
+        /// This one.
+        Process = 1 => "process",
+        /// This one, and those whose parent has the session's tag: run again until no more are found, every descendant.
+        Descendants = 2 => "descendants",
+        /// Those in the session's cgroup and below it.
+        Cgroup = 3 => "cgroup",
+    }
+}
+
+/// Asks the iterators to tag processes, and to take the sockets that they hold for the session's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct EnrolRequest {
+    /// What to tag them with.
+    pub session: SessionRef,
     /// The process to tag.
     pub tgid: u32,
-    /// What to tag it with.
-    pub session: SessionRef,
-    /// Always zero.
-    pub pad: u32,
+    /// [`EnrolKind`] as a number.
+    pub kind: u32,
 }
 
 impl EnrolRequest {
     /// Nothing is asked for.
-    pub const NONE: Self = Self { tgid: 0, session: SessionRef { slot: 0, generation: 0 }, pad: 0 };
+    pub const NONE: Self = Self { session: SessionRef::UNKNOWN, tgid: 0, kind: EnrolKind::Nothing as u32 };
 }
 
-kernel_pod!(SessionRef: 8, TaskTag: 24, EnrolRequest: 16);
+/// What `SOCKETS` holds for a socket: only for those that were seen in the hands of a session that they were not made in, and for
+/// those that something was refused to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SocketTag {
+    /// The session in whose hands it was seen; [`SessionRef::UNKNOWN`] if it is of its own cgroup's session only.
+    pub adopted: SessionRef,
+    /// The refusal that was recorded last: the same one is not recorded again.
+    pub told: Told,
+}
+
+/// A refused packet, as far as refusals differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Told {
+    /// The session's control word: a new envelope's refusal is a new one.
+    pub control: u64,
+    pub remote: [u8; 16],
+    pub remote_port: u16,
+    pub local_port: u16,
+    /// [`crate::net::Direction`] as a number; 0: nothing was refused yet.
+    pub direction: u8,
+    /// [`crate::verdict::Reason`] as a number.
+    pub reason: u8,
+    pub protocol: u8,
+    /// [`crate::net::Family`] as a number.
+    pub family: u8,
+}
+
+impl SocketTag {
+    /// Of no session, and nothing was refused.
+    pub const NEW: Self = Self {
+        adopted: SessionRef::UNKNOWN,
+        told: Told {
+            control: 0,
+            remote: [0; 16],
+            remote_port: 0,
+            local_port: 0,
+            direction: 0,
+            reason: 0,
+            protocol: 0,
+            family: 0,
+        },
+    };
+}
+
+/// A socket in the hands of a session's process, as the iterator over open files reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct HeldSocket {
+    /// Unique until reboot, on this host.
+    pub cookie: u64,
+    /// Who holds it.
+    pub tgid: u32,
+    pub fd: u32,
+    /// The inode of its network namespace.
+    pub netns: u32,
+    /// `AF_INET` and so on.
+    pub family: u16,
+    /// As in an IP header.
+    pub protocol: u16,
+    /// 1: made in the session's cgroup; 0: elsewhere.
+    pub native: u8,
+    /// 1: it is taken for the session's.
+    pub adopted: u8,
+    /// Always zero.
+    pub pad: [u8; 6],
+}
+
+kernel_pod!(SessionRef: 8, TaskTag: 24, EnrolRequest: 16, Told: 32, SocketTag: 40, HeldSocket: 32);

@@ -18,14 +18,16 @@ pub mod config;
 pub mod counter;
 pub mod decision;
 pub mod identity;
+pub mod limits;
 pub mod net;
+pub mod packet;
 pub mod record;
 pub mod rules;
 pub mod session;
 pub mod verdict;
 
 /// The version of everything that crosses between the kernel programs and user space.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;
 
 /// A raw number that stands for nothing we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,16 @@ impl Protocol {
 }
 
 wire_enum! {
+    /// Which way a packet goes, or who begins a connection.
+    pub enum Direction: u8 = "direction" {
+        /// From this host.
+        Out = 1 => "out",
+        /// To this host.
+        In = 2 => "in",
+    }
+}
+
+wire_enum! {
     /// An address family in a rule key. Not `AF_INET` and `AF_INET6`: this is our own map key.
     pub enum Family: u8 = "address family" {
         /// IPv4, including IPv4-mapped IPv6.
@@ -65,6 +75,11 @@ impl Address {
     /// `::1`.
     pub const LOOPBACK_V6: Self =
         Self { family: Family::V6, octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
+
+    /// 0.0.0.0, which no packet comes from.
+    pub const UNSPECIFIED_V4: Self = Self::v4([0; 4]);
+    /// `::`, likewise.
+    pub const UNSPECIFIED_V6: Self = Self { family: Family::V6, octets: [0; 16] };
 
     /// The IPv4 address with these octets.
     pub const fn v4(octets: [u8; 4]) -> Self {

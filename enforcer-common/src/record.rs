@@ -24,6 +24,22 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// Where a process stands, and whether that is where its tag says.
+    pub enum Placement: u8 = "placement" {
+        /// In its session's cgroup.
+        Home = 0 => "home",
+        /// In no session's cgroup: somebody moved it.
+        Outside = 1 => "outside",
+        /// In another session's.
+        OtherSession = 2 => "other-session",
+        /// It has no tag, and is in the session's cgroup.
+        Untagged = 3 => "untagged",
+        /// Not known: the packet was sent when no process of the session ran.
+        Unknown = 4 => "unknown",
+    }
+}
+
+wire_enum! {
     /// The operation that was decided.
     pub enum Operation: u8 = "operation" {
         /// `socket()`.
@@ -32,8 +48,19 @@ wire_enum! {
         Connect = 2 => "connect",
         /// A datagram on a socket that is not connected, or to another address than the connected one.
         Send = 3 => "send",
+        /// `bind()` to a port of the program's choice.
+        Bind = 4 => "bind",
+        /// A connection that somebody else begins.
+        Accept = 5 => "accept",
+        /// A packet that leaves, whatever was decided when the socket was used.
+        PacketOut = 6 => "packet-out",
+        /// A packet that arrives.
+        PacketIn = 7 => "packet-in",
     }
 }
+
+/// The user of a process that is not known.
+pub const NO_UID: u32 = u32::MAX;
 
 /// Starts every record.
 #[derive(Clone, Copy, Debug)]
@@ -57,18 +84,27 @@ pub struct EgressRecord {
     /// The socket's cookie, unique until reboot; 0 before the socket has one.
     pub cookie: u64,
     pub session: SessionRef,
+    /// 0 for a packet that no process of the session was seen to send.
     pub tgid: u32,
     pub tid: u32,
-    /// As seen from the initial user namespace.
+    /// As seen from the initial user namespace; [`NO_UID`] if it is not known.
     pub uid: u32,
     /// [`crate::rules::NO_RULE`] when none decided.
     pub rule: u32,
     pub envelope: u32,
+    /// The inode of the network namespace that the socket is in; 0 if it cannot be read.
+    pub netns: u32,
     /// As given to `socket()`; an IP protocol number, or larger (MPTCP is 262).
     pub protocol: u16,
-    /// Network byte order.
+    /// Network byte order; the far end's.
     pub port_be: [u8; 2],
-    /// Network order; IPv4 in the first four octets.
+    /// Network byte order; our own port, where it is known.
+    pub local_port_be: [u8; 2],
+    /// [`Placement`] of the process, as a number.
+    pub placement: u8,
+    /// 1 if the socket is not of the session's own cgroup.
+    pub foreign: u8,
+    /// Network order; IPv4 in the first four octets. The far end's.
     pub address: [u8; 16],
     /// [`crate::net::Family`] of `address`; 0 when there is no address.
     pub family: u8,
@@ -135,4 +171,4 @@ pub struct ExitRecord {
     pub comm: [u8; COMM_LEN],
 }
 
-kernel_pod!(RecordHeader: 16, EgressRecord: 96, ForkRecord: 64, ExecRecord: 312, ExitRecord: 48);
+kernel_pod!(RecordHeader: 16, EgressRecord: 104, ForkRecord: 64, ExecRecord: 312, ExitRecord: 48);

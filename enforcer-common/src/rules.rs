@@ -13,7 +13,8 @@
 //! on, so that the tree is complete from the left.
 
 use crate::kernel_pod;
-use crate::net::{Address, Destination, Family, Protocol};
+use crate::limits::Limits;
+use crate::net::{Address, Destination, Direction, Family, Protocol};
 
 /// Envelopes in the kernel at one time, less one: number 0 is none. One for each session, and room for those that are
 /// being replaced.
@@ -29,6 +30,10 @@ const MAX_RANGE_LOOKUPS: usize = 19;
 pub const fn selector(protocol: Protocol, port: u16) -> u32 {
     (protocol as u32) << 16 | port as u32
 }
+
+/// Added to a [`selector`]: what comes in to this port of ours, and not what goes out to it. So the rules for both
+/// directions stand in one tree.
+pub const INBOUND: u32 = 1 << 24;
 
 /// What one look-up yields: the header, a node or entries. As large as two cache lines, which processors fetch as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +151,11 @@ pub struct Header {
     pub trees: [Tree; 2],
     /// The first block of entries.
     pub entries: u32,
+    /// Whether a rule allows ICMP anywhere, and so ping sockets may be made.
+    pub icmp: bool,
+    /// Whether Unix sockets are restricted to those that rules name.
+    pub unix: bool,
+    pub limits: Limits,
 }
 
 /// The search tree of a family.
@@ -164,9 +174,26 @@ impl Header {
     pub fn block(&self) -> Block {
         let mut block = Block::EMPTY;
         let [v4, v6] = self.trees;
-        let words = [v4.root, v4.nodes, v4.entry, v6.root, v6.nodes, v6.entry, self.entries];
+        let flags = self.icmp as u32 | (self.unix as u32) << 1;
+        let words = [v4.root, v4.nodes, v4.entry, v6.root, v6.nodes, v6.entry, self.entries, flags];
         block.words[..words.len()].copy_from_slice(&words);
+        block.words[Self::LIMITS..Self::LIMITS + Limits::WORDS].copy_from_slice(&self.limits.words());
         block
+    }
+
+    /// Where the limits begin.
+    const LIMITS: usize = 8;
+
+    /// Whether an envelope lets ping sockets be made.
+    #[inline(always)]
+    const fn allows_icmp(block: &Block) -> bool {
+        block.words[7] & 1 != 0
+    }
+
+    /// Whether an envelope restricts Unix sockets.
+    #[inline(always)]
+    const fn restricts_unix(block: &Block) -> bool {
+        block.words[7] & 2 != 0
     }
 
     /// The tree of a family, and the first block of entries.
@@ -250,10 +277,35 @@ pub trait EnvelopeRules {
     /// The block with this index.
     fn block(&self, index: u32) -> Option<&Block>;
 
-    /// The rule that decides for a destination.
+    /// The limits of the envelope.
     #[inline(always)]
-    fn find(&self, destination: &Destination) -> Result<Option<RuleEntry>, Broken> {
-        let selector = selector(destination.protocol, destination.port);
+    fn limits(&self) -> Result<Limits, Broken> {
+        match self.block(0) {
+            Some(header) => {
+                Ok(Limits::from_words(core::array::from_fn(|at| header.words[Header::LIMITS + at])))
+            }
+            None => Err(Broken),
+        }
+    }
+
+    /// Whether ping sockets may be made.
+    #[inline(always)]
+    fn allows_icmp(&self) -> Result<bool, Broken> {
+        self.block(0).map(Header::allows_icmp).ok_or(Broken)
+    }
+
+    /// Whether Unix sockets are restricted.
+    #[inline(always)]
+    fn restricts_unix(&self) -> Result<bool, Broken> {
+        self.block(0).map(Header::restricts_unix).ok_or(Broken)
+    }
+
+    /// The rule that decides for what goes out to a destination; or for what comes in from its address to its port, which then is
+    /// one of ours.
+    #[inline(always)]
+    fn find(&self, direction: Direction, destination: &Destination) -> Result<Option<RuleEntry>, Broken> {
+        let inbound = if matches!(direction, Direction::In) { INBOUND } else { 0 };
+        let selector = inbound | selector(destination.protocol, destination.port);
         let family = destination.address.family();
         let Some(header) = self.block(0) else {
             return Err(Broken);
@@ -338,6 +390,7 @@ mod tests {
     fn selectors_order_by_protocol_and_then_by_port() {
         assert!(selector(Protocol::Icmp, 0) < selector(Protocol::Tcp, 0));
         assert!(selector(Protocol::Tcp, u16::MAX) < selector(Protocol::Udp, 0));
+        assert!(selector(Protocol::Udp, u16::MAX) < INBOUND);
     }
 
     #[test]

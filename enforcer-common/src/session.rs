@@ -12,6 +12,8 @@ wire_enum! {
         Active = 1 => "active",
         /// Everything is refused.
         Revoked = 2 => "revoked",
+        /// Everything is refused, and its processes are kept for somebody to look at.
+        Quarantined = 3 => "quarantined",
     }
 }
 
@@ -78,9 +80,29 @@ pub struct SessionRow {
     pub id: [u8; 16],
     /// When the session expires, ns on the boot clock (`CLOCK_BOOTTIME`: it counts suspended time).
     pub expires_ns: u64,
+    /// The session's cgroup.
+    pub cgroup_id: u64,
+    /// Its depth below the root of the hierarchy.
+    pub cgroup_level: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
-kernel_pod!(SessionRow: 24);
+/// What a session has used of its limits. Written by kernel programs, atomically; set to zero before the session begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Usage {
+    /// Connections asked for, those beyond the limit included.
+    pub connections: u64,
+    /// When the rate will have been kept to if nothing more is asked for, ns on the boot clock.
+    pub rate_due_ns: u64,
+    /// Bytes of the packets that were sent.
+    pub bytes_out: u64,
+    /// Bytes of the packets that were received.
+    pub bytes_in: u64,
+}
+
+kernel_pod!(SessionRow: 40, Usage: 32);
 
 #[cfg(test)]
 mod tests {

@@ -46,6 +46,15 @@ wire_enum! {
         Untagged = 9 => "untagged",
         /// A kernel program could not gather what a decision needs.
         Fault = 10 => "fault",
+        /// A process of one session inside the cgroup of another one.
+        OtherSession = 11 => "other-session",
+        /// An operator has put the session in quarantine.
+        Quarantined = 12 => "quarantined",
+        /// A limit of the envelope is reached.
+        Limit = 13 => "limit",
+        /// A packet with IP options, a routing header, a fragment, or a header that cannot be read: it may go somewhere
+        /// else than it says.
+        Header = 14 => "header",
     }
 }
 
@@ -53,6 +62,14 @@ impl Reason {
     /// Whether this reason to deny is about the rules of an envelope, and not about whether the session stands at all.
     /// Only such a deny is let through in [`Mode::Audit`].
     pub const fn is_about_rules(self) -> bool {
-        matches!(self, Self::NoRule | Self::DenyRule | Self::Unclassifiable | Self::SocketType)
+        matches!(
+            self,
+            Self::NoRule
+                | Self::DenyRule
+                | Self::Unclassifiable
+                | Self::SocketType
+                | Self::Limit
+                | Self::Header
+        )
     }
 }

@@ -22,20 +22,26 @@ fn layout_is_as_reviewed() {
     describe!(text,
         SessionRef { slot, generation }
         TaskTag { start_ns, session, parent_tgid, pad }
-        EnrolRequest { tgid, session, pad }
-        SessionRow { id, expires_ns }
+        EnrolRequest { session, tgid, kind }
+        SocketTag { adopted, told }
+        Told { control, remote, remote_port, local_port, direction, reason, protocol, family }
+        HeldSocket { cookie, tgid, fd, netns, family, protocol, native, adopted, pad }
+        SessionRow { id, expires_ns, cgroup_id, cgroup_level, pad }
+        Usage { connections, rate_due_ns, bytes_out, bytes_in }
         Block { words }
         RecordHeader { time_ns, abi, kind, len_bytes }
         EgressRecord {
-            header, cookie, session, tgid, tid, uid, rule, envelope, protocol, port_be, address, family, socket_type,
-            operation, verdict, reason, refused, pad, comm
+            header, cookie, session, tgid, tid, uid, rule, envelope, netns, protocol, port_be,
+            local_port_be, placement, foreign, address, family, socket_type, operation, verdict, reason, refused, pad, comm
         }
         ForkRecord { header, session, child_start_ns, parent_tgid, child_tgid, comm, untagged, pad }
         ExecRecord { header, session, tgid, uid, comm, path_len, path_cut, pad, path }
         ExitRecord { header, session, tgid, wait_status, comm }
         Offsets {
             task_pid, task_tgid, task_group_leader, task_start_boottime, task_signal, task_exit_code, task_comm,
-            signal_live, binprm_filename, pad
+            signal_live, binprm_filename, task_real_parent, task_cgroups, task_cred, cred_uid, task_nsproxy,
+            nsproxy_net_ns, css_set_dfl_cgrp, cgroup_kn, cgroup_level, cgroup_ancestors, kernfs_node_id, sock_cgroup,
+            sock_net, sock_family, sock_protocol, sock_lock_owned, sock_socket, net_inum, socket_sk, socket_file, pad
         }
         Config { offsets, cgroup_parent_id, cgroup_parent_level, pad }
         Meta { abi, pad, magic, digest }

@@ -2,7 +2,7 @@ extern crate std;
 
 use super::*;
 use crate::net::{Family, Protocol};
-use crate::rules::{Block, EnvelopeRules, Header, RuleEntry, Tree, fan_out, selector};
+use crate::rules::{Block, EnvelopeRules, Header, INBOUND, RuleEntry, Tree, fan_out, selector};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -95,6 +95,7 @@ fn standing(state: SessionState, mode: Mode) -> Standing {
         control: control(state, mode).pack(),
         expires_ns: 1_000,
         now_ns: 999,
+        placement: Placement::Home,
     }
 }
 
@@ -201,8 +202,9 @@ fn unspecified_v4_is_nobodys_address() {
 #[test]
 fn only_stream_and_datagram_of_the_plain_protocols_are_created() {
     let active = standing(SessionState::Active, Mode::Enforce);
+    let no_icmp = Table::everywhere(RuleEntry::NONE);
     for (kind, protocol) in [(1, 0), (1, 6), (2, 0), (2, 17)] {
-        assert!(!decide_socket(&active, kind, protocol).is_refused(), "{kind} {protocol}");
+        assert!(!decide_socket(&active, kind, protocol, &&no_icmp).is_refused(), "{kind} {protocol}");
     }
     // MPTCP, SCTP, DCCP, UDP-Lite, raw, ping, L2TP, SMC, and a protocol that merely looks right in its low byte.
     for (kind, protocol) in [
@@ -218,8 +220,117 @@ fn only_stream_and_datagram_of_the_plain_protocols_are_created() {
         (1, 256),
         (1, 256 + 6),
     ] {
-        let decision = decide_socket(&active, kind, protocol);
+        let decision = decide_socket(&active, kind, protocol, &&no_icmp);
         assert_eq!((decision.is_refused(), decision.reason), (true, Reason::SocketType), "{kind} {protocol}");
+    }
+    // Ping sockets, and no other ICMP sockets, if a rule allows ICMP somewhere.
+    let mut icmp = Table::everywhere(RuleEntry::NONE);
+    icmp.0[0] = Header { icmp: true, ..Header::default() }.block();
+    for (kind, protocol, refused) in
+        [(2, 1, false), (2, 58, false), (3, 1, true), (3, 58, true), (2, 115, true)]
+    {
+        assert_eq!(decide_socket(&active, kind, protocol, &&icmp).is_refused(), refused, "{kind} {protocol}");
+    }
+}
+
+/// A packet between 10.0.0.1 and us, which the table's first rule, of this direction, allows at port 80.
+fn packet(direction: Direction, opens: bool) -> Packet {
+    let remote = Address::v4([10, 0, 0, 1]);
+    let protocol = Protocol::Tcp;
+    Packet { direction, protocol, opens, resets: false, remote, remote_port: 80, local_port: 9 }
+}
+
+#[test]
+fn packets_pass_by_the_rule_that_let_the_connection_begin() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    let allowed = |port, inbound, verdict: Verdict| {
+        let selector = selector(Protocol::Tcp, port) | inbound;
+        RuleEntry { first: selector, last: selector, rule: 0, verdict: verdict.raw(), ..RuleEntry::NONE }
+    };
+    let egress = Table::everywhere(allowed(80, 0, Verdict::Allow));
+    let denied = Table::everywhere(allowed(80, 0, Verdict::Deny));
+    let listen = Table::everywhere(allowed(9, INBOUND, Verdict::Allow));
+    let nothing = Table::everywhere(RuleEntry::NONE);
+    let (out, inbound) = (Direction::Out, Direction::In);
+    for (table, direction, opens, allow) in [
+        // A connection that we may begin: its packets both ways, but the far end may not begin one.
+        (&egress, out, true, true),
+        (&egress, out, false, true),
+        (&egress, inbound, false, true),
+        (&egress, inbound, true, false),
+        // A connection that the far end may begin.
+        (&listen, inbound, true, true),
+        (&listen, inbound, false, true),
+        (&listen, out, false, true),
+        (&listen, out, true, false),
+        (&nothing, out, true, false),
+        (&nothing, out, false, false),
+        (&nothing, inbound, true, false),
+        (&nothing, inbound, false, false),
+        (&denied, out, false, false),
+        (&denied, inbound, false, false),
+    ] {
+        let decision = decide_packet(&active, Ok(packet(direction, opens)), &table);
+        assert_eq!(decision.verdict == Verdict::Allow, allow, "{direction} {opens}");
+    }
+    let decision = decide_packet(&active, Err(Reason::Header), &&egress);
+    assert_eq!((decision.is_refused(), decision.reason), (true, Reason::Header));
+}
+
+#[test]
+fn a_deny_rule_for_the_far_end_beats_a_listen_rule() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    let ranges = [
+        RuleEntry { first: 0, last: INBOUND - 1, rule: 1, verdict: Verdict::Deny.raw(), ..RuleEntry::NONE },
+        RuleEntry {
+            first: INBOUND,
+            last: u32::MAX,
+            rule: 0,
+            verdict: Verdict::Allow.raw(),
+            ..RuleEntry::NONE
+        },
+    ];
+    let mut table = Table::everywhere(RuleEntry { first: 0, last: 1, many: true, ..RuleEntry::NONE });
+    let entries = (table.0.len() - 3) * Block::ENTRIES;
+    let many = RuleEntry { first: entries as u32, last: entries as u32 + 1, many: true, ..RuleEntry::NONE };
+    table = Table::everywhere(many);
+    let mut block = Block::EMPTY;
+    for (words, range) in block.words.chunks_mut(RuleEntry::WORDS).zip(&ranges) {
+        words.copy_from_slice(&range.words());
+    }
+    table.0.push(block);
+    for opens in [true, false] {
+        let decision = decide_packet(&active, Ok(packet(Direction::In, opens)), &&table);
+        assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::DenyRule), "{opens}");
+    }
+}
+
+#[test]
+fn a_port_may_be_taken_where_somebody_may_reach_it() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    let port = selector(Protocol::Tcp, 9) | INBOUND;
+    let entry =
+        RuleEntry { first: port, last: port, rule: 0, verdict: Verdict::Allow.raw(), ..RuleEntry::NONE };
+    for nobody in [Address::UNSPECIFIED_V4, Address::UNSPECIFIED_V6] {
+        let table = Table::of_entries(std::vec![(nobody, entry)], RuleEntry::NONE);
+        let bind = |protocol, port| decide_bind(&active, protocol, port, &&table).verdict == Verdict::Allow;
+        assert!(bind(Some(Protocol::Tcp), 9));
+        assert!(!bind(Some(Protocol::Tcp), 10) && !bind(Some(Protocol::Udp), 9) && !bind(None, 9));
+    }
+}
+
+#[test]
+fn what_is_not_paid_for_is_denied() {
+    let active = standing(SessionState::Active, Mode::Enforce);
+    let allowed = Table::everywhere(RuleEntry { verdict: Verdict::Allow.raw(), ..EVERYTHING });
+    for mode in [Mode::Enforce, Mode::Audit] {
+        let control = control(SessionState::Active, mode).pack();
+        let decision = decide(&Standing { control, ..active }, to("10.0.0.1", 1), &&allowed);
+        assert_eq!(spend(decision, control, Ok(true)), decision);
+        let over = spend(decision, control, Ok(false));
+        assert_eq!((over.reason, over.is_refused()), (Reason::Limit, mode == Mode::Enforce));
+        let broken = spend(decision, control, Err(Broken));
+        assert_eq!((broken.reason, broken.is_refused()), (Reason::Fault, true));
     }
 }
 
@@ -229,9 +340,13 @@ fn audit_lets_through_what_rules_refuse_and_nothing_else() {
     let audit = standing(SessionState::Active, Mode::Audit);
     let decision = decide(&audit, to("10.0.0.1", 1), &&table);
     assert_eq!((decision.verdict, decision.is_refused()), (Verdict::Deny, false));
-    assert!(!decide_socket(&audit, 3, 1).is_refused());
+    assert!(!decide_socket(&audit, 3, 1, &&table).is_refused());
 
-    assert!(decide(&standing(SessionState::Revoked, Mode::Audit), to("10.0.0.1", 1), &&table).is_refused());
+    for over in [SessionState::Revoked, SessionState::Quarantined] {
+        assert!(decide(&standing(over, Mode::Audit), to("10.0.0.1", 1), &&table).is_refused());
+    }
+    let elsewhere = Standing { placement: Placement::OtherSession, ..audit };
+    assert!(decide(&elsewhere, to("10.0.0.1", 1), &&table).is_refused());
     assert!(decide(&Standing { now_ns: 1_000, ..audit }, to("10.0.0.1", 1), &&table).is_refused());
     assert!(
         decide(&Standing { claim: Claim::Untagged(SESSION), ..audit }, to("10.0.0.1", 1), &&table)
@@ -257,16 +372,17 @@ proptest! {
         tagged: bool,
         word in prop_oneof![
             any::<u64>(),
-            (0usize..3, 0usize..2).prop_map(|(s, m)| control(SessionState::ALL[s], Mode::ALL[m]).pack().0),
+            (0usize..4, 0usize..2).prop_map(|(s, m)| control(SessionState::ALL[s], Mode::ALL[m]).pack().0),
         ],
         expires_ns in 0u64..4,
         now_ns in 0u64..4,
         address in any_address(),
         listed in any::<Option<bool>>(),
+        placement in (0usize..5).prop_map(|n| Placement::ALL[n]),
     ) {
         let claim = if tagged { Claim::Tagged(SESSION) } else { Claim::Untagged(SESSION) };
         let word = ControlWord(word & !(0xff_ffff << 16) | u64::from(ENVELOPE) << 16);
-        let facts = Standing { claim, control: word, expires_ns, now_ns };
+        let facts = Standing { claim, control: word, expires_ns, now_ns, placement };
         let verdict = |allow| if allow { Verdict::Allow } else { Verdict::Deny };
         let table = Table::new(&listed.map(|allow| (address, 5, verdict(allow))).into_iter().collect::<Vec<_>>());
         let destination = Destination { protocol: Protocol::Tcp, address, port: 5 };
@@ -276,10 +392,14 @@ proptest! {
         let mode = (word.0 >> 8) as u8;
         let expect = if !tagged {
             (Verdict::Deny, Reason::Untagged)
-        } else if state > 2 || mode == 0 || mode > 2 || word.0 >> 40 != 9 || state == 0 {
+        } else if state > 3 || mode == 0 || mode > 2 || word.0 >> 40 != 9 || state == 0 {
             (Verdict::Deny, Reason::SessionOver)
+        } else if placement == Placement::OtherSession {
+            (Verdict::Deny, Reason::OtherSession)
         } else if state == 2 {
             (Verdict::Deny, Reason::Revoked)
+        } else if state == 3 {
+            (Verdict::Deny, Reason::Quarantined)
         } else if now_ns >= expires_ns {
             (Verdict::Deny, Reason::Expired)
         } else if address.is_unspecified() {

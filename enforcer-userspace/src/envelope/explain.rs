@@ -5,6 +5,7 @@ use enforcer_common::{
     decision::{Claim, Decision, Standing, decide},
     identity::SessionRef,
     net::Destination,
+    record::Placement,
     rules::NO_RULE,
     session::{Control, SessionState},
 };
@@ -50,7 +51,7 @@ pub(crate) fn explain(envelope: &Envelope, destination: Destination) -> Result<E
         generation: SESSION.generation,
     };
     let standing =
-        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0 };
+        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0, placement: Placement::Home };
     let decision = decide(&standing, Some(destination), &&table);
     let rules =
         envelope.rules.iter().zip(0..).map(|(rule, number)| match longest_match(rule, &destination) {

@@ -29,43 +29,64 @@ pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
         task_signal: find("task_struct", "signal")?,
         task_exit_code: find("task_struct", "exit_code")?,
         task_comm: find("task_struct", "comm")?,
-        // `live` is an `atomic_t`, whose counter is its only field.
-        signal_live: find("signal_struct", "live")?,
+        signal_live: find("signal_struct", "live.counter")?,
         binprm_filename: find("linux_binprm", "filename")?,
+        task_real_parent: find("task_struct", "real_parent")?,
+        task_cgroups: find("task_struct", "cgroups")?,
+        task_cred: find("task_struct", "cred")?,
+        cred_uid: find("cred", "uid.val")?,
+        task_nsproxy: find("task_struct", "nsproxy")?,
+        nsproxy_net_ns: find("nsproxy", "net_ns")?,
+        css_set_dfl_cgrp: find("css_set", "dfl_cgrp")?,
+        cgroup_kn: find("cgroup", "kn")?,
+        cgroup_level: find("cgroup", "level")?,
+        cgroup_ancestors: find("cgroup", "ancestors")?,
+        kernfs_node_id: find("kernfs_node", "id")?,
+        sock_cgroup: find("sock", "sk_cgrp_data.cgroup")?,
+        sock_net: find("sock", "__sk_common.skc_net.net")?,
+        sock_family: find("sock", "__sk_common.skc_family")?,
+        sock_protocol: find("sock", "sk_protocol")?,
+        sock_lock_owned: find("sock", "sk_lock.owned")?,
+        sock_socket: find("sock", "sk_socket")?,
+        net_inum: find("net", "ns.inum")?,
+        socket_sk: find("socket", "sk")?,
+        socket_file: find("socket", "file")?,
         pad: 0,
     })
 }
 
-/// The offset of a field in bytes, also of one inside anonymous structures and unions (`task_struct` has such a part
-/// where its layout is randomised).
-fn offset(btf: &Btf, structure: &'static str, field: &'static str) -> Result<u32, OffsetError> {
+/// The offset in bytes of a field, or of a field of a field: `path` has a dot for each step.
+fn offset(btf: &Btf, structure: &'static str, path: &'static str) -> Result<u32, OffsetError> {
     let types = btf.resolve_types_by_name(structure).map_err(|error| OffsetError::Read(error.into()))?;
     types
         .into_iter()
         .find_map(|ty| match ty {
-            Type::Struct(found) => bits_of(btf, &found.members, field),
+            Type::Struct(found) => bits_of(btf, &found.members, path),
             _ => None,
         })
         .filter(|bits| bits % 8 == 0)
         .map(|bits| bits / 8)
-        .ok_or(OffsetError::Missing { structure, field })
+        .ok_or(OffsetError::Missing { structure, field: path })
 }
 
-fn bits_of(btf: &Btf, members: &[Member], field: &str) -> Option<u32> {
+/// Looks into anonymous members as well (`task_struct` has one where its layout is randomised).
+fn bits_of(btf: &Btf, members: &[Member], path: &str) -> Option<u32> {
+    let (wanted, rest) = path.split_once('.').map_or((path, None), |(wanted, rest)| (wanted, Some(rest)));
     members.iter().find_map(|member| {
         // An anonymous member has no name to resolve.
         let name = btf.resolve_name(member).unwrap_or_default();
-        if name == field {
-            return Some(member.bit_offset());
-        }
-        if !name.is_empty() {
-            return None;
-        }
-        match btf.resolve_chained_type(member).ok()? {
-            Type::Struct(inner) | Type::Union(inner) => {
-                Some(member.bit_offset() + bits_of(btf, &inner.members, field)?)
-            }
+        let inner = match (name.as_str(), rest) {
+            (name, None) if name == wanted => return Some(member.bit_offset()),
+            (name, Some(rest)) if name == wanted => rest,
+            ("", _) => path,
+            _ => return None,
+        };
+        // Behind type definitions and qualifiers, but not behind a pointer.
+        let mut types = btf.type_iter(member).take_while(|ty| !matches!(ty, Type::Ptr(_)));
+        let members = types.find_map(|ty| match ty {
+            Type::Struct(found) | Type::Union(found) => Some(found.members),
             _ => None,
-        }
+        })?;
+        Some(member.bit_offset() + bits_of(btf, &members, inner)?)
     })
 }

@@ -11,6 +11,7 @@ mod envelope;
 use enforcer_common::decision::{Claim, Decision, Standing, decide};
 use enforcer_common::identity::SessionRef;
 use enforcer_common::net::{Address, Destination, Family, Protocol};
+use enforcer_common::record::Placement;
 use enforcer_common::rules::NO_RULE;
 use enforcer_common::session::{Control, SessionState};
 use enforcer_common::verdict::{Mode, Verdict};
@@ -167,6 +168,6 @@ fn decision(table: &CompiledTable, mode: Mode, destination: Destination) -> Deci
     const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
     let control = Control { state: SessionState::Active, mode, envelope: 1, generation: SESSION.generation };
     let standing =
-        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0 };
+        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0, placement: Placement::Home };
     decide(&standing, Some(destination), &&*table)
 }

@@ -3,7 +3,8 @@ use super::super::{CompiledTable, Mode, PortRange, Prefix, RuleExplanation, Verd
 use super::*;
 use enforcer_common::decision::{Claim, Decision, Standing, decide};
 use enforcer_common::identity::SessionRef;
-use enforcer_common::net::{Address, Destination, Protocol};
+use enforcer_common::net::{Address, Destination, Direction, Protocol};
+use enforcer_common::record::Placement;
 use enforcer_common::rules::{EnvelopeRules as _, MAX_LEVELS};
 use enforcer_common::session::{Control, SessionState};
 use proptest::prelude::*;
@@ -21,7 +22,7 @@ fn decision(table: &CompiledTable, mode: Mode, destination: &Destination) -> Dec
     let control =
         Control { state: SessionState::Active, mode, envelope: ENVELOPE, generation: SESSION.generation };
     let standing =
-        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0 };
+        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0, placement: Placement::Home };
     decide(&standing, Some(*destination), &table)
 }
 
@@ -84,7 +85,7 @@ fn check(rules: &str, cases: &[(&str, u16, Option<&str>)]) {
     for (address, port, expect) in cases {
         let address: std::net::IpAddr = address.parse().unwrap();
         let destination = Destination { protocol: Protocol::Tcp, address: address.into(), port: *port };
-        let hit = (&table).find(&destination).unwrap();
+        let hit = (&table).find(Direction::Out, &destination).unwrap();
         let hit = hit.map(|hit| envelope.rules[hit.rule as usize].name.as_str());
         assert_eq!(hit, *expect, "{address} {port} in {rules}");
     }
@@ -181,7 +182,7 @@ fn every_place_of_a_tree_is_found() {
             let table = CompiledTable::new(ENVELOPE, &compiled);
             let rule_at = |address| {
                 let destination = Destination { protocol: Protocol::Tcp, address, port: 1 };
-                (&table).find(&destination).unwrap().map(|hit| hit.rule)
+                (&table).find(Direction::Out, &destination).unwrap().map(|hit| hit.rule)
             };
             for n in 0..=2 * count {
                 assert_eq!(
@@ -323,7 +324,7 @@ fn lookups_are_counted_as_they_are_made() {
         let made = |n: u32, port| {
             let counting = Counting(&table, std::cell::Cell::new(0));
             let address = Address::v4(n.to_be_bytes());
-            counting.find(&Destination { protocol: Protocol::Tcp, address, port }).unwrap();
+            counting.find(Direction::Out, &Destination { protocol: Protocol::Tcp, address, port }).unwrap();
             counting.1.get()
         };
         let most =
