@@ -37,7 +37,12 @@ impl Cgroups {
 
     /// The parent's depth below the root.
     pub(crate) fn level(&self) -> u32 {
-        let below = self.parent.strip_prefix(&self.root).unwrap_or(&self.parent);
+        self.level_of(&self.parent)
+    }
+
+    /// A cgroup's depth below the root.
+    pub(crate) fn level_of(&self, path: &Path) -> u32 {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
         u32::try_from(below.components().count()).unwrap_or(u32::MAX)
     }
 

@@ -123,6 +123,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::EnvelopeReplaced => "envelope replaced",
         EventKind::EnvelopeAccepted => "envelope accepted",
         EventKind::DaemonFault => "daemon fault",
+        EventKind::EscapeSign => "escape sign",
         EventKind::Egress => "egress",
         EventKind::Fork => "fork",
         EventKind::Exec => "exec",

@@ -112,7 +112,13 @@ impl Daemon {
     fn put_in_force(&mut self, session: &mut Session, peer: &Peer) -> Result<(), Refusal> {
         let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
         let grant = &session.grant;
-        let row = SessionRow { id: grant.id.into_bytes(), expires_ns: grant.expires_ns };
+        let row = SessionRow {
+            id: grant.id.into_bytes(),
+            expires_ns: grant.expires_ns,
+            cgroup_id: grant.cgroup_id,
+            cgroup_level: self.cgroups.level_of(&grant.cgroup),
+            pad: 0,
+        };
         let maps = &mut self.kernel.sessions;
         maps.prepare(grant.slot.slot, row).map_err(|error| failed(&error))?;
         maps.set_cgroup(grant.cgroup_id, grant.slot).map_err(|error| failed(&error))?;

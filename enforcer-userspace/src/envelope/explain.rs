@@ -50,8 +50,13 @@ pub(crate) fn explain(envelope: &Envelope, destination: Destination) -> Result<E
         envelope: NUMBER,
         generation: SESSION.generation,
     };
-    let standing =
-        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0, placement: Placement::Home };
+    let standing = Standing {
+        claim: Claim::Tagged(SESSION),
+        control: control.pack(),
+        expires_ns: 1,
+        now_ns: 0,
+        placement: Placement::Home,
+    };
     let decision = decide(&standing, Some(destination), &&table);
     let rules =
         envelope.rules.iter().zip(0..).map(|(rule, number)| match longest_match(rule, &destination) {

@@ -20,7 +20,7 @@ use aya::{
 use enforcer_common::{
     ABI_VERSION,
     config::{Config, Meta},
-    identity::{EnrolRequest, SessionRef, TaskTag},
+    identity::{EnrolKind, EnrolRequest, SessionRef, TaskTag},
 };
 use ring::digest::{Context, SHA256};
 
@@ -178,7 +178,7 @@ impl Kernel {
 
     /// Tags one process. The answer is the tag that the kernel now holds for it, read back.
     pub(crate) fn enrol(&mut self, tgid: u32, session: SessionRef) -> Result<TaskTag, KernelError> {
-        self.sessions.set_enrol(EnrolRequest { tgid, session, pad: 0 })?;
+        self.sessions.set_enrol(EnrolRequest { session, tgid, kind: EnrolKind::Process.raw() })?;
         let iterated = self.iterate();
         // Nobody who reads the iterator later tags anything.
         self.sessions.set_enrol(EnrolRequest::NONE)?;

@@ -5,7 +5,7 @@
 mod registry;
 mod tree;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use enforcer_common::{
     identity::SessionRef,
@@ -88,12 +88,22 @@ pub(crate) struct Session {
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
     pub(crate) processes: ProcessTree,
+    /// Processes that were not where their tag says, and are known to be: said once for each.
+    pub(crate) misplaced: BTreeSet<u32>,
 }
 
 impl Session {
     pub(crate) fn new(grant: Grant, envelope: Arc<EnvelopeInForce>) -> Self {
         let processes = ProcessTree::new(grant.root);
-        Self { grant, envelope, replaced: Vec::new(), revoked: false, expiry_recorded: false, processes }
+        Self {
+            grant,
+            envelope,
+            replaced: Vec::new(),
+            revoked: false,
+            expiry_recorded: false,
+            processes,
+            misplaced: BTreeSet::new(),
+        }
     }
 
     /// Holds the session to another envelope.

@@ -21,8 +21,13 @@ const SESSION: SessionRef = SessionRef { slot: 1, generation: 2 };
 fn decision(table: &CompiledTable, mode: Mode, destination: &Destination) -> Decision {
     let control =
         Control { state: SessionState::Active, mode, envelope: ENVELOPE, generation: SESSION.generation };
-    let standing =
-        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0, placement: Placement::Home };
+    let standing = Standing {
+        claim: Claim::Tagged(SESSION),
+        control: control.pack(),
+        expires_ns: 1,
+        now_ns: 0,
+        placement: Placement::Home,
+    };
     decide(&standing, Some(*destination), &table)
 }
 
