@@ -75,6 +75,11 @@ pub(crate) struct Envelope {
 }
 
 impl Envelope {
+    /// The name of the rule with this number.
+    pub(crate) fn rule_name(&self, number: u32) -> Option<&str> {
+        self.rules.get(usize::try_from(number).ok()?).map(|rule| rule.name.as_str())
+    }
+
     /// What a host must offer to hold a session to this envelope: what it requires by name, and whatever it restricts. Rules
     /// that only allow something are not among it: where they have no effect, less is allowed.
     pub(crate) fn needs(&self) -> Vec<Requirement> {
