@@ -6,6 +6,7 @@ mod cut;
 mod events;
 mod lifecycle;
 mod records;
+mod register;
 mod restore;
 mod standing;
 mod start;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use enforcer_common::{ABI_VERSION, counter::Counter};
+use enforcer_common::{ABI_VERSION, counter::Counter, session::Usage};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -198,6 +199,7 @@ impl Daemon {
         };
         let asked = match request {
             Request::Enrol(_) => "enrol",
+            Request::Register(_) => "register what runs",
             Request::Sessions => "list sessions",
             Request::Status => "status",
             Request::Revoke { .. } => "revoke",
@@ -219,6 +221,7 @@ impl Daemon {
     fn answer(&mut self, peer: &crate::control::peer::Peer, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
+            Request::Register(register) => self.register(peer, register).map(Answer::Registered),
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
@@ -236,8 +239,13 @@ impl Daemon {
         let now_ns = clock::boot_ns();
         dto::Sessions {
             version: dto::VERSION,
-            sessions: self.registry.iter().map(|session| describe(session, now_ns)).collect(),
+            sessions: self.registry.iter().map(|session| self.describe(session, now_ns)).collect(),
         }
+    }
+
+    fn describe(&self, session: &Session, now_ns: u64) -> dto::SessionInfo {
+        let usage = self.kernel.sessions.usage(session.grant.slot.slot).unwrap_or_default();
+        describe(session, &usage, now_ns)
     }
 
     fn status(&self) -> Result<dto::Status, DaemonError> {
@@ -359,7 +367,7 @@ fn stands_inside(cgroups: &Cgroups, pid: u32) -> bool {
     !matches!(procfs::cgroup2_of(pid), Ok(Some(path)) if !cgroups.holds(&path))
 }
 
-fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
+fn describe(session: &Session, usage: &Usage, now_ns: u64) -> dto::SessionInfo {
     let grant = &session.grant;
     let metadata = &session.envelope.envelope.metadata;
     dto::SessionInfo {
@@ -377,6 +385,8 @@ fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
         expires: clock::wall(grant.expires_ns).to_string(),
         cgroup: grant.cgroup.to_string_lossy().into_owned(),
         registered_by_uid: grant.registered_by_uid,
+        bytes_out: usage.bytes_out,
+        bytes_in: usage.bytes_in,
         processes: session
             .processes
             .live()

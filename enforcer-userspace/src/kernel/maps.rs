@@ -125,6 +125,11 @@ impl SessionMaps {
         }
     }
 
+    /// Takes a process's tag away: for one whose registration did not come about.
+    pub(crate) fn remove_tag(&mut self, tgid: u32) -> Result<(), MapsError> {
+        ignore_absent(self.tasks.remove(&tgid)).map_err(access("write", "TASKS"))
+    }
+
     /// Every tag. Processes come and go meanwhile: one that lives throughout is in it.
     pub(crate) fn tags(&self) -> Result<Vec<(u32, TaskTag)>, MapsError> {
         self.tasks.iter().collect::<Result<_, _>>().map_err(access("read", "TASKS"))

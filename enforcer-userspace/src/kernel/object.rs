@@ -186,6 +186,20 @@ impl Kernel {
         self.sessions.tag(tgid)?.ok_or(KernelError::NotTagged { tgid })
     }
 
+    /// Tags processes that run already: those in the session's cgroup and below it, or one and its descendants. Once through all
+    /// processes of the host; to be done again until it finds no more.
+    pub(crate) fn tag_running(
+        &mut self,
+        session: SessionRef,
+        kind: EnrolKind,
+        tgid: u32,
+    ) -> Result<(), KernelError> {
+        self.sessions.set_enrol(EnrolRequest { session, tgid, kind: kind.raw() })?;
+        let iterated = self.iterate("enrol_task");
+        self.sessions.set_enrol(EnrolRequest::NONE)?;
+        iterated.map(drop).map_err(KernelError::Iterate)
+    }
+
     /// The network sockets that a session's processes hold. With `take`, those that were made elsewhere are taken for the session's
     /// from now on.
     pub(crate) fn held_sockets(
