@@ -62,7 +62,11 @@ pub(crate) enum What {
         services: Vec<Service>,
     },
     /// Who may connect to which local ports.
-    Listen(Region),
+    Listen {
+        region: Region,
+        /// The rule that denies it denies it from some of the ports that they may connect from.
+        in_part: bool,
+    },
     Unix(Vec<String>),
     /// Every Unix socket.
     AnyUnix,

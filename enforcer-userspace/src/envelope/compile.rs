@@ -68,7 +68,7 @@ pub(crate) fn compile_within(
     for (intervals, family) in intervals.iter_mut().zip(Family::ALL) {
         *intervals = cut(flat.iter().filter(|flat| flat.prefix.address().family() == *family), &mut contents);
     }
-    let mut ranges = Ranges::new(&envelope.rules, contents);
+    let mut ranges = Ranges::new(envelope, contents);
     let mut header = header(envelope);
     let mut blocks = vec![Block::EMPTY];
     let mut entries: Vec<RuleEntry> = Vec::new();
@@ -220,7 +220,7 @@ impl Intervals {
 
 /// The entries of intervals, and the ranges of ports of those that have several.
 struct Ranges<'e> {
-    rules: &'e [Rule],
+    envelope: &'e Envelope,
     contents: Vec<Rc<[Span]>>,
     /// By content, once it is asked for.
     known: Vec<Option<RuleEntry>>,
@@ -229,9 +229,9 @@ struct Ranges<'e> {
 }
 
 impl<'e> Ranges<'e> {
-    fn new(rules: &'e [Rule], contents: Contents) -> Self {
+    fn new(envelope: &'e Envelope, contents: Contents) -> Self {
         let known = vec![None; contents.all.len()];
-        Self { rules, contents: contents.all, known, entries: Vec::new(), lookups: 0 }
+        Self { envelope, contents: contents.all, known, entries: Vec::new(), lookups: 0 }
     }
 
     fn entry_for(&mut self, content: Content) -> RuleEntry {
@@ -240,10 +240,10 @@ impl<'e> Ranges<'e> {
         }
         let entry = match &*self.contents[content] {
             [] => RuleEntry::NONE,
-            [only] => range(self.rules, only),
+            [only] => range(self.envelope, only),
             several => {
                 let first = number(self.entries.len());
-                self.entries.extend(several.iter().map(|span| range(self.rules, span)));
+                self.entries.extend(several.iter().map(|span| range(self.envelope, span)));
                 // Half of what is left, and half of that, to the last one, which is then read.
                 self.lookups = self.lookups.max((several.len() - 1).ilog2() as usize + 2);
                 RuleEntry { first, last: number(self.entries.len()) - 1, many: true, ..RuleEntry::NONE }
@@ -254,9 +254,8 @@ impl<'e> Ranges<'e> {
     }
 }
 
-fn range(rules: &[Rule], span: &Span) -> RuleEntry {
-    // Rules behind these are listen rules.
-    let verdict = rules.get(span.rule as usize).map_or(Verdict::Allow, |rule| rule.verdict).raw();
+fn range(envelope: &Envelope, span: &Span) -> RuleEntry {
+    let verdict = envelope.verdict(span.rule).raw();
     let mode = span.mode.map_or(0, |mode| mode.raw());
     RuleEntry { first: span.first, last: span.last, rule: span.rule, verdict, mode, many: false }
 }

@@ -40,7 +40,7 @@ pub(crate) enum RuleExplanation {
     /// None of its ranges holds the port.
     OtherPort,
     /// It denies the far end some of the ports that it may connect from, and not all of them.
-    OtherFarPort(Prefix),
+    OtherFarPort,
     /// It matches, but the destination has a form that no rule can speak of.
     NotAsked(Prefix),
 }
@@ -88,8 +88,7 @@ pub(crate) fn explain(
         Direction::Out => longest_match(rule, &destination),
         // Where it connects from is its own choice.
         Direction::In => longest_match(rule, &far).map_err(|mismatch| {
-            let anywhere = holding(&rule.to, &destination).filter(|_| mismatch == RuleExplanation::OtherPort);
-            anywhere.map_or(mismatch, RuleExplanation::OtherFarPort)
+            if mismatch == RuleExplanation::OtherPort { RuleExplanation::OtherFarPort } else { mismatch }
         }),
     };
     let speaks = |rule: &Rule| direction == Direction::Out || rule.verdict == Verdict::Deny;

@@ -93,6 +93,12 @@ impl Envelope {
         Some(self.named(number)?.0)
     }
 
+    /// Its verdict; those behind the allow and deny rules are listen rules.
+    pub(crate) fn verdict(&self, number: u32) -> Verdict {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        self.rules.get(number).map_or(Verdict::Allow, |rule| rule.verdict)
+    }
+
     /// Its name, and the line it stands on.
     pub(crate) fn named(&self, number: u32) -> Option<(&str, u32)> {
         let number = usize::try_from(number).ok()?;

@@ -31,11 +31,11 @@ pub(super) fn excess_within(
     let mut steps = Steps::new(max_steps);
     let mut all = Vec::new();
     let mut inbound = Vec::new();
-    for (By { direction, inner: by, outer: not_by }, region) in regions(inner, outer, &mut steps)? {
+    for (By { direction, inner: by, outer: not_by, in_part }, region) in regions(inner, outer, &mut steps)? {
         let (inner, outer) = (named_by(inner, by), named_by(outer, not_by));
         match direction {
             Direction::Out => all.push(Excess { what: What::Destinations(region), inner, outer }),
-            Direction::In => inbound.push(Excess { what: What::Listen(region), inner, outer }),
+            Direction::In => inbound.push(Excess { what: What::Listen { region, in_part }, inner, outer }),
         }
     }
     // In audit mode the outer envelope lets through what a name stands for, whatever it is.
@@ -86,6 +86,8 @@ struct By {
     direction: Direction,
     inner: u32,
     outer: u32,
+    /// Refused from some of the ports that they may connect from.
+    in_part: bool,
 }
 
 /// What is let through and refused at some address.
@@ -140,7 +142,8 @@ fn too_much(inner: &Held<'_>, outer: &Held<'_>) -> TooMuch {
     let out = Protocol::ALL.iter().map(|protocol| ports_of(*protocol, 0)).collect::<Vec<_>>();
     for part in overlay(&inner.decided(&out, true), &outer.decided(&out, false)) {
         if let (Some(inner), Some(outer)) = (part.a, part.b) {
-            let by = By { direction: Direction::Out, inner: inner.rule, outer: outer.rule };
+            let by =
+                By { direction: Direction::Out, inner: inner.rule, outer: outer.rule, in_part: false };
             by_rules.entry(by).or_default().push(part.first, part.last);
         }
     }
@@ -153,11 +156,16 @@ fn too_much(inner: &Held<'_>, outer: &Held<'_>) -> TooMuch {
         }
         let denied = overlay(&from, &outer.carried_out(protocol));
         let denied_by = denied.iter().find_map(|part| part.a.and(part.b)).map(|denied| denied.rule);
+        let is_open = denied.iter().any(|part| part.a.is_some() && part.b.is_none());
         let ports = [ports_of(protocol, INBOUND)];
         for part in overlay(&inner.decided(&ports, true), &outer.decided(&ports, false)) {
             let Some(let_in) = part.a else { continue };
-            let Some(refused_by) = part.b.map(|refused| refused.rule).or(denied_by) else { continue };
-            let by = By { direction: Direction::In, inner: let_in.rule, outer: refused_by };
+            let (outer, in_part) = match (part.b, denied_by) {
+                (Some(refused), _) => (refused.rule, false),
+                (None, Some(denied_by)) => (denied_by, is_open),
+                (None, None) => continue,
+            };
+            let by = By { direction: Direction::In, inner: let_in.rule, outer, in_part };
             by_rules.entry(by).or_default().push(part.first & !INBOUND, part.last & !INBOUND);
         }
     }
@@ -191,7 +199,7 @@ impl<'e> Held<'e> {
             if part.a.is_none() {
                 continue;
             }
-            let verdict = part.b.map(|span| self.verdict(span));
+            let verdict = part.b.map(|span| self.envelope.verdict(span.rule));
             let through = match (verdict, part.b.and_then(|span| span.mode)) {
                 (Some(Verdict::Allow), _) | (Some(Verdict::Deny), Some(Mode::Audit)) => true,
                 (Some(Verdict::Deny), Some(Mode::Enforce)) => false,
@@ -219,11 +227,6 @@ impl<'e> Held<'e> {
         let parts = overlay(&[ports_of(protocol, 0)], &self.carried_out(protocol));
         let open = parts.into_iter().filter(|part| part.a.is_some() && part.b.is_none());
         open.map(|part| Span { first: part.first, last: part.last, rule: NO_RULE, mode: None }).collect()
-    }
-
-    fn verdict(&self, span: Span) -> Verdict {
-        // Rules behind these are listen rules.
-        self.envelope.rules.get(span.rule as usize).map_or(Verdict::Allow, |rule| rule.verdict)
     }
 }
 

@@ -139,7 +139,7 @@ proptest! {
         let regions: Vec<_> = excess
             .iter()
             .filter_map(|excess| match &excess.what {
-                What::Listen(region) => Some((excess, region)),
+                What::Listen { region, .. } => Some((excess, region)),
                 _ => None,
             })
             .collect();
@@ -165,6 +165,9 @@ proptest! {
                     && ports.filter_map(|from| matches(rule, &from)).next().is_some()
             };
             prop_assert!(denied.is_none_or(denies), "{:?}", excess);
+            let enters = |knock: &Packet| lets_pass(&inner, knock) && lets_pass(&outer, knock);
+            let in_part = matches!(excess.what, What::Listen { in_part: true, .. });
+            prop_assert_eq!(in_part, knocks.iter().any(enters), "{:?}", excess);
         }
     }
 
@@ -211,8 +214,8 @@ fn allows_socket(envelope: &Envelope, socket: &str) -> bool {
     envelope.unix.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.to.iter().any(|to| to == socket)))
 }
 
-/// Answers to questions of every kind, at random.
-fn answers(envelope: &Envelope, probes: &[Destination]) -> Vec<bool> {
+/// Answers of one of two envelopes, or of their intersection, to questions of every kind, at random.
+fn answers(envelope: &Envelope, (a, b): (&Envelope, &Envelope), probes: &[Destination]) -> Vec<bool> {
     let mut answers = Vec::new();
     for probe in probes {
         for host in HOSTS {
@@ -225,7 +228,7 @@ fn answers(envelope: &Envelope, probes: &[Destination]) -> Vec<bool> {
             answers.push(allows_named(envelope, of, probe.protocol, probe.port));
         }
         if probe.protocol.has_ports() && probe.port > 0 && !probe.address.is_unspecified() {
-            answers.extend(knocks(envelope, envelope, probe).iter().map(|knock| lets_pass(envelope, knock)));
+            answers.extend(knocks(a, b, probe).iter().map(|knock| lets_pass(envelope, knock)));
         }
         answers.push(lets_through(envelope, probe));
     }
@@ -247,7 +250,7 @@ proptest! {
         near.extend(all_listen(&a, &b));
         near.retain(|rule| !rule.to.is_empty());
         let probes: Vec<_> = probes.iter().map(|probe| probe.destination(&near)).collect();
-        let [in_a, in_b, in_both] = [&a, &b, &both].map(|envelope| answers(envelope, &probes));
+        let [in_a, in_b, in_both] = [&a, &b, &both].map(|envelope| answers(envelope, (&a, &b), &probes));
         for ((in_a, in_b), in_both) in in_a.iter().zip(&in_b).zip(&in_both) {
             prop_assert_eq!(*in_a && *in_b, *in_both);
         }
@@ -286,7 +289,8 @@ fn written(all: &[Excess]) -> Vec<String> {
     let each = all.iter().map(|excess| {
         let what = match &excess.what {
             What::Destinations(at) => region(at),
-            What::Listen(at) => format!("listen {}", region(at)),
+            What::Listen { region: at, in_part: false } => format!("listen {}", region(at)),
+            What::Listen { region: at, in_part: true } => format!("listen {} in part", region(at)),
             What::Named { names, services } => format!("{} {}", services[0], names.join(" ")),
             other => format!("{other:?}"),
         };
@@ -353,7 +357,12 @@ fn audit_mode_allows_what_it_does_not_refuse() {
     let excess = excess(&read(audit), &read(enforce)).unwrap();
     assert_eq!(
         written(&excess),
-        ["- - tcp+udp 0 0.0.0.0/1", "- - listen tcp+udp any 0.0.0.0/1", "- - Audit"]
+        [
+            "soft - tcp+udp 0 10.0.0.0/8",
+            "- - tcp+udp 0 0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2",
+            "- - listen tcp+udp any 0.0.0.0/1",
+            "- - Audit",
+        ]
     );
 }
 
@@ -406,7 +415,7 @@ fn deny_rules_are_for_who_comes_in_as_well() {
     let listen = "listen: [{name: web, from: [10.0.0.0/8], ports: 80-81, protocol: tcp}]";
     let denies = |ports| format!("{listen}, deny: [{{name: d, to: [10.1.0.0/16], ports: {ports}, protocol: any}}]");
     check(listen, &denies("any"), &["web d listen tcp 80-81 10.1.0.0/16"]);
-    check(listen, &denies("1-1023"), &["web d listen tcp 80-81 10.1.0.0/16"]);
+    check(listen, &denies("1-1023"), &["web d listen tcp 80-81 10.1.0.0/16 in part"]);
     check(&denies("any"), &denies("1-1023"), &[]);
     check(&denies("any"), "listen: [{name: web, from: [10.0.0.0/8], ports: 80, protocol: tcp}]", &[
         "web - listen tcp 81 10.0.0.0/16 10.2.0.0/15 10.4.0.0/14 10.8.0.0/13 10.16.0.0/12 10.32.0.0/11 10.64.0.0/10 10.128.0.0/9",

@@ -168,7 +168,7 @@ fn check_explained(
             RuleExplanation::Beaten { winner, .. } => matches && number != expect.1 && winner == expect.1,
             RuleExplanation::NotAsked(_)
             | RuleExplanation::ByName
-            | RuleExplanation::OtherFarPort(_) => false,
+            | RuleExplanation::OtherFarPort => false,
             RuleExplanation::OtherProtocol | RuleExplanation::OtherAddress | RuleExplanation::OtherPort => {
                 !matches
             }
