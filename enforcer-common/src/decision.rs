@@ -116,7 +116,8 @@ pub fn decide<R: RuleTables>(standing: &Standing, destination: Option<Destinatio
     }
 }
 
-/// Judges a packet by its header; or by why it cannot be judged.
+/// Judges a packet by its header. `unread`: why that cannot be done; what the packet says then is not looked at. (Not a `Result`: where a
+/// variant leaves bytes unset, the compiler copies them all the same, and the verifier minds.)
 ///
 /// What begins a connection needs a rule for its direction. Everything else may pass if the session may send to the far end, or
 /// may be reached by it at this port: an answer is as good as what it answers, and nobody keeps state for each flow. A deny
@@ -124,18 +125,18 @@ pub fn decide<R: RuleTables>(standing: &Standing, destination: Option<Destinatio
 #[inline(always)]
 pub fn decide_packet<R: RuleTables>(
     standing: &Standing,
-    packet: Result<Packet, Reason>,
+    packet: &Packet,
+    unread: Option<Reason>,
     rules: &R,
 ) -> Decision {
     let control = match check_standing(standing) {
         Ok(control) => control,
         Err(reason) => return Decision::refusal(reason),
     };
-    let packet = match packet {
-        Ok(packet) => packet,
-        Err(reason) => return denied(&control, reason, NO_RULE),
-    };
-    let Packet { direction, protocol, opens, remote, remote_port, local_port, resets: _ } = packet;
+    if let Some(reason) = unread {
+        return denied(&control, reason, NO_RULE);
+    }
+    let Packet { direction, protocol, opens, remote, remote_port, local_port, resets: _ } = *packet;
     let far = Destination { protocol, address: remote, port: remote_port };
     let outbound = decide_rules(&control, Direction::Out, far, rules);
     let opens_out = opens && matches!(direction, Direction::Out);
@@ -227,8 +228,9 @@ pub fn spend(decision: Decision, control: ControlWord, paid: Result<bool, Broken
     Decision { verdict: Verdict::Deny, reason, mode, ..decision }
 }
 
+/// Whether the session stands, whatever it asks for.
 #[inline(always)]
-fn check_standing(standing: &Standing) -> Result<Control, Reason> {
+pub fn check_standing(standing: &Standing) -> Result<Control, Reason> {
     let session = match standing.claim {
         Claim::Tagged(session) => session,
         Claim::Untagged(_) => return Err(Reason::Untagged),

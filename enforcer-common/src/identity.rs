@@ -58,6 +58,12 @@ pub struct EnrolRequest {
 }
 
 impl EnrolRequest {
+    /// What is asked for; `None` if nobody knows.
+    #[inline(always)]
+    pub fn kind(&self) -> Option<EnrolKind> {
+        EnrolKind::try_from(self.kind).ok()
+    }
+
     /// Nothing is asked for.
     pub const NONE: Self = Self { session: SessionRef::UNKNOWN, tgid: 0, kind: EnrolKind::Nothing as u32 };
 }
@@ -67,7 +73,7 @@ impl EnrolRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct SocketTag {
-    /// The session in whose hands it was seen; [`SessionRef::UNKNOWN`] if it is of its own cgroup's session only.
+    /// The session in whose hands it was seen; of generation 0, which no session has, if it is of its own cgroup's session only.
     pub adopted: SessionRef,
     /// The refusal that was recorded last: the same one is not recorded again.
     pub told: Told,
@@ -92,20 +98,11 @@ pub struct Told {
 }
 
 impl SocketTag {
-    /// Of no session, and nothing was refused.
-    pub const NEW: Self = Self {
-        adopted: SessionRef::UNKNOWN,
-        told: Told {
-            control: 0,
-            remote: [0; 16],
-            remote_port: 0,
-            local_port: 0,
-            direction: 0,
-            reason: 0,
-            protocol: 0,
-            family: 0,
-        },
-    };
+    /// The session that was seen to use the socket, if it is not of that session's making.
+    #[inline(always)]
+    pub const fn adopted(&self) -> Option<SessionRef> {
+        if self.adopted.generation == 0 { None } else { Some(self.adopted) }
+    }
 }
 
 /// A socket in the hands of a session's process, as the iterator over open files reports it.

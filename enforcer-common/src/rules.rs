@@ -102,14 +102,15 @@ impl Block {
 
 /// An address as a number.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    high: u64,
-    low: u64,
+pub struct Place {
+    pub high: u64,
+    pub low: u64,
 }
 
 impl Place {
+    /// The number of an address; an IPv4 address is one of 32 bits.
     #[inline(always)]
-    fn of(address: Address) -> Self {
+    pub fn of(address: Address) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
         let (high, low) = match address.family() {
             Family::V4 => (0, u64::from(u32::from_be_bytes([a, b, c, d]))),
@@ -117,8 +118,7 @@ impl Place {
                 (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
             }
         };
-        // So that the compiler does not make branches of the comparisons.
-        core::hint::black_box(Self { high, low })
+        Self { high, low }
     }
 }
 
@@ -306,12 +306,17 @@ pub trait EnvelopeRules {
     fn find(&self, direction: Direction, destination: &Destination) -> Result<Option<RuleEntry>, Broken> {
         let inbound = if matches!(direction, Direction::In) { INBOUND } else { 0 };
         let selector = inbound | selector(destination.protocol, destination.port);
-        let family = destination.address.family();
+        self.search(destination.address.family(), Place::of(destination.address), selector)
+    }
+
+    /// The rule that decides at a place for a selector.
+    #[inline(always)]
+    fn search(&self, family: Family, place: Place, selector: u32) -> Result<Option<RuleEntry>, Broken> {
         let Some(header) = self.block(0) else {
             return Err(Broken);
         };
         let (tree, entries) = Header::read(header, family);
-        let Some(place) = self.interval(tree, family, destination.address)? else {
+        let Some(place) = self.interval(tree, family, place)? else {
             return Ok(None);
         };
         let holds = self.entry(entries, place)?;
@@ -322,7 +327,7 @@ pub trait EnvelopeRules {
     /// Of the ranges of an interval the last that begins at the selector or before; the first if none does.
     #[inline(always)]
     fn range(&self, entries: u32, interval: RuleEntry, selector: u32) -> Result<RuleEntry, Broken> {
-        // As in `Place::of`.
+        // As in `interval`.
         let wanted = core::hint::black_box(u64::from(selector));
         let mut at = interval.first;
         let mut left = interval.last.wrapping_sub(interval.first).wrapping_add(1);
@@ -341,9 +346,10 @@ pub trait EnvelopeRules {
 
     /// The entry of the interval that holds an address, by its place; `None` if the first begins behind it.
     #[inline(always)]
-    fn interval(&self, tree: Tree, family: Family, address: Address) -> Result<Option<u32>, Broken> {
+    fn interval(&self, tree: Tree, family: Family, place: Place) -> Result<Option<u32>, Broken> {
         let fan_out = fan_out(family);
-        let place = Place::of(address);
+        // So that the compiler does not make branches of the comparisons.
+        let place = core::hint::black_box(place);
         let mut found = NOWHERE;
         let mut node: u32 = 0;
         for _ in 0..MAX_LEVELS {

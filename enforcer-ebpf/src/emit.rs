@@ -1,14 +1,13 @@
 //! The only code that reserves, fills and submits a record. A record that does not fit is lost and counted; nothing else
 //! depends on it.
 
-use aya_ebpf::helpers::bpf_get_current_comm;
 use enforcer_common::{
     ABI_VERSION,
     counter::Counter,
-    record::{COMM_LEN, ExecRecord, RecordHeader, RecordKind},
+    record::{COMM_LEN, RecordHeader, RecordKind},
 };
 
-use crate::{counters, maps::RECORDS, session};
+use crate::{counters, kernel::task::Task, maps::RECORDS, session};
 
 /// A header for a record of type `T`.
 #[inline(always)]
@@ -33,10 +32,10 @@ pub(crate) fn submit<T: 'static>(record: T) {
     }
 }
 
-/// Reserves a record and lets `fill` write it in place: for one that is too large for the 512-byte stack.
+/// Reserves a record and lets `fill` write it in place: for one that is too large for what is left of the 512-byte stack.
 #[inline(always)]
-pub(crate) fn submit_exec(fill: impl FnOnce(&mut ExecRecord)) {
-    match RECORDS.reserve::<ExecRecord>(0) {
+pub(crate) fn submit_in_place<T: 'static>(fill: impl FnOnce(&mut T)) {
+    match RECORDS.reserve::<T>(0) {
         Some(mut entry) => {
             let record = entry.as_mut_ptr();
             // SAFETY: reserved memory of one record.
@@ -49,10 +48,11 @@ pub(crate) fn submit_exec(fill: impl FnOnce(&mut ExecRecord)) {
     }
 }
 
-/// The current thread's name, or zeros (and a count) if the kernel does not say.
+/// The current thread's name, or zeros (and a count) if the kernel does not say. Read from the task: the helper for it is not
+/// there for every type of program (cgroup_skb on 6.1 and 6.12).
 #[inline(always)]
 pub(crate) fn current_comm() -> [u8; COMM_LEN] {
-    bpf_get_current_comm().unwrap_or_else(|_| {
+    Task::current().comm().unwrap_or_else(|| {
         counters::add(Counter::FaultKernelRead);
         [0; COMM_LEN]
     })

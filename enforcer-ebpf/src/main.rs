@@ -10,8 +10,12 @@ mod counters;
 mod emit;
 mod kernel;
 mod maps;
+
+mod cgroup;
+mod rules;
 mod session;
 mod task;
+mod usage;
 
 mod hooks;
 

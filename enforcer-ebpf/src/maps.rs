@@ -1,18 +1,22 @@
 //! Every map: who writes it, who reads it, why this size. All are pinned by the loader under their names.
 
 use aya_ebpf::{
-    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY},
+    bindings::{
+        BPF_F_CLONE, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
+        bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_SK_STORAGE},
+    },
     btf_maps,
-    helpers::bpf_map_lookup_elem,
+    cty::c_void,
+    helpers::{bpf_map_lookup_elem, generated::bpf_sk_storage_get},
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
-    identity::{EnrolRequest, SessionRef, TaskTag},
-    rules::{Block, EnvelopeRules, MAX_ENVELOPES, RuleTables},
-    session::SessionRow,
+    identity::{EnrolRequest, SessionRef, SocketTag, TaskTag},
+    rules::{Block, MAX_ENVELOPES},
+    session::{SessionRow, Usage},
 };
 
 /// tgid to tag. Written by kernel programs only (fork, exit, enrolment); read by every hook. Preallocated, so that an
@@ -24,6 +28,11 @@ pub(crate) static TASKS: HashMap<u32, TaskTag> = HashMap::with_max_entries(32_76
 /// Cgroup id to the session it was made for. Written by the daemon. One per session.
 #[map]
 pub(crate) static CGROUPS: HashMap<u64, SessionRef> = HashMap::with_max_entries(MAX_SESSIONS, 0);
+
+/// Entry 0: a bit for each level below the root of the hierarchy at which a session has the cgroup of somebody else's, such as a
+/// container's. Written by the daemon. Cgroups of our own stand below their parent, and need none.
+#[map]
+pub(crate) static LEVELS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Slot to control word. Written by the daemon, through a shared mapping, one atomic store a change.
 #[map]
@@ -37,6 +46,68 @@ pub(crate) static SESSIONS: Array<SessionRow> = Array::with_max_entries(MAX_SESS
 /// before the session is active.
 #[map]
 pub(crate) static PROCS: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
+
+/// Slot to what the session has used of its limits. Written by kernel programs (atomically), set to zero by the daemon before
+/// the session is active.
+#[map]
+pub(crate) static USAGE: Array<Usage> = Array::with_max_entries(MAX_SESSIONS, 0);
+
+/// What is kept for a socket: that a session uses it though it was not made in its cgroup, and what it was refused last. Written
+/// by kernel programs. Lives as long as the socket, and is there for few: others need nothing.
+///
+/// An accepted socket has what its listener had.
+#[btf_map]
+pub(crate) static SOCKETS: SocketTags = SocketTags::new();
+
+/// The map of [`SOCKETS`]; `btf_maps::SkStorage` takes no flags, and only the context of one kind of program.
+#[repr(C)]
+pub(crate) struct SocketTags {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const SocketTag,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: a description of a map, which is not accessed as memory.
+unsafe impl Sync for SocketTags {}
+
+impl SocketTags {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+
+    /// What is kept for a socket, if anything is.
+    ///
+    /// # Safety
+    ///
+    /// `socket` must be a socket that the verifier knows as such.
+    #[inline(always)]
+    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&mut SocketTag> {
+        let map = core::ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: a map that the kernel gave out, and the caller's socket.
+        let tag = unsafe { bpf_sk_storage_get(map, socket, core::ptr::null_mut(), 0) };
+        // SAFETY: null, or a value of the map's that lives as long as the program runs.
+        unsafe { tag.cast::<SocketTag>().as_mut() }
+    }
+
+    /// Likewise, made if there is none; `None` if there is no memory for it, which the socket's user can bring about.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn get_or_insert(&self, socket: *mut c_void) -> Option<&mut SocketTag> {
+        let map = core::ptr::from_ref(self).cast_mut().cast();
+        let flags = BPF_SK_STORAGE_GET_F_CREATE.into();
+        // Without a value the new one is zeros: of no session, and nothing was refused.
+        // SAFETY: a map that the kernel gave out, and the caller's socket.
+        let tag = unsafe { bpf_sk_storage_get(map, socket, core::ptr::null_mut(), flags) };
+        // SAFETY: as in `get`.
+        unsafe { tag.cast::<SocketTag>().as_mut() }
+    }
+}
 
 /// The table of one envelope: an array of blocks. The daemon makes it as large as the envelope's rules need, which a flag permits,
 /// and has them begin at a page. The size here is that of no table.
@@ -53,8 +124,9 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
+    /// The block with this index.
     #[inline(always)]
-    fn get(&self, index: u32) -> Option<&Block> {
+    pub(crate) fn get(&self, index: u32) -> Option<&Block> {
         let map = core::ptr::from_ref(self).cast_mut().cast();
         // SAFETY: a map that the kernel gave out, and a key of its size.
         let block = unsafe { bpf_map_lookup_elem(map, (&raw const index).cast()) };
@@ -84,27 +156,3 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Cou
 /// What this set of maps is, entry 0. Written by the daemon when it attaches programs, read by every later one.
 #[map]
 pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
-
-/// The rule maps as [`RuleTables`].
-pub(crate) struct KernelRules;
-
-/// The rules of one envelope in the kernel.
-#[derive(Clone, Copy)]
-pub(crate) struct KernelEnvelope(&'static Blocks);
-
-impl RuleTables for KernelRules {
-    type Rules = KernelEnvelope;
-
-    #[inline(always)]
-    fn envelope(&self, number: u32) -> Option<KernelEnvelope> {
-        // SAFETY: the kernel keeps the table for as long as this program runs.
-        unsafe { RULES.get(&number) }.map(KernelEnvelope)
-    }
-}
-
-impl EnvelopeRules for KernelEnvelope {
-    #[inline(always)]
-    fn block(&self, index: u32) -> Option<&Block> {
-        self.0.get(index)
-    }
-}

@@ -5,6 +5,7 @@ use enforcer_common::{
     counter::Counter,
     decision::{Claim, Standing},
     identity::SessionRef,
+    record::Placement,
     session::ControlWord,
 };
 
@@ -22,7 +23,7 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Everything `decide` needs to know of the session. A slot that no table has reads as a session that is over.
 #[inline(always)]
-pub(crate) fn standing(claim: Claim) -> Standing {
+pub(crate) fn standing(claim: Claim, placement: Placement) -> Standing {
     let slot = claim.session().slot;
     let (control, expires_ns) = match (CONTROL.get_ptr(slot), SESSIONS.get(slot)) {
         // SAFETY: a live array value; volatile, because the daemon stores to it from outside.
@@ -34,7 +35,7 @@ pub(crate) fn standing(claim: Claim) -> Standing {
             (ControlWord(0), 0)
         }
     };
-    Standing { claim, control, expires_ns, now_ns: now_ns() }
+    Standing { claim, control, expires_ns, now_ns: now_ns(), placement }
 }
 
 /// Whether the session still has its slot.

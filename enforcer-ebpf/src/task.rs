@@ -2,28 +2,18 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
-use enforcer_common::{
-    counter::Counter,
-    decision::Claim,
-    identity::{SessionRef, TaskTag},
-};
+use enforcer_common::{counter::Counter, decision::Claim, identity::TaskTag, record::Placement};
 
 use crate::{
-    config, counters,
+    cgroup, counters,
     kernel::task::Task,
-    maps::{CGROUPS, TASKS},
+    maps::{SESSIONS, TASKS},
 };
 
 /// The current process's id.
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
-}
-
-/// The current thread's id.
-#[inline(always)]
-pub(crate) fn current_tid() -> u32 {
-    bpf_get_current_pid_tgid() as u32
 }
 
 /// The current user, as seen from the initial user namespace.
@@ -37,34 +27,51 @@ pub(crate) fn current_uid() -> u32 {
 /// Kernel workers that act for a process (io_uring) have its tgid, and so its tag.
 #[inline(always)]
 pub(crate) fn current_tag() -> Option<TaskTag> {
-    let tag = TASKS.get_ptr(current_tgid())?;
-    // SAFETY: a live map value. It is removed only when the last thread of this process exits, and this thread runs.
+    tag_of(Task::current(), current_tgid())
+}
+
+/// The tag of a task's process, likewise.
+#[inline(always)]
+pub(crate) fn tag_of(task: Task, tgid: u32) -> Option<TaskTag> {
+    let tag = TASKS.get_ptr(tgid)?;
+    // SAFETY: a live map value. It is removed only when the last thread of its process exits.
     let tag = unsafe { *tag };
-    if tag.start_ns != Task::current().leader_start_ns() {
+    if tag.start_ns != task.leader_start_ns() {
         counters::add(Counter::FaultTagStale);
         return None;
     }
     Some(tag)
 }
 
+/// Who acts.
+#[derive(Clone, Copy)]
+pub(crate) struct Actor {
+    pub(crate) claim: Claim,
+    pub(crate) placement: Placement,
+}
+
 /// Who the current process acts as, or `None` if it belongs to no session: the answer for every other process of the
-/// host, found with one hash look-up and one helper call.
+/// host, found with two look-ups and a helper call.
 #[inline(always)]
-pub(crate) fn current_claim() -> Option<Claim> {
+pub(crate) fn current_actor() -> Option<Actor> {
+    let ancestor = |level| ancestor_cgroup(level);
     if let Some(tag) = current_tag() {
-        return Some(Claim::Tagged(tag.session));
+        let session = tag.session;
+        let home = SESSIONS.get(session.slot).is_some_and(|row| ancestor(row.cgroup_level) == row.cgroup_id);
+        let placement = if home {
+            Placement::Home
+        } else {
+            counters::add(Counter::Displaced);
+            match cgroup::session_of(ancestor) {
+                None => Placement::Outside,
+                Some(_) => Placement::OtherSession,
+            }
+        };
+        return Some(Actor { claim: Claim::Tagged(session), placement });
     }
-    let (parent_id, level) = config::cgroup_parent();
-    if ancestor_cgroup(level) != parent_id {
-        return None;
-    }
-    // In one of our cgroups without a tag: refused, whether or not the cgroup still has a session.
-    let session = CGROUPS.get_ptr(ancestor_cgroup(level + 1)).map_or(SessionRef::UNKNOWN, |session| {
-        // SAFETY: a map value; the daemon may remove it at the same time, and then this reads the entry of another
-        // session. The answer is a refusal for either.
-        unsafe { *session }
-    });
-    Some(Claim::Untagged(session))
+    let session = cgroup::session_of(ancestor)?;
+    counters::add(Counter::Displaced);
+    Some(Actor { claim: Claim::Untagged(session), placement: Placement::Untagged })
 }
 
 /// The id of the current task's cgroup `level` levels below the root of the hierarchy, 0 if it is not that deep.

@@ -37,7 +37,12 @@ impl Cgroups {
 
     /// The parent's depth below the root.
     pub(crate) fn level(&self) -> u32 {
-        let below = self.parent.strip_prefix(&self.root).unwrap_or(&self.parent);
+        self.level_of(&self.parent)
+    }
+
+    /// A cgroup's depth below the root.
+    pub(crate) fn level_of(&self, path: &Path) -> u32 {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
         u32::try_from(below.components().count()).unwrap_or(u32::MAX)
     }
 
@@ -85,6 +90,49 @@ impl Cgroups {
             Err(failed) if failed.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(failed) => Err(PathError::at("read the cgroup", path)(failed)),
         }
+    }
+
+    /// The processes in a cgroup and below it.
+    pub(crate) fn all_processes(&self, path: &Path) -> Result<Vec<u32>, PathError> {
+        let mut found = self.processes(path)?;
+        let mut below = Vec::new();
+        collect(path, &mut below)?;
+        for child in below {
+            found.extend(self.processes(&child)?);
+        }
+        Ok(found)
+    }
+
+    /// The ids of a cgroup and of those below it.
+    pub(crate) fn ids(&self, path: &Path) -> Result<Vec<u64>, PathError> {
+        let mut paths = Vec::new();
+        collect(path, &mut paths)?;
+        paths.push(path.to_owned());
+        let known = |path: &PathBuf| match id(path) {
+            // It is gone meanwhile.
+            Err(failed) if failed.source.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other),
+        };
+        paths.iter().filter_map(known).collect()
+    }
+
+    /// Stops every process in a cgroup and below it, or lets them go on. Returns before all of them have stopped.
+    pub(crate) fn freeze(&self, path: &Path, frozen: bool) -> Result<(), PathError> {
+        fs::write(path.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+            .map_err(PathError::at(if frozen { "freeze the cgroup" } else { "thaw the cgroup" }, path))
+    }
+
+    /// Whether every process in a cgroup and below it has stopped.
+    pub(crate) fn is_frozen(&self, path: &Path) -> Result<bool, PathError> {
+        let text =
+            fs::read_to_string(path.join("cgroup.events")).map_err(PathError::at("read the cgroup", path))?;
+        Ok(text.lines().any(|line| line == "frozen 1"))
+    }
+
+    /// Kills every process in a cgroup and below it, those that fork meanwhile included (5.14).
+    pub(crate) fn kill(&self, path: &Path) -> Result<(), PathError> {
+        fs::write(path.join("cgroup.kill"), "1")
+            .map_err(PathError::at("kill the processes of the cgroup", path))
     }
 
     /// Removes a session's cgroup and what the session made below it. False if there are processes in it still.

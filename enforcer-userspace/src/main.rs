@@ -21,6 +21,7 @@ mod session;
 mod settings;
 mod signature;
 mod sinks;
+mod sockets;
 mod state;
 mod teardown;
 

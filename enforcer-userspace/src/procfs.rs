@@ -1,6 +1,12 @@
 //! The only code that opens /proc, apart from the kernel's type information.
 
-use std::{collections::HashSet, io, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+};
 
 use enforcer_common::record::PATH_LEN;
 
@@ -123,6 +129,24 @@ pub(crate) fn detached_links() -> Result<HashSet<u32>, ProcError> {
         }
     }
     Ok(detached)
+}
+
+/// The network namespaces that the threads of these processes are in, each once: its inode, and the namespace held open. Processes and
+/// threads that are gone have none.
+pub(crate) fn network_namespaces(pids: impl Iterator<Item = u32>) -> Vec<(u32, File)> {
+    let mut found: BTreeMap<u32, File> = BTreeMap::new();
+    for pid in pids {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for thread in threads.flatten() {
+            let path = thread.path().join("ns/net");
+            let inode = std::fs::metadata(&path).ok().and_then(|ns| u32::try_from(ns.ino()).ok());
+            let Some(inode) = inode.filter(|inode| !found.contains_key(inode)) else { continue };
+            if let Ok(namespace) = File::open(&path) {
+                found.insert(inode, namespace);
+            }
+        }
+    }
+    found.into_iter().collect()
 }
 
 /// Clock ticks a second in what /proc says (`USER_HZ`).

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use enforcer_common::identity::SessionRef;
+use enforcer_common::{identity::SessionRef, session::SessionState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) use revisions::Revisions;
 
 /// The version of the files.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Why state could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,8 @@ pub(crate) struct SessionFile {
     pub(crate) registered_by_uid: u32,
     root_tgid: u32,
     root_start_ns: u64,
-    pub(crate) revoked: bool,
+    /// By its name, as `ps` prints it.
+    state: String,
 }
 
 impl SessionFile {
@@ -84,7 +85,7 @@ impl SessionFile {
             registered_by_uid: grant.registered_by_uid,
             root_tgid: grant.root.tgid,
             root_start_ns: grant.root.start_ns,
-            revoked: session.revoked,
+            state: session.state.name().to_owned(),
         }
     }
 
@@ -95,6 +96,12 @@ impl SessionFile {
             (envelope, Some(other)) if other.number == number => Some((other, Some(envelope))),
             _ => None,
         }
+    }
+
+    /// Active, revoked or in quarantine. What is not known is revoked.
+    pub(crate) fn state(&self) -> SessionState {
+        let known = SessionState::ALL.iter().find(|state| state.name() == self.state);
+        known.copied().unwrap_or(SessionState::Revoked)
     }
 
     pub(crate) const fn slot(&self) -> SessionRef {

@@ -270,10 +270,10 @@ fn packets_pass_by_the_rule_that_let_the_connection_begin() {
         (&denied, out, false, false),
         (&denied, inbound, false, false),
     ] {
-        let decision = decide_packet(&active, Ok(packet(direction, opens)), &table);
+        let decision = decide_packet(&active, &packet(direction, opens), None, &table);
         assert_eq!(decision.verdict == Verdict::Allow, allow, "{direction} {opens}");
     }
-    let decision = decide_packet(&active, Err(Reason::Header), &&egress);
+    let decision = decide_packet(&active, &packet(out, true), Some(Reason::Header), &&egress);
     assert_eq!((decision.is_refused(), decision.reason), (true, Reason::Header));
 }
 
@@ -300,7 +300,7 @@ fn a_deny_rule_for_the_far_end_beats_a_listen_rule() {
     }
     table.0.push(block);
     for opens in [true, false] {
-        let decision = decide_packet(&active, Ok(packet(Direction::In, opens)), &&table);
+        let decision = decide_packet(&active, &packet(Direction::In, opens), None, &&table);
         assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::DenyRule), "{opens}");
     }
 }

@@ -1,44 +1,111 @@
 //! What the socket hooks share: facts from the context, the decision, the record, the return code.
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie,
+    EbpfContext as _,
+    bindings::{bpf_sock, bpf_sock_addr},
+    cty::c_void,
+    helpers::generated::bpf_get_socket_cookie,
     programs::SockAddrContext,
 };
 use enforcer_common::{
     counter::Counter,
-    decision::{Claim, Decision, decide},
+    decision::{Decision, Standing, decide, limits_of, spend},
+    identity::SessionRef,
     net::{Address, Destination, Family, Protocol},
-    record::{EgressRecord, Operation, RecordKind},
+    record::{EgressRecord, NO_UID, Operation, Placement, RecordKind},
     verdict::{Reason, Verdict},
 };
 
-use crate::{counters, emit, maps::KernelRules, session, task};
+use crate::{
+    counters, emit,
+    kernel::{sock::Sock, task::Task},
+    rules::KernelRules,
+    session,
+    task::{self, Actor},
+    usage,
+};
 
 /// Return code of `cgroup/connect*`, `cgroup/sendmsg*` and `cgroup/sock_create`: the operation goes on.
 pub(crate) const PROCEED: i32 = 1;
 /// The operation fails with EPERM.
 pub(crate) const REJECT: i32 = 0;
 
-/// The socket and the destination of an operation, for its record.
+/// What was attempted, for its record.
 pub(crate) struct Attempt {
     pub(crate) operation: Operation,
     pub(crate) cookie: u64,
+    pub(crate) netns: u32,
     pub(crate) socket_type: u32,
     pub(crate) protocol: u32,
-    /// `socket()` has none.
-    pub(crate) to: Option<(Address, u16)>,
+    /// The far end. No `Option`: where one is none, the compiler copies bytes that nobody wrote, which the verifier minds.
+    pub(crate) address: Address,
+    pub(crate) port: u16,
+    /// Whether there is a far end: `socket()` has none.
+    pub(crate) named: bool,
+    /// Our own port; 0 if it is not known.
+    pub(crate) local_port: u16,
+    /// Whether the socket is not of the session's own cgroup.
+    pub(crate) foreign: bool,
+}
+
+/// The process that attempts it, for the record.
+pub(crate) struct Process {
+    pub(crate) tgid: u32,
+    pub(crate) tid: u32,
+    pub(crate) uid: u32,
+    pub(crate) placement: Placement,
+}
+
+impl Process {
+    /// None: a packet that no process of the session was seen to send.
+    pub(crate) const UNKNOWN: Self = Self { tgid: 0, tid: 0, uid: NO_UID, placement: Placement::Unknown };
+
+    /// The one that runs.
+    #[inline(always)]
+    pub(crate) fn current(placement: Placement) -> Self {
+        let current = Task::current();
+        Self { tgid: current.tgid(), tid: current.tid(), uid: current.uid(), placement }
+    }
 }
 
 /// Decides an operation that names its destination. The hook, not the family that the program wrote into the address,
 /// says which family it is: the kernel takes `AF_UNSPEC` for IPv4 in a send (v6.1/net/ipv4/udp.c, udp_sendmsg).
 #[inline(always)]
 pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Operation) -> i32 {
-    let Some(claim) = task::current_claim() else {
+    let Some(Actor { claim, placement }) = task::current_actor() else {
         return PROCEED;
     };
     // SAFETY: the context of the running program; the verifier checks each field that is read.
     let fields = unsafe { &*ctx.sock_addr };
     let (protocol, socket_type) = (context_field(&fields.protocol), context_field(&fields.type_));
+    let (address, port) = named_address(fields, family);
+    let known = Protocol::of_ip(protocol);
+    let address = match (known, operation) {
+        (Some(Protocol::Tcp), Operation::Connect) if is_unspecified_v4(address) => unspecified_tcp(fields),
+        _ => address,
+    };
+    let destination = known.map(|protocol| Destination { protocol, address, port });
+    let standing = session::standing(claim, placement);
+    let decision = pay(decide(&standing, destination, &KernelRules), &standing);
+    let attempt = Attempt {
+        operation,
+        // SAFETY: a helper on the context.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        netns: netns(socket_of(fields)),
+        socket_type,
+        protocol,
+        address,
+        port,
+        named: true,
+        local_port: 0,
+        foreign: false,
+    };
+    conclude(claim.session(), &decision, &attempt, &Process::current(placement))
+}
+
+/// The address and port that a context names.
+#[inline(always)]
+pub(super) fn named_address(fields: &bpf_sock_addr, family: Family) -> (Address, u16) {
     let port = u16::from_be(context_field(&fields.user_port) as u16);
     let address = match family {
         Family::V4 => Address::v4(context_field(&fields.user_ip4).to_ne_bytes()),
@@ -47,17 +114,37 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
             Address::v6_words(words)
         }
     };
-    let known = Protocol::of_ip(protocol);
-    let address = match (known, operation) {
-        (Some(Protocol::Tcp), Operation::Connect) if is_unspecified_v4(address) => unspecified_tcp(fields),
-        _ => address,
+    (address, port)
+}
+
+/// The socket of a context, read once: the verifier wants the very pointer that was compared with null.
+#[inline(always)]
+pub(super) fn socket_of(fields: &bpf_sock_addr) -> *mut c_void {
+    // SAFETY: a context field; volatile, so that it is not loaded again.
+    unsafe { (&raw const fields.__bindgen_anon_1.sk).read_volatile() }.cast()
+}
+
+/// The inode of a socket's network namespace, or 0 and a count.
+#[inline(always)]
+pub(super) fn netns(socket: *mut c_void) -> u32 {
+    Sock::of(socket).and_then(Sock::netns).unwrap_or_else(|| {
+        counters::add(Counter::FaultKernelRead);
+        0
+    })
+}
+
+/// Takes a connection for what is allowed, or turns it into a refusal.
+#[inline(always)]
+fn pay(decision: Decision, standing: &Standing) -> Decision {
+    if !matches!(decision.verdict, Verdict::Allow) {
+        return decision;
+    }
+    let slot = standing.claim.session().slot;
+    let paid = match limits_of(&decision, &KernelRules) {
+        Ok(limits) => Ok(usage::take_connection(slot, &limits)),
+        Err(broken) => Err(broken),
     };
-    let destination = known.map(|protocol| Destination { protocol, address, port });
-    let decision = decide(&session::standing(claim), destination, &KernelRules);
-    // SAFETY: a helper on the context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let attempt = Attempt { operation, cookie, socket_type, protocol, to: Some((address, port)) };
-    conclude(claim, &decision, &attempt)
+    spend(decision, standing.control, paid)
 }
 
 #[inline(always)]
@@ -73,11 +160,8 @@ fn is_unspecified_v4(address: Address) -> bool {
 /// meanwhile. On UDP it does not, and a datagram can name source and device in a control message: there 0.0.0.0 is always refused.
 #[inline(always)]
 fn unspecified_tcp(fields: &bpf_sock_addr) -> Address {
-    // Read once: the verifier wants the very pointer that was compared with null.
-    // SAFETY: a context field; volatile, so that it is not loaded again.
-    let socket = unsafe { (&raw const fields.__bindgen_anon_1.sk).read_volatile() };
     // SAFETY: a socket that the verifier knows as such, or null.
-    let Some(socket) = (unsafe { socket.as_ref() }) else {
+    let Some(socket) = (unsafe { socket_of(fields).cast::<bpf_sock>().as_ref() }) else {
         return Address::v4([0; 4]);
     };
     match (context_field(&socket.src_ip4), context_field(&socket.bound_dev_if)) {
@@ -95,7 +179,20 @@ pub(super) fn context_field(field: &u32) -> u32 {
 
 /// Counts and records a decision, and gives the return code for it.
 #[inline(always)]
-pub(crate) fn conclude(claim: Claim, decision: &Decision, attempt: &Attempt) -> i32 {
+pub(crate) fn conclude(
+    session: SessionRef,
+    decision: &Decision,
+    attempt: &Attempt,
+    process: &Process,
+) -> i32 {
+    let refused = count(decision);
+    record(session, decision, attempt, process);
+    if refused { REJECT } else { PROCEED }
+}
+
+/// Counts a decision; whether what was attempted is refused.
+#[inline(always)]
+pub(crate) fn count(decision: &Decision) -> bool {
     let refused = decision.is_refused();
     counters::add(match (decision.verdict, refused) {
         (_, true) => Counter::Refused,
@@ -105,30 +202,38 @@ pub(crate) fn conclude(claim: Claim, decision: &Decision, attempt: &Attempt) -> 
     if decision.reason == Reason::Fault {
         counters::add(Counter::FaultNoRules);
     }
-    let (family, address, port) = match attempt.to {
-        Some((address, port)) => (address.family().raw(), address.octets(), port),
-        None => (0, [0; 16], 0),
-    };
-    emit::submit(EgressRecord {
-        header: emit::header::<EgressRecord>(RecordKind::Egress),
-        cookie: attempt.cookie,
-        session: claim.session(),
-        tgid: task::current_tgid(),
-        tid: task::current_tid(),
-        uid: task::current_uid(),
-        rule: decision.rule,
-        envelope: decision.envelope,
-        protocol: attempt.protocol as u16,
-        port_be: port.to_be_bytes(),
-        address,
-        family,
-        socket_type: attempt.socket_type as u8,
-        operation: attempt.operation.raw(),
-        verdict: decision.verdict.raw(),
-        reason: decision.reason.raw(),
-        refused: refused as u8,
-        pad: [0; 2],
-        comm: emit::current_comm(),
+    refused
+}
+
+/// Records a decision.
+#[inline(always)]
+pub(crate) fn record(session: SessionRef, decision: &Decision, attempt: &Attempt, process: &Process) {
+    emit::submit_in_place::<EgressRecord>(|record| {
+        record.header = emit::header::<EgressRecord>(RecordKind::Egress);
+        record.cookie = attempt.cookie;
+        record.session = session;
+        record.tgid = process.tgid;
+        record.tid = process.tid;
+        record.uid = process.uid;
+        record.rule = decision.rule;
+        record.envelope = decision.envelope;
+        record.netns = attempt.netns;
+        record.protocol = attempt.protocol as u16;
+        record.local_port_be = attempt.local_port.to_be_bytes();
+        record.placement = process.placement.raw();
+        record.foreign = attempt.foreign as u8;
+        if attempt.named {
+            record.family = attempt.address.family().raw();
+            record.address = attempt.address.octets();
+            record.port_be = attempt.port.to_be_bytes();
+        }
+        record.socket_type = attempt.socket_type as u8;
+        record.operation = attempt.operation.raw();
+        record.verdict = decision.verdict.raw();
+        record.reason = decision.reason.raw();
+        record.refused = decision.is_refused() as u8;
+        if process.tgid != 0 {
+            record.comm = emit::current_comm();
+        }
     });
-    if refused { REJECT } else { PROCEED }
 }

@@ -18,7 +18,7 @@ pub(crate) fn track_exec(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: the third argument of this tracepoint.
     let binprm = unsafe { Binprm::from_argument(ctx.arg::<*const c_void>(2)) };
-    emit::submit_exec(|record| {
+    emit::submit_in_place::<ExecRecord>(|record| {
         record.header = emit::header::<ExecRecord>(RecordKind::Exec);
         record.session = tag.session;
         record.tgid = task::current_tgid();

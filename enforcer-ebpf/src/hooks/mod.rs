@@ -1,10 +1,12 @@
 //! One file per concern. The entry of a program maps results to return codes and nothing else.
 
+mod bind;
 mod connect;
 mod enrol;
 mod exec;
 mod exit;
 mod fork;
+mod packet;
 mod sendmsg;
 mod socket;
 

@@ -1,5 +1,49 @@
-//! The only code that reads kernel structures. Every offset comes from the running kernel's BTF, and the verifier checks
-//! every load against the type of the pointer it goes through.
+//! The only code that reads kernel structures. Every offset comes from the running kernel's BTF. Where the verifier knows a
+//! pointer's type, it checks every load against that BTF; elsewhere the load is one that fails instead of faulting.
 
 pub(crate) mod binprm;
+pub(crate) mod cgroup;
+pub(crate) mod sock;
 pub(crate) mod task;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+
+/// The address of a kernel structure, as a number: what a program may read through, but not follow.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(u64);
+
+impl Place {
+    /// The address that a pointer holds. The verifier forbids arithmetic on pointers of some types (sockets), but not copying
+    /// the bytes of one, where the program may see kernel addresses.
+    #[inline(always)]
+    pub(crate) fn of<T>(pointer: *const T) -> Option<Self> {
+        read::<u64>((&raw const pointer).cast::<u8>()).map(Self)
+    }
+
+    /// The value of a field.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(self, offset: u32) -> Option<T> {
+        read(self.at(offset))
+    }
+
+    /// The structure that a field points to; `None` also if that is none.
+    #[inline(always)]
+    pub(crate) fn follow(self, offset: u32) -> Option<Self> {
+        self.load::<u64>(offset).filter(|address| *address != 0).map(Self)
+    }
+
+    #[inline(always)]
+    const fn at(self, offset: u32) -> *const u8 {
+        (self.0 + offset as u64) as *const u8
+    }
+}
+
+#[inline(always)]
+fn read<T: Copy>(from: *const u8) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the destination holds a `T`; a bad source makes the helper fail, not fault.
+    let read =
+        unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from.cast()) };
+    // SAFETY: the helper has written all of it; only integers are read.
+    if read == 0 { Some(unsafe { value.assume_init() }) } else { None }
+}

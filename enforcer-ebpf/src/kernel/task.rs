@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use enforcer_common::record::COMM_LEN;
 
+use super::{Place, cgroup::Cgroup};
 use crate::config::loaded;
 
 /// A pointer to a `task_struct` that the verifier knows as such: the current task, or a hook's argument.
@@ -68,6 +69,33 @@ impl Task {
         let read =
             unsafe { bpf_probe_read_kernel_str(comm.as_mut_ptr().cast(), COMM_LEN as u32, from.cast()) };
         (read >= 0).then_some(comm)
+    }
+
+    /// The process that made it, or that has taken the place of that.
+    #[inline(always)]
+    pub(crate) fn parent(self) -> Self {
+        Self(self.load(loaded!(offsets.task_real_parent)))
+    }
+
+    /// The user, as seen from the initial user namespace.
+    #[inline(always)]
+    pub(crate) fn uid(self) -> u32 {
+        Self(self.load(loaded!(offsets.task_cred))).load(loaded!(offsets.cred_uid))
+    }
+
+    /// The inode of its network namespace; `None` if it cannot be read (a task that exits has none).
+    #[inline(always)]
+    pub(crate) fn netns(self) -> Option<u32> {
+        let namespaces: *const c_void = self.load(loaded!(offsets.task_nsproxy));
+        let net = Place::of(namespaces)?.follow(loaded!(offsets.nsproxy_net_ns))?;
+        net.load(loaded!(offsets.net_inum))
+    }
+
+    /// Its cgroup.
+    #[inline(always)]
+    pub(crate) fn cgroup(self) -> Option<Cgroup> {
+        let set: *const c_void = self.load(loaded!(offsets.task_cgroups));
+        Place::of(set)?.follow(loaded!(offsets.css_set_dfl_cgrp)).map(Cgroup::at)
     }
 
     #[inline(always)]

@@ -84,7 +84,8 @@ fn line(Excess { what, inner, outer }: &Excess, inner_path: &Path, outer_path: &
     };
     match (outer, other) {
         (Some(RuleRef { name, line }), _) => {
-            let some = if matches!(what, What::Listen { in_part: true, .. }) { " from some ports" } else { "" };
+            let some =
+                if matches!(what, What::Listen { in_part: true, .. }) { " from some ports" } else { "" };
             format!("{subject}; {outer_path}:{line}: `{name}` denies it{some}")
         }
         (None, Some(other)) => format!("{subject}; {outer_path} {other}"),

@@ -65,8 +65,14 @@ enum Command {
     Events(events::Args),
     /// Say how the daemon is, and which hooks are in place
     Status,
-    /// Refuse everything to a session from now on
+    /// Refuse everything to a session from now on, and cut its connections
+    ///
+    /// Exit code 0: nothing is left open; 1: there is no such session, or a socket could not be destroyed.
     Revoke(revoke::Args),
+    /// Refuse everything to a session, cut its connections and freeze its processes, to look at them
+    ///
+    /// It stays so, whatever envelope is applied and however often the daemon starts, until somebody lifts it.
+    Quarantine(revoke::QuarantineArgs),
     /// Hold every running session of an envelope's agent to it from now on
     ///
     /// A decision is taken by the old envelope or by the new one, never by a mixture. A session keeps its expiry. Sessions
@@ -122,6 +128,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Events(args) => events::execute(&settings, format, &args),
         Command::Status => status::execute(&settings, format),
         Command::Revoke(args) => revoke::execute(&settings, format, &args),
+        Command::Quarantine(args) => revoke::quarantine(&settings, format, &args),
         Command::Apply(args) => apply::execute(&settings, format, &args),
         Command::Check(args) => check::execute(format, &args),
         Command::Keygen(args) => keygen::execute(format, &args),

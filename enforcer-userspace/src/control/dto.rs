@@ -139,12 +139,49 @@ pub(crate) struct HookInfo {
     pub(crate) error: Option<String>,
 }
 
-/// Answer to `DELETE /v1/sessions/{id}`.
+/// What is done with the processes of a session that is revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Then {
+    #[default]
+    Nothing,
+    Freeze,
+    Kill,
+}
+
+/// Answer to `DELETE /v1/sessions/{id}` and `PUT /v1/sessions/{id}/quarantine`: a receipt.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Revoked {
     pub(crate) version: u32,
     pub(crate) id: String,
+    /// `revoked` or `quarantined`.
+    pub(crate) state: String,
     /// Live processes that are refused from now on.
+    pub(crate) processes: usize,
+    /// `running`, `frozen` or `killed`.
+    pub(crate) processes_are: String,
+    /// How long the store took that refuses everything from then on, us.
+    pub(crate) store_us: u64,
+    pub(crate) sockets: Option<SocketsCut>,
+}
+
+/// Which open sockets were destroyed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SocketsCut {
+    pub(crate) destroyed: u64,
+    /// Those that the kernel would not destroy. Nothing of theirs leaves.
+    pub(crate) left: u64,
+    /// Network namespaces that were looked at.
+    pub(crate) namespaces: usize,
+    pub(crate) took_us: u64,
+    pub(crate) errors: Vec<String>,
+}
+
+/// Answer to `DELETE /v1/sessions/{id}/quarantine`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Lifted {
+    pub(crate) version: u32,
+    pub(crate) id: String,
     pub(crate) processes: usize,
 }
 

@@ -36,7 +36,9 @@ pub(crate) enum Request {
     Apply(dto::Apply),
     Sessions,
     Status,
-    Revoke { id: String },
+    Revoke { id: String, then: dto::Then },
+    Quarantine { id: String },
+    Lift { id: String },
     Events,
     Teardown { keep_events: bool },
 }
@@ -56,6 +58,7 @@ pub(crate) enum Answer {
     Sessions(dto::Sessions),
     Status(dto::Status),
     Revoked(dto::Revoked),
+    Lifted(dto::Lifted),
     Events(Feed),
     TornDown(dto::TornDown),
 }
@@ -112,6 +115,7 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/v1/sessions", get(sessions).post(enrol))
         .route("/v1/sessions/{id}", delete(revoke))
+        .route("/v1/sessions/{id}/quarantine", put(quarantine).delete(lift))
         .route("/v1/envelope", put(apply))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
@@ -179,8 +183,32 @@ async fn sessions(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Resp
     respond(call(&calls, peer, Request::Sessions).await)
 }
 
-async fn revoke(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
-    respond(call(&calls, peer, Request::Revoke { id }).await)
+#[derive(Debug, serde::Deserialize)]
+struct RevokeQuery {
+    /// What is done with the processes.
+    #[serde(default)]
+    then: dto::Then,
+}
+
+async fn revoke(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    Path(id): Path<String>,
+    Query(query): Query<RevokeQuery>,
+) -> Response {
+    respond(call(&calls, peer, Request::Revoke { id, then: query.then }).await)
+}
+
+async fn quarantine(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    Path(id): Path<String>,
+) -> Response {
+    respond(call(&calls, peer, Request::Quarantine { id }).await)
+}
+
+async fn lift(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
+    respond(call(&calls, peer, Request::Lift { id }).await)
 }
 
 async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
@@ -274,6 +302,7 @@ fn respond(answer: Result<Answer, Refusal>) -> Response {
         Ok(Answer::Sessions(dto)) => Json(dto).into_response(),
         Ok(Answer::Status(dto)) => Json(dto).into_response(),
         Ok(Answer::Revoked(dto)) => Json(dto).into_response(),
+        Ok(Answer::Lifted(dto)) => Json(dto).into_response(),
         Ok(Answer::TornDown(dto)) => Json(dto).into_response(),
         Ok(Answer::Events(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(refusal) => refusal.into_response(),

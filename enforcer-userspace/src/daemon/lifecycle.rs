@@ -11,7 +11,7 @@ use enforcer_common::{
 use ring::digest::{SHA256, digest as sha256};
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError, internal, trust::Admitted};
+use super::{Daemon, DaemonError, cut::Which, internal, trust::Admitted};
 use crate::{
     clock,
     control::{dto, peer::Peer, server::Refusal},
@@ -19,9 +19,13 @@ use crate::{
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Session, Status},
+    session::{EnvelopeInForce, Grant, Lingering, ProcessKey, Session, Status},
     state::SessionFile,
 };
+
+/// How long after the end of its last process what a session sent may still be on its way: TCP gives up on what nobody answers after
+/// some 100 s if no process has it open any more (tcp_orphan_retries).
+const LINGER_NS: u64 = 120_000_000_000;
 
 /// SHA-256 of an envelope's text, hexadecimal.
 pub(super) fn digest(text: &str) -> String {
@@ -112,7 +116,13 @@ impl Daemon {
     fn put_in_force(&mut self, session: &mut Session, peer: &Peer) -> Result<(), Refusal> {
         let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
         let grant = &session.grant;
-        let row = SessionRow { id: grant.id.into_bytes(), expires_ns: grant.expires_ns };
+        let row = SessionRow {
+            id: grant.id.into_bytes(),
+            expires_ns: grant.expires_ns,
+            cgroup_id: grant.cgroup_id,
+            cgroup_level: self.cgroups.level_of(&grant.cgroup),
+            pad: 0,
+        };
         let maps = &mut self.kernel.sessions;
         maps.prepare(grant.slot.slot, row).map_err(|error| failed(&error))?;
         maps.set_cgroup(grant.cgroup_id, grant.slot).map_err(|error| failed(&error))?;
@@ -141,7 +151,7 @@ impl Daemon {
     /// slot again when no process has its tag. A process that was tagged already stays so, and is refused everything until it
     /// ends: it was never told that it may go on.
     fn abandon(&mut self, mut session: Session, peer: &Peer) {
-        session.revoked = true;
+        session.state = SessionState::Revoked;
         let grant = &session.grant;
         let revoked = self.kernel.sessions.set_control(grant.slot.slot, session.control());
         self.survive(revoked.map_err(DaemonError::from));
@@ -186,46 +196,20 @@ impl Daemon {
         }
     }
 
-    /// One store in the kernel; then it is written down and recorded.
-    pub(super) fn revoke(&mut self, id: &str) -> Result<dto::Revoked, Refusal> {
-        let found = self.registry.starting_with(id);
-        let [id] = found[..] else {
-            let (status, code, message) = if found.is_empty() {
-                (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`"))
-            } else {
-                (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len()))
-            };
-            return Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"));
-        };
-        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
-        let missing = || Refusal::new(StatusCode::NOT_FOUND, "no-such-session", "the session has just ended");
-        let session = self.registry.get_mut(id).ok_or_else(missing)?;
-        let already = std::mem::replace(&mut session.revoked, true);
-        self.kernel
-            .sessions
-            .set_control(session.grant.slot.slot, session.control())
-            .map_err(|e| failed(&e))?;
-        let processes = session.processes.live().count();
-        if !already {
-            let file = SessionFile::new(session, &self.host.boot_id);
-            let line =
-                EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns())).session(session);
-            // In the kernel it is in force, whatever becomes of the file: a daemon that starts again believes the kernel.
-            self.events.write(line);
-            self.state.save(&file).map_err(|error| failed(&error))?;
-        }
-        Ok(dto::Revoked { version: dto::VERSION, id: id.to_string(), processes })
-    }
-
     /// The kernel has enforced it since the moment it came; here it is written down.
     pub(super) fn record_expiries(&mut self) -> Result<(), DaemonError> {
         let now_ns = clock::boot_ns();
+        let mut expired = Vec::new();
         for session in self.registry.iter_mut() {
             if session.status(now_ns) == Status::Expired && !session.expiry_recorded {
                 session.expiry_recorded = true;
+                expired.push(session.grant.id);
                 let time = clock::wall(session.grant.expires_ns);
                 self.events.write(EventLine::new(EventKind::SessionExpired, &time).session(session));
             }
+        }
+        for id in expired {
+            self.begin_cut(id, Which::All, None);
         }
         Ok(())
     }
@@ -278,16 +262,33 @@ impl Daemon {
         if !self.cgroups.remove(&session.grant.cgroup)? {
             return Ok(());
         }
-        self.free_slot(slot)?;
-        self.kernel.sessions.remove_cgroup(cgroup_id)?;
         // From here on it is over, whatever becomes of the rest.
         let Some(session) = self.registry.remove(id) else {
             return Ok(());
         };
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
         self.events.write(line.session(&session));
-        self.remove_unused_rules(session.envelope.number);
-        Ok(self.state.forget(id)?)
+        let now_ns = clock::boot_ns();
+        let until_ns = match session.status(now_ns) {
+            Status::Active => now_ns.saturating_add(LINGER_NS).min(session.grant.expires_ns),
+            Status::Expired | Status::Revoked | Status::Quarantined => now_ns,
+        };
+        let envelope = Arc::clone(&session.envelope);
+        self.registry.insert_lingering(Lingering { slot, cgroup_id, envelope, until_ns });
+        self.state.forget(id)?;
+        self.end_lingering()
+    }
+
+    /// Takes out of the kernel what is left of sessions that ended some time ago.
+    pub(super) fn end_lingering(&mut self) -> Result<(), DaemonError> {
+        for Lingering { slot, cgroup_id, envelope, .. } in self.registry.take_lingering(clock::boot_ns()) {
+            self.free_slot(slot)?;
+            self.kernel.sessions.remove_cgroup(cgroup_id)?;
+            let number = envelope.number;
+            drop(envelope);
+            self.remove_unused_rules(number);
+        }
+        Ok(())
     }
 
     /// Gives a slot back. The generation stays in it, so that whoever still holds it is refused.

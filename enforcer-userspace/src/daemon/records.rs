@@ -1,6 +1,6 @@
 //! A record from the kernel becomes a change of the process tree and a line.
 
-use enforcer_common::identity::SessionRef;
+use enforcer_common::{identity::SessionRef, record::Placement};
 
 use super::Daemon;
 use crate::{
@@ -14,11 +14,35 @@ impl Daemon {
     pub(super) fn take_record(&mut self, bytes: &[u8]) {
         match record::decode(bytes) {
             Ok(record) => {
+                let sign = self.escape_sign(&record);
                 let line = self.line(record);
                 self.events.write(line);
+                if let Some(sign) = sign {
+                    self.events.write(sign);
+                }
             }
             Err(_undecodable) => self.events.count_undecodable(),
         }
+    }
+
+    /// That a process is not where its tag says: somebody moved it, or it could not be tagged. Said once for each process.
+    fn escape_sign(&mut self, record: &Record) -> Option<EventLine> {
+        let Body::Egress(egress) = &record.body else { return None };
+        let session = self.registry.at_mut(record.session)?;
+        if !egress.is_misplaced() || !session.misplaced.insert(record.tgid) {
+            return None;
+        }
+        let mut line = EventLine::new(EventKind::EscapeSign, &clock::wall(record.time_ns)).session(session);
+        line.process = Some(LineProcess::new(record.tgid, record.comm.clone(), Some(session)));
+        Some(line.detail(match egress.placement {
+            Placement::Untagged => {
+                "a process without the session's tag is in its cgroup: it is refused everything"
+            }
+            Placement::OtherSession => {
+                "the process is in the cgroup of another session: it is refused everything"
+            }
+            _ => "the process is outside its session's cgroup: its tag still holds it to the envelope",
+        }))
     }
 
     fn line(&mut self, record: Record) -> EventLine {
@@ -47,11 +71,14 @@ impl Daemon {
         if session.is_none() {
             line.detail = Some(unattributed(slot));
         }
-        let mut process = LineProcess::new(tgid, comm, session);
+        // A packet that no process was seen to send has none.
+        let mut process = (tgid != 0).then(|| LineProcess::new(tgid, comm, session));
         match body {
             Body::Egress(egress) => {
-                process.tid = Some(egress.tid);
-                process.uid = Some(egress.uid);
+                if let Some(process) = &mut process {
+                    process.tid = Some(egress.tid);
+                    process.uid = egress.uid;
+                }
                 line.egress = Some(LineEgress::new(&egress, session));
                 // By the time it is read, the session may be held to another one.
                 let decided =
@@ -67,8 +94,10 @@ impl Daemon {
                 }
             }
             Body::Exec { uid, path, path_cut } => {
-                process.uid = Some(uid);
-                process.path = path;
+                if let Some(process) = &mut process {
+                    process.uid = Some(uid);
+                    process.path = path;
+                }
                 if path_cut {
                     line.detail = Some("the path is longer than a record holds".to_owned());
                 }
@@ -79,11 +108,12 @@ impl Daemon {
                 line.exit_signal = (signal != 0).then_some(signal.cast_signed());
             }
         }
-        line.process = Some(process);
+        line.process = process;
         if kind == EventKind::Exit
             && let Some(session) = self.registry.at_mut(slot)
         {
             session.processes.exit(tgid);
+            session.misplaced.remove(&tgid);
         }
         line
     }

@@ -17,7 +17,7 @@ use super::{Daemon, DaemonError, apply::replaced_line, lifecycle};
 use crate::{
     clock, envelope, procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Replaced, Session},
+    session::{EnvelopeInForce, Grant, ProcessKey, Replaced, Session, stricter},
     state::{EnvelopeFile, SessionFile},
 };
 
@@ -41,7 +41,7 @@ impl Daemon {
 
     fn restore_session(&mut self, file: SessionFile) -> Result<(), DaemonError> {
         let (id, slot) = (file.id, file.slot());
-        let revoked_on_disk = file.revoked;
+        let on_disk = file.state();
         let kernel = if file.boot_id == self.host.boot_id && slot.slot < MAX_SESSIONS {
             self.kernel.sessions.control(slot.slot)?.unpack()
         } else {
@@ -75,7 +75,7 @@ impl Daemon {
             },
             envelope,
         );
-        session.revoked = revoked_on_disk || control.state != SessionState::Active;
+        session.state = stricter(on_disk, control.state);
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
         session.replaced.extend(other.map(|envelope| Replaced { envelope, at_ns: clock::boot_ns() }));

@@ -81,7 +81,7 @@ pub(crate) fn explain(
                 remote_port: far.port,
                 local_port: destination.port,
             };
-            decide_packet(&standing, Ok(packet), &&table)
+            decide_packet(&standing, &packet, None, &&table)
         }
     };
     let about = |rule: &Rule| match direction {

@@ -168,7 +168,11 @@ pub(super) const UNIX: &[Field] = &[
 ];
 
 pub(super) const LIMITS: &[Field] = &[
-    optional("connections", Form::Number { least: 0, most: MAX_COUNT }, "Connections and datagrams with a destination of their own, in total."),
+    optional(
+        "connections",
+        Form::Number { least: 0, most: MAX_COUNT },
+        "Connections and datagrams with a destination of their own, in total.",
+    ),
     optional(
         "connectionRate",
         Form::Text { pattern: "^[1-9][0-9]*/[smh]$", max: 20 },

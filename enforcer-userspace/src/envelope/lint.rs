@@ -164,8 +164,7 @@ impl Warnings {
             let others = envelope.rules.iter().filter(|other| other.name != rule.name);
             let mut holding = others.filter(|other| {
                 other.protocols.contains(&protocol)
-                    && (!protocol.has_ports()
-                        || other.ports.iter().any(|range| range.holds(port)))
+                    && (!protocol.has_ports() || other.ports.iter().any(|range| range.holds(port)))
                     && other.to.iter().any(|outer| outer.contains(*prefix))
             });
             holding.find(|other| other.verdict == Verdict::Deny || rule.verdict == Verdict::Allow)

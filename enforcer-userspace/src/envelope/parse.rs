@@ -97,15 +97,7 @@ fn read_spec(value: &Value<'_>, out: &mut Collector) -> Option<Spec> {
         listen.push(listen_rule);
     }
     rules.extend(deny?);
-    Some(Spec {
-        mode: mode?,
-        ttl: ttl?,
-        requires: requires?,
-        rules,
-        listen,
-        unix: unix?,
-        limits: limits?,
-    })
+    Some(Spec { mode: mode?, ttl: ttl?, requires: requires?, rules, listen, unix: unix?, limits: limits? })
 }
 
 fn read_requires(fields: &Fields<'_>, out: &mut Collector) -> Option<Vec<Requirement>> {
@@ -185,11 +177,7 @@ fn read_rules<T>(
 }
 
 /// They restrict by being there, though there may be none. The outer `Option` is for errors.
-fn read_unix(
-    fields: &Fields<'_>,
-    names: &mut Names,
-    out: &mut Collector,
-) -> Option<Option<Vec<UnixRule>>> {
+fn read_unix(fields: &Fields<'_>, names: &mut Names, out: &mut Collector) -> Option<Option<Vec<UnixRule>>> {
     match fields.optional("unix") {
         None => Some(None),
         list => read_rules(list, out, |rule, out| read_unix_rule(rule, names, out)).map(Some),

@@ -82,8 +82,7 @@ pub(super) fn matches(rule: &Rule, destination: &Destination) -> Option<u8> {
 /// What the language says of a packet, rule by rule: an allow rule for its far end lets it pass, or a listen rule for its far
 /// end and our port; one that begins a connection only that of its direction.
 pub(super) fn model_of_packet(envelope: &Envelope, packet: &Packet) -> Answer {
-    let far =
-        Destination { protocol: packet.protocol, address: packet.remote, port: packet.remote_port };
+    let far = Destination { protocol: packet.protocol, address: packet.remote, port: packet.remote_port };
     let allow = best_rule(envelope, &far, Verdict::Allow, None);
     let listen = best_listen(envelope, &Destination { port: packet.local_port, ..far });
     let lets_pass = match (packet.opens, packet.direction) {
@@ -111,8 +110,7 @@ pub(super) fn listen_matches(rule: &ListenRule, from: &Destination) -> Option<u8
 
 /// Whether a deny rule that is only recorded speaks of the far end of a packet.
 pub(super) fn is_on_trial(envelope: &Envelope, packet: &Packet) -> bool {
-    let far =
-        Destination { protocol: packet.protocol, address: packet.remote, port: packet.remote_port };
+    let far = Destination { protocol: packet.protocol, address: packet.remote, port: packet.remote_port };
     best_rule(envelope, &far, Verdict::Deny, Some(Mode::Audit)).is_some()
 }
 
@@ -312,9 +310,8 @@ pub(super) struct PacketProbe {
 }
 
 pub(super) fn packet_probe() -> impl Strategy<Value = PacketProbe> {
-    (probe(), probe(), any::<bool>(), select(Direction::ALL), any::<bool>()).prop_map(
-        |(far, near, is_far, direction, opens)| PacketProbe { far, near, is_far, direction, opens },
-    )
+    (probe(), probe(), any::<bool>(), select(Direction::ALL), any::<bool>())
+        .prop_map(|(far, near, is_far, direction, opens)| PacketProbe { far, near, is_far, direction, opens })
 }
 
 impl PacketProbe {

@@ -5,7 +5,8 @@ use std::{collections::HashSet, fs::File, path::Path};
 use aya::{
     Btf, Ebpf,
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Iter, Program, ProgramError,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Iter,
+        Program, ProgramError,
         links::{FdLink, LinkError, PinnedLink},
     },
 };
@@ -27,8 +28,10 @@ pub(crate) struct Hook {
 enum Kind {
     SockAddr,
     Sock,
+    Skb(CgroupSkbAttachType),
     Tracepoint(&'static str),
-    TaskIter,
+    /// Over these objects.
+    Iter(&'static str),
 }
 
 /// Every hook, in the order of attaching: identity is tracked before anything is decided by it.
@@ -55,7 +58,13 @@ pub(crate) const HOOKS: &[Hook] = &[
         hook: "iter/task",
         program: "enrol_task",
         covers: "enrolment under the kernel's own start time",
-        kind: Kind::TaskIter,
+        kind: Kind::Iter("task"),
+    },
+    Hook {
+        hook: "iter/task_file",
+        program: "enrol_socket",
+        covers: "sockets that a registered process holds already",
+        kind: Kind::Iter("task_file"),
     },
     Hook {
         hook: "cgroup/sock_create",
@@ -86,6 +95,25 @@ pub(crate) const HOOKS: &[Hook] = &[
         program: "egress_sendmsg6",
         covers: "datagrams to IPv6",
         kind: Kind::SockAddr,
+    },
+    Hook {
+        hook: "cgroup/bind4",
+        program: "listen_bind4",
+        covers: "ports that nobody may reach are refused",
+        kind: Kind::SockAddr,
+    },
+    Hook { hook: "cgroup/bind6", program: "listen_bind6", covers: "likewise for IPv6", kind: Kind::SockAddr },
+    Hook {
+        hook: "cgroup_skb/egress",
+        program: "packet_egress",
+        covers: "every packet that leaves, by its real header",
+        kind: Kind::Skb(CgroupSkbAttachType::Egress),
+    },
+    Hook {
+        hook: "cgroup_skb/ingress",
+        program: "packet_ingress",
+        covers: "every packet that arrives; connections that others begin",
+        kind: Kind::Skb(CgroupSkbAttachType::Ingress),
     },
 ];
 
@@ -118,10 +146,11 @@ impl Hook {
         let loaded = match self.kind {
             Kind::SockAddr => as_kind::<CgroupSockAddr>(program).and_then(|program| program.load()),
             Kind::Sock => as_kind::<CgroupSock>(program).and_then(|program| program.load()),
+            Kind::Skb(_) => as_kind::<CgroupSkb>(program).and_then(|program| program.load()),
             Kind::Tracepoint(name) => {
                 as_kind::<BtfTracePoint>(program).and_then(|program| program.load(name, btf))
             }
-            Kind::TaskIter => as_kind::<Iter>(program).and_then(|program| program.load("task", btf)),
+            Kind::Iter(over) => as_kind::<Iter>(program).and_then(|program| program.load(over, btf)),
         };
         loaded.map_err(|source| self.error("load", source))
     }
@@ -153,12 +182,17 @@ impl Hook {
                 let id = program.attach(cgroup_root, mode)?;
                 program.take_link(id)?.try_into().map_err(not_pinnable)
             }
+            Kind::Skb(direction) => {
+                let program = as_kind::<CgroupSkb>(program)?;
+                let id = program.attach(cgroup_root, direction, mode)?;
+                program.take_link(id)?.try_into().map_err(not_pinnable)
+            }
             Kind::Tracepoint(_) => {
                 let program = as_kind::<BtfTracePoint>(program)?;
                 let id = program.attach()?;
                 Ok(program.take_link(id)?.into())
             }
-            Kind::TaskIter => {
+            Kind::Iter(_) => {
                 let program = as_kind::<Iter>(program)?;
                 let id = program.attach()?;
                 program.take_link(id)?.try_into().map_err(not_pinnable)

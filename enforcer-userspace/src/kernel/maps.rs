@@ -1,21 +1,23 @@
 //! The programs' maps, typed. Opened from their pins, whoever made them; every key and value size is checked when a map
 //! is opened.
 
-use std::path::PathBuf;
+use std::{mem::offset_of, path::PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
-    identity::{EnrolRequest, SessionRef, TaskTag},
-    session::{ControlWord, SessionRow},
+    identity::{EnrolRequest, HeldSocket, SessionRef, TaskTag},
+    session::{ControlWord, SessionRow, Usage},
 };
 
 use super::{control::ControlWords, pins::Pins};
 
 /// The names of all maps, as pinned.
-pub(super) const NAMES: &[&str] =
-    &["TASKS", "CGROUPS", "CONTROL", "SESSIONS", "PROCS", "RULES", "ENROL", "RECORDS", "COUNTERS", "META"];
+pub(super) const NAMES: &[&str] = &[
+    "TASKS", "CGROUPS", "LEVELS", "CONTROL", "SESSIONS", "PROCS", "USAGE", "SOCKETS", "RULES", "ENROL",
+    "RECORDS", "COUNTERS", "META",
+];
 
 /// Why a map could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +82,11 @@ pub(super) fn open_records(pins: &Pins) -> Result<RingBuf<MapData>, MapsError> {
 pub(crate) struct SessionMaps {
     tasks: HashMap<MapData, u32, TaskTag>,
     cgroups: HashMap<MapData, u64, SessionRef>,
+    levels: Array<MapData, u64>,
     control: ControlWords,
     sessions: Array<MapData, SessionRow>,
     procs: Array<MapData, u64>,
+    usage: Array<MapData, Usage>,
     enrol: Array<MapData, EnrolRequest>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -102,9 +106,11 @@ impl SessionMaps {
         Ok(Self {
             tasks: open(pins, "TASKS")?,
             cgroups: open(pins, "CGROUPS")?,
+            levels: open(pins, "LEVELS")?,
             control: words,
             sessions: open(pins, "SESSIONS")?,
             procs: open(pins, "PROCS")?,
+            usage: open(pins, "USAGE")?,
             enrol: open(pins, "ENROL")?,
             counters: open(pins, "COUNTERS")?,
         })
@@ -146,10 +152,21 @@ impl SessionMaps {
         if self.control.store(slot, word) { Ok(()) } else { Err(MapsError::NoSlot { slot }) }
     }
 
-    /// Fills a slot that no session has: its row, and no live process.
+    /// Fills a slot that no session has: its row, no live process, and nothing used.
     pub(crate) fn prepare(&mut self, slot: u32, row: SessionRow) -> Result<(), MapsError> {
         self.sessions.set(slot, row, 0).map_err(access("write", "SESSIONS"))?;
-        self.procs.set(slot, 0, 0).map_err(access("write", "PROCS"))
+        self.procs.set(slot, 0, 0).map_err(access("write", "PROCS"))?;
+        self.usage.set(slot, Usage::default(), 0).map_err(access("write", "USAGE"))
+    }
+
+    /// What a session has used of its limits.
+    pub(crate) fn usage(&self, slot: u32) -> Result<Usage, MapsError> {
+        self.usage.get(&slot, 0).map_err(access("read", "USAGE"))
+    }
+
+    /// Says at which levels cgroups of sessions stand that are not below our own parent.
+    pub(crate) fn set_levels(&mut self, levels: u64) -> Result<(), MapsError> {
+        self.levels.set(0, levels, 0).map_err(access("write", "LEVELS"))
     }
 
     /// Live tagged processes of a session.
@@ -178,4 +195,24 @@ pub(super) fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other,
     }
+}
+
+/// What the iterator over open files has written: one value after the other.
+pub(super) fn held_sockets(bytes: &[u8]) -> Vec<HeldSocket> {
+    let read = |bytes: &[u8; size_of::<HeldSocket>()]| {
+        let number = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        HeldSocket {
+            cookie: u64::from(number(0)) | u64::from(number(4)) << 32,
+            tgid: number(offset_of!(HeldSocket, tgid)),
+            fd: number(offset_of!(HeldSocket, fd)),
+            netns: number(offset_of!(HeldSocket, netns)),
+            family: short(offset_of!(HeldSocket, family)),
+            protocol: short(offset_of!(HeldSocket, protocol)),
+            native: bytes[offset_of!(HeldSocket, native)],
+            adopted: bytes[offset_of!(HeldSocket, adopted)],
+            pad: [0; 6],
+        }
+    };
+    bytes.as_chunks().0.iter().map(read).collect()
 }

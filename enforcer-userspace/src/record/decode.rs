@@ -7,7 +7,8 @@ use enforcer_common::{
     identity::SessionRef,
     net::{Address, Family},
     record::{
-        COMM_LEN, EgressRecord, ExecRecord, ExitRecord, ForkRecord, Operation, RecordHeader, RecordKind,
+        COMM_LEN, EgressRecord, ExecRecord, ExitRecord, ForkRecord, NO_UID, Operation, Placement,
+        RecordHeader, RecordKind,
     },
     rules::NO_RULE,
     verdict::{Reason, Verdict},
@@ -59,8 +60,16 @@ pub(crate) enum Body {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Egress {
     pub(crate) tid: u32,
-    pub(crate) uid: u32,
+    /// Not known of a packet that no process was seen to send.
+    pub(crate) uid: Option<u32>,
     pub(crate) cookie: u64,
+    /// The inode of the socket's network namespace.
+    pub(crate) netns: Option<u32>,
+    pub(crate) placement: Placement,
+    /// Whether the socket was made outside the session's cgroup.
+    pub(crate) foreign: bool,
+    /// Our own port, where it is known.
+    pub(crate) local_port: Option<u16>,
     pub(crate) operation: Operation,
     /// IP protocol number, or larger (MPTCP is 262).
     pub(crate) protocol: u16,
@@ -73,6 +82,16 @@ pub(crate) struct Egress {
     pub(crate) rule: Option<u32>,
     /// The number of the envelope that decided.
     pub(crate) envelope: u32,
+}
+
+impl Egress {
+    /// Whether the process stood somewhere else than its tag says.
+    pub(crate) const fn is_misplaced(&self) -> bool {
+        match self.placement {
+            Placement::Home | Placement::Unknown => false,
+            Placement::Outside | Placement::OtherSession | Placement::Untagged => true,
+        }
+    }
 }
 
 /// Reads a field of a record by its offset in the `repr(C)` type.
@@ -99,6 +118,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         RecordKind::Egress => {
             let bytes = at_least(bytes, size_of::<EgressRecord>())?;
             let rule = field!(bytes, EgressRecord, rule: u32);
+            let (uid, netns) =
+                (field!(bytes, EgressRecord, uid: u32), field!(bytes, EgressRecord, netns: u32));
+            let local_port = u16::from_be_bytes(field!(bytes, EgressRecord, local_port_be: [u8; 2]));
             Ok(Record {
                 time_ns,
                 session: session(bytes, offset_of!(EgressRecord, session)),
@@ -106,7 +128,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
                 comm: text(&field!(bytes, EgressRecord, comm: [u8; COMM_LEN])),
                 body: Body::Egress(Egress {
                     tid: field!(bytes, EgressRecord, tid: u32),
-                    uid: field!(bytes, EgressRecord, uid: u32),
+                    uid: (uid != NO_UID).then_some(uid),
+                    netns: (netns != 0).then_some(netns),
+                    placement: field!(bytes, EgressRecord, placement: u8).try_into()?,
+                    foreign: field!(bytes, EgressRecord, foreign: u8) != 0,
+                    local_port: (local_port != 0).then_some(local_port),
                     cookie: field!(bytes, EgressRecord, cookie: u64),
                     operation: field!(bytes, EgressRecord, operation: u8).try_into()?,
                     protocol: field!(bytes, EgressRecord, protocol: u16),

@@ -35,6 +35,13 @@ pub(crate) enum EventKind {
     EnvelopeAccepted,
     /// The daemon could not do part of its housekeeping.
     DaemonFault,
+    SessionQuarantined,
+    /// A session in quarantine may go on.
+    SessionReleased,
+    /// Open sockets of a session were destroyed.
+    SocketsDestroyed,
+    /// A process is not in the cgroup that its tag says, or in a session's cgroup without a tag. Once for each process.
+    EscapeSign,
 }
 
 /// An event.
@@ -110,8 +117,11 @@ pub(crate) struct Lineage {
 pub(crate) struct LineEgress {
     pub(crate) operation: String,
     pub(crate) protocol: String,
-    /// Null for `socket()`.
+    /// The far end; of `bind`, the local address. Null for `socket()`.
     pub(crate) destination: Option<LineDestination>,
+    /// Our own port, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) local_port: Option<u16>,
     pub(crate) verdict: String,
     /// Whether the operation was refused; a deny in audit mode is not.
     pub(crate) refused: bool,
@@ -119,6 +129,15 @@ pub(crate) struct LineEgress {
     pub(crate) rule: Option<String>,
     /// The socket's cookie, as `ss -e` shows it.
     pub(crate) socket: u64,
+    /// The inode of the network namespace that the socket is in, as `ls -l /proc/PID/ns/net` shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) netns: Option<u32>,
+    /// True if the socket was not made in the session: it was inherited, or received.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) foreign: bool,
+    /// Where the process stands, if that is not where its tag says: `outside`, `other-session`, `untagged`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) placement: Option<String>,
 }
 
 /// Where to.
@@ -213,6 +232,7 @@ impl LineEgress {
             destination: egress
                 .to
                 .map(|(address, port)| LineDestination { address: address.to_string(), port }),
+            local_port: egress.local_port,
             verdict: verdict.name().to_owned(),
             refused: egress.refused,
             reason: reason.name().to_owned(),
@@ -220,6 +240,9 @@ impl LineEgress {
                 session.and_then(|session| session.rule_name(egress.envelope, rule)).map(str::to_owned)
             }),
             socket: egress.cookie,
+            netns: egress.netns,
+            foreign: egress.foreign,
+            placement: egress.is_misplaced().then(|| egress.placement.name().to_owned()),
         }
     }
 }

@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod reach;
 mod registry;
 mod tree;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use enforcer_common::{
     identity::SessionRef,
@@ -16,7 +17,8 @@ use uuid::Uuid;
 
 use crate::envelope::Envelope;
 
-pub(crate) use registry::Registry;
+pub(crate) use reach::{Link, Reach};
+pub(crate) use registry::{Lingering, Registry};
 pub(crate) use tree::{ProcessKey, ProcessTree, ProcessView};
 
 /// An envelope that sessions are held to, under its number in the kernel.
@@ -57,6 +59,7 @@ pub(crate) enum Status {
     Active,
     Expired,
     Revoked,
+    Quarantined,
 }
 
 impl Status {
@@ -65,6 +68,7 @@ impl Status {
             Self::Active => "active",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Quarantined => "quarantined",
         }
     }
 }
@@ -84,16 +88,27 @@ pub(crate) struct Session {
     pub(crate) envelope: Arc<EnvelopeInForce>,
     /// What it was held to before, for as long as there may be records that name its rules.
     pub(crate) replaced: Vec<Replaced>,
-    pub(crate) revoked: bool,
+    /// Active, revoked or in quarantine.
+    pub(crate) state: SessionState,
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
     pub(crate) processes: ProcessTree,
+    /// Processes that were not where their tag says, and are known to be: said once for each.
+    pub(crate) misplaced: BTreeSet<u32>,
 }
 
 impl Session {
     pub(crate) fn new(grant: Grant, envelope: Arc<EnvelopeInForce>) -> Self {
         let processes = ProcessTree::new(grant.root);
-        Self { grant, envelope, replaced: Vec::new(), revoked: false, expiry_recorded: false, processes }
+        Self {
+            grant,
+            envelope,
+            replaced: Vec::new(),
+            state: SessionState::Active,
+            expiry_recorded: false,
+            processes,
+            misplaced: BTreeSet::new(),
+        }
     }
 
     /// Holds the session to another envelope.
@@ -108,12 +123,11 @@ impl Session {
     }
 
     pub(crate) const fn status(&self, now_ns: u64) -> Status {
-        if self.revoked {
-            Status::Revoked
-        } else if now_ns >= self.grant.expires_ns {
-            Status::Expired
-        } else {
-            Status::Active
+        match self.state {
+            SessionState::Revoked | SessionState::Free => Status::Revoked,
+            SessionState::Quarantined => Status::Quarantined,
+            SessionState::Active if now_ns >= self.grant.expires_ns => Status::Expired,
+            SessionState::Active => Status::Active,
         }
     }
 
@@ -134,7 +148,7 @@ impl Session {
     /// The control word that it would have under another envelope.
     pub(crate) fn control_under(&self, envelope: &EnvelopeInForce) -> ControlWord {
         Control {
-            state: if self.revoked { SessionState::Revoked } else { SessionState::Active },
+            state: self.state,
             mode: envelope.envelope.mode,
             envelope: envelope.number,
             generation: self.grant.slot.generation,
@@ -153,7 +167,16 @@ impl Session {
 
     /// The name of a rule that a record names by its number and its envelope's.
     pub(crate) fn rule_name(&self, envelope: u32, rule: u32) -> Option<&str> {
-        let rules = &self.envelope_of(envelope)?.envelope.rules;
-        Some(rules.get(usize::try_from(rule).ok()?)?.name.as_str())
+        self.envelope_of(envelope)?.envelope.rule_name(rule)
+    }
+}
+
+/// The one of two states that lets less happen: where two places disagree about a session, this is the one to go by.
+pub(crate) const fn stricter(a: SessionState, b: SessionState) -> SessionState {
+    match (a, b) {
+        (SessionState::Free, _) | (_, SessionState::Free) => SessionState::Free,
+        (SessionState::Revoked, _) | (_, SessionState::Revoked) => SessionState::Revoked,
+        (SessionState::Quarantined, _) | (_, SessionState::Quarantined) => SessionState::Quarantined,
+        (SessionState::Active, SessionState::Active) => SessionState::Active,
     }
 }

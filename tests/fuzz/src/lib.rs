@@ -216,7 +216,7 @@ fn check_far_end(envelope: &Envelope, table: &CompiledTable, from: Destination) 
             local_port: from.port,
         };
         let [opening, other] =
-            [true, false].map(|opens| decide_packet(&standing, Ok(packet(opens)), &table).is_refused());
+            [true, false].map(|opens| decide_packet(&standing, &packet(opens), None, &table).is_refused());
         assert!(opening || !other, "{from:?} {direction}");
     }
 }

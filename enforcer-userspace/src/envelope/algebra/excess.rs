@@ -7,9 +7,9 @@ use enforcer_common::net::{Direction, Protocol};
 use enforcer_common::rules::{INBOUND, NO_RULE, selector};
 use enforcer_common::verdict::{Mode, Verdict};
 
+use super::super::Envelope;
 use super::super::flatten::{RuleSet, TooLarge};
 use super::super::spans::Span;
-use super::super::Envelope;
 use super::named::Index;
 use super::pairs::{Known, Steps, id, overlay, pairs, segments};
 use super::region::{Range, Region, Selectors};
@@ -131,8 +131,9 @@ fn regions(inner: &Envelope, outer: &Envelope, steps: &mut Steps) -> Result<Vec<
             regions.entry((by, selectors)).or_default().extend_from_slice(&ranges);
         }
     }
-    let regions =
-        regions.into_iter().filter_map(|((by, selectors), ranges)| Some((by, Region::new(ranges, selectors)?)));
+    let regions = regions
+        .into_iter()
+        .filter_map(|((by, selectors), ranges)| Some((by, Region::new(ranges, selectors)?)));
     Ok(regions.collect())
 }
 
@@ -142,8 +143,7 @@ fn too_much(inner: &Held<'_>, outer: &Held<'_>) -> TooMuch {
     let out = Protocol::ALL.iter().map(|protocol| ports_of(*protocol, 0)).collect::<Vec<_>>();
     for part in overlay(&inner.decided(&out, true), &outer.decided(&out, false)) {
         if let (Some(inner), Some(outer)) = (part.a, part.b) {
-            let by =
-                By { direction: Direction::Out, inner: inner.rule, outer: outer.rule, in_part: false };
+            let by = By { direction: Direction::Out, inner: inner.rule, outer: outer.rule, in_part: false };
             by_rules.entry(by).or_default().push(part.first, part.last);
         }
     }

@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use enforcer_common::net::{Address, Family};
 
+use super::super::Prefix;
 use super::super::flatten::{Flat, RuleSet, TooLarge, flatten};
 use super::super::spans::Span;
-use super::super::Prefix;
 use super::region::Range;
 
 /// The work that comparing two envelopes may still take.

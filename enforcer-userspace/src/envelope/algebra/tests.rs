@@ -413,19 +413,28 @@ fn every_other_dimension_is_compared() {
 #[test]
 fn deny_rules_are_for_who_comes_in_as_well() {
     let listen = "listen: [{name: web, from: [10.0.0.0/8], ports: 80-81, protocol: tcp}]";
-    let denies = |ports| format!("{listen}, deny: [{{name: d, to: [10.1.0.0/16], ports: {ports}, protocol: any}}]");
+    let denies =
+        |ports| format!("{listen}, deny: [{{name: d, to: [10.1.0.0/16], ports: {ports}, protocol: any}}]");
     check(listen, &denies("any"), &["web d listen tcp 80-81 10.1.0.0/16"]);
     check(listen, &denies("1-1023"), &["web d listen tcp 80-81 10.1.0.0/16 in part"]);
     check(&denies("any"), &denies("1-1023"), &[]);
-    check(&denies("any"), "listen: [{name: web, from: [10.0.0.0/8], ports: 80, protocol: tcp}]", &[
-        "web - listen tcp 81 10.0.0.0/16 10.2.0.0/15 10.4.0.0/14 10.8.0.0/13 10.16.0.0/12 10.32.0.0/11 10.64.0.0/10 10.128.0.0/9",
-    ]);
-    check("mode: audit", listen, &[
-        "- - icmp+tcp+udp any 0.0.0.0/0 ::/0",
-        "- - listen tcp 1-79,82-65535; udp any 10.0.0.0/8",
-        "- - listen tcp+udp any 0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/1 ::/0",
-        "- - Audit",
-    ]);
+    check(
+        &denies("any"),
+        "listen: [{name: web, from: [10.0.0.0/8], ports: 80, protocol: tcp}]",
+        &[
+            "web - listen tcp 81 10.0.0.0/16 10.2.0.0/15 10.4.0.0/14 10.8.0.0/13 10.16.0.0/12 10.32.0.0/11 10.64.0.0/10 10.128.0.0/9",
+        ],
+    );
+    check(
+        "mode: audit",
+        listen,
+        &[
+            "- - icmp+tcp+udp any 0.0.0.0/0 ::/0",
+            "- - listen tcp 1-79,82-65535; udp any 10.0.0.0/8",
+            "- - listen tcp+udp any 0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/1 ::/0",
+            "- - Audit",
+        ],
+    );
     check(listen, "mode: audit", &[]);
 }
 

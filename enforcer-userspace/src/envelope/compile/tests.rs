@@ -82,7 +82,7 @@ proptest! {
             let packet = probe.packet(&envelope.rules, &listening);
             // No packet comes from there, or goes there.
             if !packet.remote.is_unspecified() && !takes_away(&envelope, &packet) {
-                let decided = decide_packet(&standing(mode), Ok(packet), &&table);
+                let decided = decide_packet(&standing(mode), &packet, None, &&table);
                 prop_assert_eq!(answer(&decided), model_of_packet(&envelope, &packet), "{:?}", packet);
                 check_far_end(&envelope, &packet)?;
             }
@@ -123,8 +123,7 @@ fn check_far_end(envelope: &Envelope, packet: &Packet) -> Result<(), TestCaseErr
     if !packet.protocol.has_ports() {
         return Ok(());
     }
-    let from =
-        Destination { protocol: packet.protocol, address: packet.remote, port: packet.local_port };
+    let from = Destination { protocol: packet.protocol, address: packet.remote, port: packet.local_port };
     let explained = explain(envelope, Direction::In, from).unwrap();
     let (direction, opens) = (Direction::In, true);
     let asked = |remote_port| Packet { direction, opens, remote_port, ..*packet };
@@ -166,9 +165,7 @@ fn check_explained(
         let right = match said {
             RuleExplanation::Decides(_) => matches && number == expect.1,
             RuleExplanation::Beaten { winner, .. } => matches && number != expect.1 && winner == expect.1,
-            RuleExplanation::NotAsked(_)
-            | RuleExplanation::ByName
-            | RuleExplanation::OtherFarPort => false,
+            RuleExplanation::NotAsked(_) | RuleExplanation::ByName | RuleExplanation::OtherFarPort => false,
             RuleExplanation::OtherProtocol | RuleExplanation::OtherAddress | RuleExplanation::OtherPort => {
                 !matches
             }
@@ -376,7 +373,9 @@ fn the_header_says_what_else_is_allowed() {
     };
     assert_eq!(limits("egress: []"), Limits::UNLIMITED);
     assert_eq!(
-        limits("limits: {connections: 0, connectionRate: 3/s, bytesOut: 1kB, bytesIn: 1TiB, processes: 3, depth: 0}"),
+        limits(
+            "limits: {connections: 0, connectionRate: 3/s, bytesOut: 1kB, bytesIn: 1TiB, processes: 3, depth: 0}"
+        ),
         // Three at once are within the burst, a fourth is not.
         Limits {
             connections: 0,
@@ -421,7 +420,7 @@ fn a_deny_rule_holds_whoever_begins() {
     ] {
         let remote = Address::v4(remote);
         let packet = Packet { direction, protocol, opens, resets: false, remote, remote_port, local_port };
-        let decided = decide_packet(&standing(Mode::Enforce), Ok(packet), &&table);
+        let decided = decide_packet(&standing(Mode::Enforce), &packet, None, &&table);
         let rule = (decided.rule != NO_RULE).then_some(decided.rule);
         let refused = !matches!(rule, Some(rule) if rule == out || rule == web);
         assert_eq!((rule, decided.is_refused()), (expect, refused), "{packet:?}");

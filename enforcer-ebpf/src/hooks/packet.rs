@@ -1,0 +1,488 @@
+//! The packet gate: every IP packet of a session's socket, by its own header. It sees what the other hooks cannot: source routes,
+//! translated destinations, sockets that were connected before anybody asked, connections that others begin, and those that are
+//! open when a session ends. No program that is attached elsewhere can overrule it.
+//!
+//! Whose a packet is, its socket says, not the process that happens to run: much is sent from interrupts. A socket is of the
+//! session in whose cgroup it was made, and of one that was seen to use it: that it is then remembered for, with storage of
+//! its own. A packet that is several sessions' business needs the leave of each.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    cty::c_void,
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use enforcer_common::{
+    counter::Counter,
+    decision::{Claim, Decision, check_standing, decide_packet, limits_of, spend},
+    identity::{SessionRef, Told},
+    net::{Address, Direction, Family, Protocol},
+    packet::{self, Packet},
+    record::{Operation, Placement},
+    session::{Control, ControlWord, SessionState},
+    verdict::{Mode, Reason, Verdict},
+};
+
+use super::egress::{self, Attempt, Process};
+use crate::{cgroup, counters, kernel::sock::Sock, maps::SOCKETS, rules::KernelRules, session, task, usage};
+
+/// Return code of `cgroup_skb`: the packet goes on.
+const PASS: i32 = 1;
+/// It does not. A program that sends is told so (EPERM), but for TCP, which tries again until it gives up.
+const REFUSE: i32 = 0;
+
+/// `cgroup_skb/egress`. Fails closed: a session's packet that cannot be judged does not leave.
+#[cgroup_skb(egress)]
+pub(crate) fn packet_egress(ctx: SkBuffContext) -> i32 {
+    gate(&ctx, Direction::Out)
+}
+
+/// `cgroup_skb/ingress`. Fails closed: a session's packet that cannot be judged does not arrive.
+#[cgroup_skb(ingress)]
+pub(crate) fn packet_ingress(ctx: SkBuffContext) -> i32 {
+    gate(&ctx, Direction::In)
+}
+
+#[inline(always)]
+fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
+    let socket = full_socket(ctx);
+    let native = cgroup::session_of(|level| ancestor_cgroup(ctx, level)).map_or(0, pack);
+    let adopted = adopter_of(socket);
+    let sender = match direction {
+        Direction::Out => current_sender(socket),
+        Direction::In => 0,
+    };
+    if native | adopted | sender == 0 {
+        return PASS;
+    }
+    let stranger = if sender == native || sender == adopted { 0 } else { sender };
+    if stranger != 0 && !adopt(socket, stranger) {
+        return REFUSE;
+    }
+    let mut facts = Facts::new(ctx, direction);
+    read(ctx.skb.skb, &raw mut facts);
+    // Each once.
+    if native != 0 && judge(ctx, &mut facts, native, native, sender) == REFUSE {
+        return REFUSE;
+    }
+    if adopted != 0 && adopted != native && judge(ctx, &mut facts, adopted, native, sender) == REFUSE {
+        return REFUSE;
+    }
+    if stranger != 0 {
+        return judge(ctx, &mut facts, stranger, native, sender);
+    }
+    PASS
+}
+
+/// A session as one number: 0 is none, since no session is of generation 0 but the one of no table.
+#[inline(always)]
+const fn pack(session: SessionRef) -> u64 {
+    (session.generation as u64) << 32 | session.slot as u64
+}
+
+#[inline(always)]
+const fn unpack(session: u64) -> SessionRef {
+    SessionRef { slot: session as u32, generation: (session >> 32) as u32 }
+}
+
+/// The session that was seen to use a socket that is not of its making.
+#[inline(always)]
+fn adopter_of(socket: *mut c_void) -> u64 {
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: a socket that the verifier knows as such, not null.
+    unsafe { SOCKETS.get(socket) }.and_then(|tag| tag.adopted()).map_or(0, pack)
+}
+
+/// The session of the process that runs, if it is the one that sends the packet.
+#[inline(always)]
+fn current_sender(socket: *mut c_void) -> u64 {
+    let Some(tag) = task::current_tag() else { return 0 };
+    if socket.is_null() || !Sock::of(socket).is_some_and(Sock::is_used_by_current) {
+        return 0;
+    }
+    pack(tag.session)
+}
+
+/// Takes a socket for a session that uses it; false if that cannot be noted. One that was another session's before stays that, and
+/// this one is asked for each packet that it sends.
+#[inline(always)]
+fn adopt(socket: *mut c_void, session: u64) -> bool {
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: a socket that the verifier knows as such, not null.
+    let Some(tag) = (unsafe { SOCKETS.get_or_insert(socket) }) else {
+        counters::add(Counter::FaultSocketStorage);
+        return false;
+    };
+    if tag.adopted().is_none() {
+        tag.adopted = unpack(session);
+        counters::add(Counter::SocketsAdopted);
+    }
+    true
+}
+
+/// What is known of a packet. Handed on by its address: the parts below are functions of their own, which the kernel verifies once
+/// each and which have each what the 512 bytes of stack leave it. Such a function takes numbers and addresses of plain memory only, all of
+/// which must have been written to: hence no padding.
+#[repr(C)]
+struct Facts {
+    remote: [u8; 16],
+    remote_port: u16,
+    local_port: u16,
+    len: u32,
+    /// [`Direction`], [`Protocol`] and [`Family`] as numbers.
+    direction: u8,
+    protocol: u8,
+    family: u8,
+    /// [`Reason`] as a number, if the packet cannot be judged by its header; 0 if it can.
+    unread: u8,
+    opens: u8,
+    resets: u8,
+    /// Of the session that is asked: 1 if the socket is not of its making.
+    foreign: u8,
+    /// 1 if the process that runs is of that session, and sends the packet.
+    sent_by_current: u8,
+}
+const _: () = assert!(size_of::<Facts>() == 32);
+
+impl Facts {
+    #[inline(always)]
+    fn new(ctx: &SkBuffContext, direction: Direction) -> Self {
+        Self {
+            remote: [0; 16],
+            remote_port: 0,
+            local_port: 0,
+            len: ctx.len(),
+            direction: direction.raw(),
+            protocol: 0,
+            family: 0,
+            unread: Reason::Header.raw(),
+            opens: 0,
+            resets: 0,
+            foreign: 0,
+            sent_by_current: 0,
+        }
+    }
+
+    #[inline(always)]
+    const fn is_out(&self) -> bool {
+        self.direction == Direction::Out.raw()
+    }
+
+    #[inline(always)]
+    fn address(&self) -> Address {
+        match Family::try_from(self.family) {
+            Ok(Family::V6) => Address::v6(self.remote),
+            _ => Address::v4([self.remote[0], self.remote[1], self.remote[2], self.remote[3]]),
+        }
+    }
+
+    #[inline(always)]
+    fn packet(&self) -> Packet {
+        Packet {
+            direction: if self.is_out() { Direction::Out } else { Direction::In },
+            protocol: match self.protocol {
+                6 => Protocol::Tcp,
+                17 => Protocol::Udp,
+                _ => Protocol::Icmp,
+            },
+            opens: self.opens != 0,
+            resets: self.resets != 0,
+            remote: self.address(),
+            remote_port: self.remote_port,
+            local_port: self.local_port,
+        }
+    }
+
+    /// Why the packet cannot be judged by its header.
+    #[inline(always)]
+    fn unread(&self) -> Option<Reason> {
+        match self.unread {
+            0 => None,
+            reason => Some(Reason::try_from(reason).unwrap_or(Reason::Header)),
+        }
+    }
+
+    /// Whether somebody else begins a connection to us.
+    #[inline(always)]
+    const fn is_inbound_opening(&self) -> bool {
+        self.unread == 0 && self.opens != 0 && !self.is_out()
+    }
+}
+
+/// A decision, with the control word that it went by. As [`Facts`].
+#[repr(C)]
+struct Judged {
+    control: u64,
+    rule: u32,
+    envelope: u32,
+    verdict: u8,
+    reason: u8,
+    mode: u8,
+    /// 1 if the packet is to be let through although the session is over.
+    resets: u8,
+    pad: [u8; 4],
+}
+const _: () = assert!(size_of::<Judged>() == 24);
+
+impl Judged {
+    #[inline(always)]
+    const fn new() -> Self {
+        Self { control: 0, rule: 0, envelope: 0, verdict: 0, reason: 0, mode: 0, resets: 0, pad: [0; 4] }
+    }
+
+    #[inline(always)]
+    fn set(&mut self, decision: &Decision) {
+        self.rule = decision.rule;
+        self.envelope = decision.envelope;
+        self.verdict = decision.verdict.raw();
+        self.reason = decision.reason.raw();
+        self.mode = decision.mode.raw();
+    }
+
+    /// What cannot be read is a deny.
+    #[inline(always)]
+    fn decision(&self) -> Decision {
+        Decision {
+            verdict: if self.verdict == Verdict::Allow.raw() { Verdict::Allow } else { Verdict::Deny },
+            reason: Reason::try_from(self.reason).unwrap_or(Reason::Fault),
+            rule: self.rule,
+            envelope: self.envelope,
+            mode: if self.mode == Mode::Audit.raw() { Mode::Audit } else { Mode::Enforce },
+        }
+    }
+}
+
+/// Asks one session for its leave. [`PASS`] or [`REFUSE`].
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, facts: &mut Facts, session: u64, native: u64, sender: u64) -> i32 {
+    facts.foreign = (session != native) as u8;
+    facts.sent_by_current = (session == sender) as u8;
+    let mut judged = Judged::new();
+    decide(&raw const *facts, session, &raw mut judged);
+    if judged.verdict == Verdict::Allow.raw() && judged.resets == 0 {
+        spend_bytes(&raw const *facts, session, &raw mut judged);
+    }
+    if judged.resets != 0 {
+        return PASS;
+    }
+    let refused = judged.decision().is_refused();
+    // Of what is allowed, that which somebody else begins is told of; of our own, `connect` has told.
+    let tell_of = match judged.verdict == Verdict::Allow.raw() {
+        true => facts.is_inbound_opening(),
+        false => is_first(ctx.skb.skb, &raw const *facts, &raw const judged) != 0,
+    };
+    if tell_of {
+        tell(ctx.skb.skb, &raw const *facts, &raw const judged, session);
+    }
+    if refused {
+        counters::add(Counter::PacketsRefused);
+        return REFUSE;
+    }
+    PASS
+}
+
+/// Decides for one session. Writes nothing if an address is null, which none is: the kernel wants it looked at.
+///
+/// A packet that tells the far end of a connection that it is over because the session is may pass, where the session might have
+/// sent one: the daemon destroys such a session's sockets, and without this the far end would not learn of it. Only while no
+/// process of a session runs: the session itself sends nothing more, not even that.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn gate_decide(facts: *const Facts, session: u64, judged: *mut Judged) -> u64 {
+    // SAFETY: null, or what the caller has initialised; the kernel checks its size.
+    let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_mut() }) else {
+        return 0;
+    };
+    let mut standing = session::standing(Claim::Tagged(unpack(session)), Placement::Unknown);
+    judged.control = standing.control.0;
+    let over = match check_standing(&standing) {
+        Err(reason @ (Reason::Revoked | Reason::Quarantined | Reason::Expired)) => Some(reason),
+        _ => None,
+    };
+    if let Some(reason) = over {
+        let may_reset =
+            facts.unread == 0 && facts.resets != 0 && facts.is_out() && task::current_tag().is_none();
+        match standing.control.unpack() {
+            Some(control) if may_reset => {
+                standing.control = Control { state: SessionState::Active, ..control }.pack();
+                standing.expires_ns = u64::MAX;
+            }
+            _ => {
+                judged.set(&Decision::refusal(reason));
+                return 0;
+            }
+        }
+    }
+    let decision = decide_packet(&standing, &facts.packet(), facts.unread(), &KernelRules);
+    judged.set(&decision);
+    if let Some(reason) = over {
+        match decision.verdict {
+            Verdict::Allow => judged.resets = 1,
+            Verdict::Deny => judged.set(&Decision::refusal(reason)),
+        }
+    }
+    0
+}
+use gate_decide as decide;
+
+/// Takes an allowed packet's bytes from the session's limits, or makes a refusal of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn gate_spend(facts: *const Facts, session: u64, judged: *mut Judged) -> u64 {
+    // SAFETY: as in `gate_decide`.
+    let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_mut() }) else {
+        return 0;
+    };
+    let decision = judged.decision();
+    let paid = match limits_of(&decision, &KernelRules) {
+        Ok(limits) => Ok(usage::take_bytes(unpack(session).slot, facts.is_out(), facts.len.into(), &limits)),
+        Err(broken) => Err(broken),
+    };
+    judged.set(&spend(decision, ControlWord(judged.control), paid));
+    0
+}
+use gate_spend as spend_bytes;
+
+/// Whether this is not the refusal that was recorded for the socket last: a program that tries the same again and again, and TCP
+/// does so by itself, makes one record. Without storage each is one.
+#[inline(never)]
+fn is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *const Judged) -> u32 {
+    // SAFETY: the callers' own.
+    let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_ref() }) else {
+        return 1;
+    };
+    let socket = full_socket(&SkBuffContext::new(skb));
+    if socket.is_null() {
+        return 1;
+    }
+    // SAFETY: a socket that the verifier knows as such, not null.
+    let Some(tag) = (unsafe { SOCKETS.get_or_insert(socket) }) else {
+        return 1;
+    };
+    let told = Told {
+        control: judged.control,
+        remote: facts.remote,
+        remote_port: facts.remote_port,
+        local_port: facts.local_port,
+        direction: facts.direction,
+        reason: judged.reason,
+        protocol: facts.protocol,
+        family: facts.family,
+    };
+    let is_first = tag.told != told;
+    tag.told = told;
+    is_first as u32
+}
+
+/// Counts and records a decision.
+#[inline(never)]
+fn tell(skb: *mut __sk_buff, facts: *const Facts, judged: *const Judged, session: u64) {
+    // SAFETY: the callers' own.
+    let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_ref() }) else {
+        return;
+    };
+    let socket = full_socket(&SkBuffContext::new(skb));
+    let sock = if socket.is_null() { None } else { Sock::of(socket) };
+    let protocol = match facts.protocol {
+        protocol @ (6 | 17) => protocol.into(),
+        _ => sock.and_then(Sock::protocol).unwrap_or(0).into(),
+    };
+    let netns = sock.and_then(Sock::netns).unwrap_or_else(|| {
+        counters::add(Counter::FaultKernelRead);
+        0
+    });
+    let operation = if facts.is_inbound_opening() {
+        Operation::Accept
+    } else if facts.is_out() {
+        Operation::PacketOut
+    } else {
+        Operation::PacketIn
+    };
+    let attempt = Attempt {
+        operation,
+        // SAFETY: a helper on the context.
+        cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
+        netns,
+        socket_type: 0,
+        protocol,
+        address: facts.address(),
+        port: facts.remote_port,
+        named: facts.unread == 0,
+        local_port: facts.local_port,
+        foreign: facts.foreign != 0,
+    };
+    let process = match facts.sent_by_current {
+        0 => Process::UNKNOWN,
+        _ => Process::current(Placement::Unknown),
+    };
+    let decision = judged.decision();
+    egress::count(&decision);
+    egress::record(unpack(session), &decision, &attempt, &process);
+}
+
+/// Reads the headers. The packet begins with its IP header here (v6.1/kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn gate_read(skb: *mut __sk_buff, facts: *mut Facts) -> u64 {
+    // SAFETY: as in `gate_decide`.
+    let Some(facts) = (unsafe { facts.as_mut() }) else {
+        return 0;
+    };
+    let direction = if facts.is_out() { Direction::Out } else { Direction::In };
+    match read_packet(&SkBuffContext::new(skb), direction) {
+        Ok(packet) => {
+            facts.remote = packet.remote.octets();
+            facts.remote_port = packet.remote_port;
+            facts.local_port = packet.local_port;
+            facts.protocol = packet.protocol.raw();
+            facts.family = packet.remote.family().raw();
+            facts.opens = packet.opens as u8;
+            facts.resets = packet.resets as u8;
+            facts.unread = 0;
+        }
+        Err(reason) => facts.unread = reason.raw(),
+    }
+    0
+}
+use gate_read as read;
+
+#[inline(always)]
+fn read_packet(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason> {
+    let unreadable = |_| Reason::Header;
+    let first: u8 = ctx.load(0).map_err(unreadable)?;
+    let (ip, at) = match packet::version(first) {
+        4 => (packet::ipv4(&ctx.load(0).map_err(unreadable)?)?, packet::IPV4_LEN),
+        6 => (packet::ipv6(&ctx.load(0).map_err(unreadable)?)?, packet::IPV6_LEN),
+        _ => return Err(Reason::Header),
+    };
+    match ip.protocol {
+        Protocol::Tcp => Ok(Packet::segment(direction, &ip, &ctx.load(at).map_err(unreadable)?)),
+        Protocol::Udp | Protocol::Icmp => {
+            Ok(Packet::datagram(direction, &ip, &ctx.load(at).map_err(unreadable)?))
+        }
+    }
+}
+
+/// The socket of a packet as what storage may be kept for; null if there is none.
+#[inline(always)]
+fn full_socket(ctx: &SkBuffContext) -> *mut c_void {
+    // SAFETY: a context field; volatile, so that it is not loaded again.
+    let socket: *mut bpf_sock = unsafe { (&raw const (*ctx.skb.skb).__bindgen_anon_2.sk).read_volatile() };
+    if socket.is_null() {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: a socket that the verifier knows as such, not null.
+    unsafe { bpf_sk_fullsock(socket) }.cast()
+}
+
+/// The id of the ancestor of the cgroup that the packet's socket was made in.
+#[inline(always)]
+fn ancestor_cgroup(ctx: &SkBuffContext, level: u32) -> u64 {
+    // SAFETY: a helper on the context, and a number.
+    unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, level as i32) }
+}
