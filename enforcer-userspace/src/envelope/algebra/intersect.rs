@@ -8,7 +8,7 @@ use enforcer_common::verdict::{Mode, Verdict};
 
 use super::super::flatten::{RuleSet, TooLarge};
 use super::super::spans::Span;
-use super::super::{Envelope, HostPattern, Limits, ListenRule, PortRange, Rule, UnixRule, parse, sets};
+use super::super::{Envelope, HostPattern, Limits, ListenRule, PortRange, Rule, UnixRule, parse};
 use super::MAX_STEPS;
 use super::named::{Index, Named};
 use super::pairs::{Known, Steps, id, overlay, pairs};
