@@ -217,7 +217,7 @@ fn allows_socket(envelope: &Envelope, socket: &str) -> bool {
 /// Answers of one of two envelopes, or of their intersection, to questions of every kind, at random.
 fn answers(envelope: &Envelope, (a, b): (&Envelope, &Envelope), probes: &[Destination]) -> Vec<bool> {
     let mut answers = Vec::new();
-    for probe in probes {
+    for (probe, turn) in probes.iter().zip(0..) {
         for host in HOSTS {
             let host = HostPattern(host.replace('*', "z.y"));
             let of = |rule: &Rule| rule.names.iter().any(|pattern| pattern.covers(&host));
@@ -227,7 +227,8 @@ fn answers(envelope: &Envelope, (a, b): (&Envelope, &Envelope), probes: &[Destin
             let of = |rule: &Rule| rule.agents.iter().any(|known| known == agent);
             answers.push(allows_named(envelope, of, probe.protocol, probe.port));
         }
-        if probe.protocol.has_ports() && probe.port > 0 && !probe.address.is_unspecified() {
+        // Each is a few dozen questions.
+        if turn < 5 && probe.protocol.has_ports() && !probe.address.is_unspecified() {
             answers.extend(knocks(a, b, probe).iter().map(|knock| lets_pass(envelope, knock)));
         }
         answers.push(lets_through(envelope, probe));

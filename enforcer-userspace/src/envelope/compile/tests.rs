@@ -66,6 +66,11 @@ proptest! {
         }
         prop_assert!(compiled.stats.levels <= MAX_LEVELS);
     }
+}
+
+proptest! {
+    // 60,000 packets; each explanation compiles anew.
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn compiled_entries_agree_with_the_rules_on_packets(
@@ -78,13 +83,15 @@ proptest! {
         let compiled = compile(&envelope);
         let table = CompiledTable::new(ENVELOPE, &compiled);
         let listening: Vec<_> = listening(&envelope.listen).collect();
-        for probe in probes {
+        for (probe, turn) in probes.iter().zip(0..) {
             let packet = probe.packet(&envelope.rules, &listening);
             // No packet comes from there, or goes there.
             if !packet.remote.is_unspecified() && !takes_away(&envelope, &packet) {
                 let decided = decide_packet(&standing(mode), &packet, None, &&table);
                 prop_assert_eq!(answer(&decided), model_of_packet(&envelope, &packet), "{:?}", packet);
-                check_far_end(&envelope, &packet)?;
+                if turn < 3 {
+                    check_far_end(&envelope, &packet)?;
+                }
             }
             check_bind(&envelope, &table, packet)?;
         }
