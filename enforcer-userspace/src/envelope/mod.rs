@@ -86,6 +86,12 @@ impl Envelope {
         needs.dedup();
         needs
     }
+
+    /// Whether no abstract Unix socket may be connected to.
+    pub(crate) fn bars_abstract_unix(&self) -> bool {
+        let is_abstract = |rule: &UnixRule| rule.to.iter().any(|address| address.starts_with('@'));
+        self.unix.as_ref().is_some_and(|rules| !rules.iter().any(is_abstract))
+    }
 }
 
 /// Who and what for.
