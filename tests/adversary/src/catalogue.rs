@@ -162,7 +162,7 @@ impl Technique {
     /// Why the control is expected to fail on this kernel.
     pub(crate) fn inapplicable_on(&self, kernel: &str) -> Option<&'static str> {
         let (kernels, why) = self.not_on?;
-        kernels.iter().any(|known| kernel == *known).then_some(why)
+        kernels.contains(&kernel).then_some(why)
     }
 }
 
@@ -176,8 +176,6 @@ const DEPUTY: &str = "the envelope says nothing of Unix sockets, so they are not
 const RELAY: &str = "a rule allows the relay, and what it does with what it gets is its own doing";
 const FILES: &str =
     "files and pipes are not judged: whoever reads what a session writes is a deputy of its own";
-const RING: &str =
-    "the kernel's thread works as the process that made the ring; without a guard nobody sees a ring come in";
 const WINDOW: &str = "what waits for a peer's window leaves when no process of the session runs, so that the socket is never \
     seen in a session's hands; without a guard nobody sees it come in either";
 const PACKET: &str = "no cgroup hook sees a packet socket, and without a guard nobody sees it come in";
@@ -195,6 +193,7 @@ const SYSTEM_V: &str =
     "queues of System V are not judged: whoever reads what a session writes is a deputy of its own";
 
 /// All of them, by theme.
+#[rustfmt::skip] // A table: one row, one line.
 pub(crate) const TECHNIQUES: &[Technique] = &[
     // Destinations by name.
     Technique::new("tcp-connect4", "TCP over IPv4", inet::tcp4),
@@ -202,49 +201,23 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("tcp-mapped", "TCP to an IPv4 address as IPv6 writes it", inet::tcp_mapped),
     Technique::new("tcp-unspecified4", "TCP to 0.0.0.0, which is this host", inet::tcp_unspecified4),
     Technique::new("tcp-unspecified6", "TCP to ::, which is this host", inet::tcp_unspecified6),
-    Technique::new(
-        "tcp6-socket-name4",
-        "an IPv6 socket, connected by an IPv4 address",
-        inet::tcp6_socket_name4,
-    )
-    .not_on(ALL_KERNELS, "TCP takes IPv4 addresses on an IPv6 socket only as mapped ones"),
-    Technique::new(
-        "tcp-reconnect",
-        "an allowed connection, dissolved by `AF_UNSPEC`, then another",
-        inet::tcp_reconnect,
-    ),
+    Technique::new("tcp6-socket-name4", "an IPv6 socket, connected by an IPv4 address", inet::tcp6_socket_name4).not_on(ALL_KERNELS, "TCP takes IPv4 addresses on an IPv6 socket only as mapped ones"),
+    Technique::new("tcp-reconnect", "an allowed connection, dissolved by `AF_UNSPEC`, then another", inet::tcp_reconnect),
     Technique::new("tcp-fastopen", "`sendto` with `MSG_FASTOPEN`", inet::tcp_fastopen),
-    Technique::new(
-        "tcp-fastopen-connect",
-        "`TCP_FASTOPEN_CONNECT`: the first write connects",
-        inet::tcp_fastopen_connect,
-    ),
-    Technique::new("tcp-repair", "a connection by `TCP_REPAIR`, without a handshake", inet::tcp_repair)
-        .root(),
+    Technique::new("tcp-fastopen-connect", "`TCP_FASTOPEN_CONNECT`: the first write connects", inet::tcp_fastopen_connect),
+    Technique::new("tcp-repair", "a connection by `TCP_REPAIR`, without a handshake", inet::tcp_repair).root(),
     Technique::new("mptcp", "Multipath TCP, which opens more connections by itself", inet::mptcp),
     Technique::new("udp-sendto4", "a datagram over IPv4", inet::udp_sendto4),
     Technique::new("udp-sendto6", "a datagram over IPv6", inet::udp_sendto6),
     Technique::new("udp-sendto-mapped", "a datagram to a mapped address", inet::udp_sendto_mapped),
-    Technique::new(
-        "udp6-socket-name4",
-        "a datagram of an IPv6 socket to an IPv4 address",
-        inet::udp6_socket_name4,
-    ),
+    Technique::new("udp6-socket-name4", "a datagram of an IPv6 socket to an IPv4 address", inet::udp6_socket_name4),
     Technique::new("udp-unspec-family", "a datagram to an address of no family", inet::udp_unspec_family),
     Technique::new("udp-connect4", "connected UDP over IPv4", inet::udp_connect4),
     Technique::new("udp-connect6", "connected UDP over IPv6", inet::udp_connect6),
     Technique::new("udp-connect-mapped", "connected UDP to a mapped address", inet::udp_connect_mapped),
-    Technique::new(
-        "udp-elsewhere",
-        "connected to what is allowed, a datagram elsewhere",
-        inet::udp_elsewhere,
-    ),
+    Technique::new("udp-elsewhere", "connected to what is allowed, a datagram elsewhere", inet::udp_elsewhere),
     Technique::new("udp-reconnect", "connected to what is allowed, then elsewhere", inet::udp_reconnect),
-    Technique::new(
-        "udp-sendmmsg",
-        "`sendmmsg`: an allowed datagram first, another behind it",
-        inet::udp_sendmmsg,
-    ),
+    Technique::new("udp-sendmmsg", "`sendmmsg`: an allowed datagram first, another behind it", inet::udp_sendmmsg),
     Technique::new("udp-more", "`MSG_MORE`: two destinations for one datagram", inet::udp_more),
     Technique::new("udp-segments", "`UDP_SEGMENT`: cut into datagrams late", inet::udp_segments),
     Technique::new("multicast4", "IPv4 multicast", inet::multicast4),
@@ -252,57 +225,25 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("broadcast", "IPv4 broadcast", inet::broadcast),
     Technique::new("bind-to-device", "`SO_BINDTODEVICE`", inet::bind_to_device),
     Technique::new("packet-info", "`IP_PKTINFO`: another source for one datagram", inet::packet_info),
-    Technique::new("transparent", "`IP_TRANSPARENT`: a source that is not the host's", inet::transparent)
-        .root(),
+    Technique::new("transparent", "`IP_TRANSPARENT`: a source that is not the host's", inet::transparent).root(),
     Technique::new("option-memory", "a socket whose memory for options is full", inet::option_memory),
     Technique::new("dns-udp", "a question to the resolver, over UDP", inet::dns_udp),
     Technique::new("dns-tcp", "a question to the resolver, over TCP", inet::dns_tcp),
-    Technique::new("relay-refused", "a relay on this host that no rule allows", inet::relay_refused)
-        .with("relay"),
-    Technique::new("relay-allowed", "a relay on this host that a rule allows", inet::relay_allowed)
-        .with("relay")
-        .open(RELAY),
+    Technique::new("relay-refused", "a relay on this host that no rule allows", inet::relay_refused).with("relay"),
+    Technique::new("relay-allowed", "a relay on this host that a rule allows", inet::relay_allowed).with("relay").open(RELAY),
     // The header says otherwise.
-    Technique::new("source-route", "`IP_OPTIONS`: a loose source route", ip_options::loose_source_route)
-        .root(),
-    Technique::new(
-        "source-route-cmsg",
-        "`IP_RETOPTS`: a strict source route by control message",
-        ip_options::strict_source_route_message,
-    )
-    .root(),
-    Technique::new("source-route-tcp", "a source route, with TCP Fast Open", ip_options::tcp_source_route)
-        .root(),
+    Technique::new("source-route", "`IP_OPTIONS`: a loose source route", ip_options::loose_source_route).root(),
+    Technique::new("source-route-cmsg", "`IP_RETOPTS`: a strict source route by control message", ip_options::strict_source_route_message).root(),
+    Technique::new("source-route-tcp", "a source route, with TCP Fast Open", ip_options::tcp_source_route).root(),
     Technique::new("routing-header", "`IPV6_RTHDR`: segment routing", ip_options::segment_routing),
-    Technique::new(
-        "routing-header-cmsg",
-        "`IPV6_RTHDR` by control message",
-        ip_options::segment_routing_message,
-    ),
-    Technique::new(
-        "routing-header-connected",
-        "`IPV6_RTHDR` on a UDP socket that is connected",
-        ip_options::segment_routing_connected,
-    ),
-    Technique::new(
-        "routing-header-tcp",
-        "`IPV6_RTHDR` on an open TCP connection",
-        ip_options::segment_routing_tcp,
-    ),
-    Technique::new(
-        "routing-header-mobile",
-        "the routing header of Mobile IPv6, by control message",
-        ip_options::home_address_route,
-    ),
+    Technique::new("routing-header-cmsg", "`IPV6_RTHDR` by control message", ip_options::segment_routing_message).not_on(ALL_KERNELS, "the kernel takes no segment routing header by control message"),
+    Technique::new("routing-header-connected", "`IPV6_RTHDR` on a UDP socket that is connected", ip_options::segment_routing_connected),
+    Technique::new("routing-header-tcp", "`IPV6_RTHDR` on an open TCP connection", ip_options::segment_routing_tcp),
+    Technique::new("routing-header-mobile", "the routing header of Mobile IPv6, by control message", ip_options::home_address_route).not_on(&["6.18"], "the kernel has no Mobile IPv6"),
     // Other protocols over IP.
     Technique::new("raw4", "a raw socket over IPv4", raw::raw4).root(),
     Technique::new("raw6", "a raw socket over IPv6", raw::raw6).root(),
-    Technique::new(
-        "own-header4",
-        "`IP_HDRINCL`: the header names another destination than the call",
-        raw::own_header,
-    )
-    .root(),
+    Technique::new("own-header4", "`IP_HDRINCL`: the header names another destination than the call", raw::own_header).root(),
     Technique::new("own-header6", "the same over IPv6", raw::own_header6).root(),
     Technique::new("raw-icmp", "an ICMP tunnel by a raw socket", raw::raw_icmp).root(),
     Technique::new("ping4", "an ICMP tunnel by a ping socket", raw::ping4),
@@ -311,75 +252,33 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("udp-lite-connect", "connected UDP-Lite over IPv6", raw::udp_lite_connect),
     Technique::new("sctp", "SCTP", raw::sctp).with("sctp").not_on(&["6.18"], "the kernel has no SCTP"),
     Technique::new("l2tp", "L2TP over IP", raw::l2tp).not_on(&["6.18"], "the kernel has no L2TP"),
-    Technique::new("smc", "SMC, which falls back to a TCP socket of the kernel's", raw::smc)
-        .not_on(&["6.18"], "the kernel has no SMC"),
+    Technique::new("smc", "SMC, which falls back to a TCP socket of the kernel's", raw::smc).not_on(&["6.18"], "the kernel has no SMC"),
     // Other families.
     Technique::new("packet-datagram", "`AF_PACKET`, cooked", families::packet_datagram).root(),
     Technique::new("packet-bypass", "`AF_PACKET` with `PACKET_QDISC_BYPASS`", families::packet_bypass).root(),
     Technique::new("packet-raw", "`AF_PACKET`, raw", families::packet_raw).root(),
     Technique::new("packet-old", "`SOCK_PACKET`, under the family of IPv4", families::packet_old).root(),
-    Technique::new("netlink-user", "`NETLINK_USERSOCK` to another process", families::netlink_user)
-        .with("netlink-user"),
-    Technique::new("netlink-route", "`NETLINK_ROUTE` to another process", families::netlink_route)
-        .root()
-        .with_root("netlink-route"),
-    Technique::new("vsock", "`AF_VSOCK` to this host", families::vsock)
-        .with("vsock")
-        .not_on(&["6.18"], "the kernel has no `vsock_loopback`"),
-    Technique::new("tipc", "`AF_TIPC` to this node", families::tipc)
-        .with("tipc")
-        .not_on(&["6.18"], "the kernel has no TIPC"),
-    Technique::new(
-        "tun",
-        "a TUN device: the kernel takes in the packets that are written to it",
-        families::tun,
-    )
-    .root(),
+    Technique::new("netlink-user", "`NETLINK_USERSOCK` to another process", families::netlink_user).with("netlink-user"),
+    Technique::new("netlink-route", "`NETLINK_ROUTE` to another process", families::netlink_route).root().with_root("netlink-route"),
+    Technique::new("vsock", "`AF_VSOCK` to this host", families::vsock).with("vsock").not_on(&["6.18"], "the kernel has no `vsock_loopback`"),
+    Technique::new("tipc", "`AF_TIPC` to this node", families::tipc).with("tipc").not_on(&["6.18"], "the kernel has no TIPC"),
+    Technique::new("tun", "a TUN device: the kernel takes in the packets that are written to it", families::tun).root(),
     Technique::new("route", "a route of the attacker's own", families::route).root().proof(Proof::Route),
     // Sockets of others.
-    Technique::new("passed-tcp", "a connected TCP socket by `SCM_RIGHTS`", foreign::passed_connected)
-        .with("donor-tcp"),
+    Technique::new("passed-tcp", "a connected TCP socket by `SCM_RIGHTS`", foreign::passed_connected).with("donor-tcp"),
     Technique::new("passed-tcp-write", "the same, by `write`", foreign::passed_written).with("donor-tcp"),
-    Technique::new("passed-udp", "a connected UDP socket by `SCM_RIGHTS`", foreign::passed_connected)
-        .with("donor-udp"),
-    Technique::new(
-        "passed-udp-unconnected",
-        "a UDP socket by `SCM_RIGHTS`, not connected",
-        foreign::passed_unconnected,
-    )
-    .with("donor-udp-unconnected"),
-    Technique::new(
-        "passed-listener",
-        "a listening socket by `SCM_RIGHTS`, accepted from",
-        foreign::passed_listener,
-    )
-    .with("donor-listener"),
-    Technique::new(
-        "passed-sendfile",
-        "a connected socket by `SCM_RIGHTS`, fed by `sendfile`",
-        foreign::passed_sendfile,
-    )
-    .with("donor-tcp"),
+    Technique::new("passed-udp", "a connected UDP socket by `SCM_RIGHTS`", foreign::passed_connected).with("donor-udp"),
+    Technique::new("passed-udp-unconnected", "a UDP socket by `SCM_RIGHTS`, not connected", foreign::passed_unconnected).with("donor-udp-unconnected"),
+    Technique::new("passed-listener", "a listening socket by `SCM_RIGHTS`, accepted from", foreign::passed_listener).with("donor-listener"),
+    Technique::new("passed-sendfile", "a connected socket by `SCM_RIGHTS`, fed by `sendfile`", foreign::passed_sendfile).with("donor-tcp"),
     Technique::new("passed-splice", "the same, by `splice`", foreign::passed_splice).with("donor-tcp"),
-    Technique::new(
-        "passed-closed-window",
-        "a connected socket whose peer does not read yet",
-        foreign::passed_closed_window,
-    )
-    .with("donor-closed-window")
-    .open_without_guard(WINDOW),
-    Technique::new("passed-packet-socket", "a packet socket by `SCM_RIGHTS`", foreign::passed_packet_socket)
-        .with_root("donor-packet")
-        .open_without_guard(PACKET),
-    Technique::new("stolen-tcp", "a connected socket by `pidfd_getfd`", foreign::stolen_connected)
-        .with("victim"),
-    Technique::new("inherited", "a connected socket that whoever called `run` left open", foreign::inherited)
-        .leave(Leave::Socket),
-    Technique::new("inherited-input", "a connected socket as standard input", foreign::inherited_stream)
-        .leave(Leave::SocketAsInput),
+    Technique::new("passed-closed-window", "a connected socket whose peer does not read yet", foreign::passed_closed_window).with("donor-closed-window").open_without_guard(WINDOW),
+    Technique::new("passed-packet-socket", "a packet socket by `SCM_RIGHTS`", foreign::passed_packet_socket).with_root("donor-packet").open_without_guard(PACKET),
+    Technique::new("stolen-tcp", "a connected socket by `pidfd_getfd`", foreign::stolen_connected).with("victim"),
+    Technique::new("inherited", "a connected socket that whoever called `run` left open", foreign::inherited).leave(Leave::Socket),
+    Technique::new("inherited-input", "a connected socket as standard input", foreign::inherited_stream).leave(Leave::SocketAsInput),
     Technique::new("inbound-tcp", "a shell for whoever connects", inbound::tcp).with("dialer"),
-    Technique::new("inbound-tcp-unbound", "the same, without `bind`", inbound::tcp_unbound)
-        .with("dialer-by-file"),
+    Technique::new("inbound-tcp-unbound", "the same, without `bind`", inbound::tcp_unbound).with("dialer-by-file"),
     Technique::new("inbound-udp", "an answer to a datagram", inbound::udp).with("datagram-dialer"),
     // io_uring.
     Technique::new("uring-tcp", "socket, connect and send by io_uring", uring::tcp),
@@ -387,17 +286,13 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("uring-tcp-polled", "the same, by a thread that polls", uring::tcp_polled),
     Technique::new("uring-udp", "`sendmsg` by io_uring", uring::udp),
     Technique::new("uring-packet", "a packet socket made by io_uring", uring::packet).root(),
-    Technique::new("passed-ring", "another process's polled ring by `SCM_RIGHTS`", foreign::passed_ring)
-        .with("donor-ring")
-        .open_without_guard(RING),
-    Technique::new("stolen-ring", "another process's polled ring by `pidfd_getfd`", foreign::stolen_ring)
-        .with("ring-owner"),
+    Technique::new("passed-ring", "another process's polled ring by `SCM_RIGHTS`", foreign::passed_ring).with("donor-ring").not_on(ALL_KERNELS, "the kernel does not pass rings over Unix sockets any more"),
+    Technique::new("stolen-ring", "another process's polled ring by `pidfd_getfd`", foreign::stolen_ring).with("ring-owner"),
     // System calls by other numbers.
     Technique::new("int80-udp", "the gate of 32-bit programs", abi::int80_udp),
     Technique::new("int80-socketcall", "the same, by `socketcall`", abi::int80_socketcall),
     Technique::new("int80-packet", "a packet socket by that gate", abi::int80_packet).root(),
-    Technique::new("x32-udp", "the x32 ABI", abi::x32_udp)
-        .not_on(ALL_KERNELS, "the kernel does not offer x32"),
+    Technique::new("x32-udp", "the x32 ABI", abi::x32_udp).not_on(ALL_KERNELS, "the kernel does not offer x32"),
     // Out of the session by birth.
     Technique::new("thread", "from another thread", lineage::in_thread),
     Technique::new("vfork", "a child on its parent's memory", lineage::vfork),
@@ -410,152 +305,47 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("many-children", "two hundred children, each with a datagram", lineage::many_children),
     Technique::new("clone-into-cgroup", "`CLONE_INTO_CGROUP`", lineage::clone_into_cgroup).root(),
     Technique::new("move-cgroup", "out of the session's cgroup", lineage::move_cgroup).root(),
-    Technique::new("socket-before-move", "the same, with a socket made before", lineage::socket_before_move)
-        .root(),
-    Technique::new(
-        "network-namespace",
-        "into another network, which has the same addresses",
-        lineage::network_namespace,
-    )
-    .root()
-    .with_root("namespace"),
+    Technique::new("socket-before-move", "the same, with a socket made before", lineage::socket_before_move).root(),
+    Technique::new("network-namespace", "into another network, which has the same addresses", lineage::network_namespace).root().with_root("namespace"),
     Technique::new("set-user-id", "a program that runs as root", files::set_user_id).with_root("programs"),
-    Technique::new("file-capability", "a program with `CAP_NET_RAW`", files::file_capability)
-        .with_root("programs"),
+    Technique::new("file-capability", "a program with `CAP_NET_RAW`", files::file_capability).with_root("programs"),
     // Deputies.
     Technique::new("unix-stream", "a Unix socket", unix::stream).with("unix-stream").open(DEPUTY),
-    Technique::new("unix-datagram", "a datagram to a Unix socket", unix::datagram)
-        .with("unix-datagram")
-        .open(DEPUTY),
-    Technique::new("unix-packets", "a Unix socket of packets", unix::packets)
-        .with("unix-packets")
-        .open(DEPUTY),
-    Technique::new("unix-abstract", "an abstract Unix socket", unix::abstract_stream)
-        .with("unix-abstract")
-        .open(DEPUTY),
-    Technique::new("unix-stream-ruled", "a Unix socket, where the envelope allows none", unix::stream)
-        .with("unix-stream")
-        .rules_unix(),
-    Technique::new("unix-link-ruled", "the same, by a symbolic link", unix::stream_by_link)
-        .with("unix-stream")
-        .rules_unix(),
-    Technique::new(
-        "unix-datagram-ruled",
-        "a datagram to a Unix socket, where the envelope allows none",
-        unix::datagram,
-    )
-    .with("unix-datagram")
-    .rules_unix(),
-    Technique::new(
-        "unix-packets-ruled",
-        "a Unix socket of packets, where the envelope allows none",
-        unix::packets,
-    )
-    .with("unix-packets")
-    .rules_unix(),
-    Technique::new(
-        "unix-abstract-ruled",
-        "an abstract Unix socket, where the envelope allows none",
-        unix::abstract_stream,
-    )
-    .with("unix-abstract")
-    .rules_unix(),
+    Technique::new("unix-datagram", "a datagram to a Unix socket", unix::datagram).with("unix-datagram").open(DEPUTY),
+    Technique::new("unix-packets", "a Unix socket of packets", unix::packets).with("unix-packets").open(DEPUTY),
+    Technique::new("unix-abstract", "an abstract Unix socket", unix::abstract_stream).with("unix-abstract").open(DEPUTY),
+    Technique::new("unix-stream-ruled", "a Unix socket, where the envelope allows none", unix::stream).with("unix-stream").rules_unix(),
+    Technique::new("unix-link-ruled", "the same, by a symbolic link", unix::stream_by_link).with("unix-stream").rules_unix(),
+    Technique::new("unix-datagram-ruled", "a datagram to a Unix socket, where the envelope allows none", unix::datagram).with("unix-datagram").rules_unix(),
+    Technique::new("unix-packets-ruled", "a Unix socket of packets, where the envelope allows none", unix::packets).with("unix-packets").rules_unix(),
+    Technique::new("unix-abstract-ruled", "an abstract Unix socket, where the envelope allows none", unix::abstract_stream).with("unix-abstract").rules_unix(),
     Technique::new("fifo", "a named pipe that somebody reads", files::fifo).with("fifo").open(FILES),
     Technique::new("file", "a file that somebody looks into", files::file).with("file").open(FILES),
-    Technique::new("message-queue", "a message queue of System V", files::message_queue)
-        .with("message-queue")
-        .open(SYSTEM_V),
+    Technique::new("message-queue", "a message queue of System V", files::message_queue).with("message-queue").open(SYSTEM_V),
     // Processes of others.
     Technique::new("ptrace", "`ptrace`: data into another's memory", processes::trace).with("victim"),
     Technique::new("memory-file", "the same, by `/proc/PID/mem`", processes::memory_file).with("victim"),
     Technique::new("memory-call", "the same, by `process_vm_writev`", processes::memory_call).with("victim"),
-    Technique::new(
-        "proc-descriptor",
-        "another's nameless file, by `/proc/PID/fd`",
-        foreign::opened_through_proc,
-    )
-    .with("victim"),
-    Technique::new("signal", "ends a process of the same user", processes::signal)
-        .with("victim")
-        .proof(Proof::OutsiderEnds)
-        .open_without_guard(SIGNAL),
-    Technique::new(
-        "signal-pidfd",
-        "the same, by a descriptor of the process",
-        processes::signal_by_descriptor,
-    )
-    .with("victim")
-    .proof(Proof::OutsiderEnds)
-    .open_without_guard(SIGNAL),
-    Technique::new("signal-owner", "the same, by the owner of a pipe", processes::signal_by_file_owner)
-        .with("victim")
-        .proof(Proof::OutsiderEnds)
-        .open(FILE_SIGNAL),
-    Technique::new("limit", "the same, by a limit on its time", processes::limit)
-        .with("victim")
-        .proof(Proof::OutsiderEnds)
-        .open(SAME_USER),
-    Technique::new("core-pattern", "a program that the kernel starts, in no session", files::core_pattern)
-        .root()
-        .proof(Proof::CorePattern)
-        .open(ROOT_SETTINGS),
+    Technique::new("proc-descriptor", "another's nameless file, by `/proc/PID/fd`", foreign::opened_through_proc).with("victim"),
+    Technique::new("signal", "ends a process of the same user", processes::signal).with("victim").proof(Proof::OutsiderEnds).open_without_guard(SIGNAL),
+    Technique::new("signal-pidfd", "the same, by a descriptor of the process", processes::signal_by_descriptor).with("victim").proof(Proof::OutsiderEnds).open_without_guard(SIGNAL),
+    Technique::new("signal-owner", "the same, by the owner of a pipe", processes::signal_by_file_owner).with("victim").proof(Proof::OutsiderEnds).open(FILE_SIGNAL),
+    Technique::new("limit", "the same, by a limit on its time", processes::limit).with("victim").proof(Proof::OutsiderEnds).open(SAME_USER),
+    Technique::new("core-pattern", "a program that the kernel starts, in no session", files::core_pattern).root().proof(Proof::CorePattern).open(ROOT_SETTINGS),
     // The enforcer itself.
-    Technique::new(
-        "enrol-again",
-        "a second session, of an envelope that allows everything",
-        control::enrol_again,
-    )
-    .root(),
-    Technique::new("teardown", "the end of all enforcement, by asking for it", control::teardown)
-        .destructive()
-        .proof(Proof::PinsGone),
-    Technique::new(
-        "passed-control",
-        "the same, over a daemon's connection by `SCM_RIGHTS`",
-        foreign::passed_control_connection,
-    )
-    .destructive()
-    .with_root("donor-control")
-    .proof(Proof::PinsGone)
-    .open_without_guard(HANDED),
-    Technique::new("kill-daemon", "ends the daemon", processes::kill_daemon)
-        .destructive()
-        .proof(Proof::DaemonEnds)
-        .open_without_guard(ROOT_DAEMON),
-    Technique::new("detach-links", "detaches programs, by number", objects::detach_links)
-        .destructive()
-        .proof(Proof::LinksGone),
-    Technique::new("detach-pins", "detaches programs, by their pins", objects::detach_pinned_links)
-        .destructive()
-        .proof(Proof::LinksGone)
-        .open_without_guard(ROOT_PINS),
-    Technique::new("delete-tags", "deletes tags from their map, by number", objects::delete_tags)
-        .destructive()
-        .proof(Proof::TagsGone),
-    Technique::new("delete-tags-pin", "the same, by the map's pin", objects::delete_tags_by_pin)
-        .destructive()
-        .proof(Proof::TagsGone)
-        .open_without_guard(ROOT_PINS),
-    Technique::new("unlink-pins", "removes the pins", objects::unlink_pins)
-        .destructive()
-        .proof(Proof::PinsGone)
-        .open_without_guard(ROOT_PINS),
-    Technique::new("rename-pins", "moves the pins", objects::rename_pins)
-        .destructive()
-        .proof(Proof::PinsGone)
-        .open_without_guard(ROOT_PINS),
-    Technique::new("unmount-pins", "unmounts the file system that the pins are in", objects::unmount_pins)
-        .destructive()
-        .proof(Proof::PinsGone),
-    Technique::new("mount-over-pins", "mounts another over it", objects::mount_over_pins)
-        .destructive()
-        .proof(Proof::PinsGone),
-    Technique::new(
-        "override-verdict",
-        "a program behind ours, which takes the refusal back",
-        objects::override_verdict,
-    )
-    .root(),
+    Technique::new("enrol-again", "a second session, of an envelope that allows everything", control::enrol_again).root(),
+    Technique::new("teardown", "the end of all enforcement, by asking for it", control::teardown).destructive().proof(Proof::PinsGone),
+    Technique::new("passed-control", "the same, over a daemon's connection by `SCM_RIGHTS`", foreign::passed_control_connection).destructive().with_root("donor-control").proof(Proof::PinsGone).open_without_guard(HANDED),
+    Technique::new("kill-daemon", "ends the daemon", processes::kill_daemon).destructive().proof(Proof::DaemonEnds).open_without_guard(ROOT_DAEMON),
+    Technique::new("detach-links", "detaches programs, by number", objects::detach_links).destructive().proof(Proof::LinksGone),
+    Technique::new("detach-pins", "detaches programs, by their pins", objects::detach_pinned_links).destructive().proof(Proof::LinksGone).open_without_guard(ROOT_PINS),
+    Technique::new("delete-tags", "deletes tags from their map, by number", objects::delete_tags).destructive().proof(Proof::TagsGone),
+    Technique::new("delete-tags-pin", "the same, by the map's pin", objects::delete_tags_by_pin).destructive().proof(Proof::TagsGone).open_without_guard(ROOT_PINS),
+    Technique::new("unlink-pins", "removes the pins", objects::unlink_pins).destructive().proof(Proof::PinsGone).open_without_guard(ROOT_PINS),
+    Technique::new("rename-pins", "moves the pins", objects::rename_pins).destructive().proof(Proof::PinsGone).open_without_guard(ROOT_PINS),
+    Technique::new("unmount-pins", "unmounts the file system that the pins are in", objects::unmount_pins).destructive().proof(Proof::PinsGone),
+    Technique::new("mount-over-pins", "mounts another over it", objects::mount_over_pins).destructive().proof(Proof::PinsGone),
+    Technique::new("override-verdict", "a program behind ours, which takes the refusal back", objects::override_verdict).root(),
 ];
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn table(lines: &[Line]) -> String {
         columns.entry((numbers, line.lsm)).or_default().insert(&line.technique, line);
     }
     let mut text = String::from("| technique | what it does |");
-    for ((kernel, guard), _) in &columns {
+    for (kernel, guard) in columns.keys() {
         let kernel: Vec<String> = kernel.iter().map(u32::to_string).collect();
         text += &format!(" {}{} |", kernel.join("."), if *guard { ", guard" } else { "" });
     }

@@ -21,6 +21,9 @@ use crate::far_side::{FarSide, ROUTE_MARK, new_magic};
 use crate::techniques::{files::CORE_PATTERN, foreign::INHERITED};
 use crate::world;
 
+/// How long the effect of an attempt is waited for whose last call failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
 const NOBODY: u32 = 65_534;
 
 /// What came of an attempt.
@@ -78,6 +81,10 @@ pub(crate) fn play(
     drop(left);
     let ran = started.elapsed();
 
+    let report: Option<Report> = stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    // What the attacker says shortens the wait, and no more: the magic of each is looked for again at the end.
+    let failed = report.as_ref().is_some_and(|report| report.call.is_some());
+    let patience = if failed { limits.effect.min(AFTER_FAILURE) } else { limits.effect };
     let ended = Instant::now();
     let got_out = loop {
         let seen = match technique.proof {
@@ -92,7 +99,7 @@ pub(crate) fn play(
             }
             Proof::Route => world::has_route_to(ROUTE_MARK),
         };
-        if seen || ended.elapsed() > limits.effect {
+        if seen || ended.elapsed() > patience {
             break seen
                 || (technique.proof == Proof::Magic && far_side.wait_for(&context.magic, Duration::ZERO));
         }
@@ -107,7 +114,6 @@ pub(crate) fn play(
     }
     drop(bystander);
     daemon.kill_sessions();
-    let report = stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
     Outcome { magic: context.magic, got_out, report, status, stderr, ran, waited }
 }
 

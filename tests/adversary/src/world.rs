@@ -29,6 +29,7 @@ const SETTINGS: &[(&str, &str)] = &[
 pub(crate) fn enter() -> Attempt {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC).at("unshare")?;
     loopback_up()?;
+    route_multicast()?;
     for (name, value) in SETTINGS {
         // A kernel without one of them has not the technique that needs it, as the control will say.
         let _ = fs::write(format!("/proc/sys/net/{name}"), value);
@@ -59,6 +60,27 @@ pub(crate) fn loopback_up() -> Attempt {
         sys::check("SIOCSIFADDR", result as isize)?;
     }
     Ok(())
+}
+
+/// IPv6 multicast goes to the loopback device, which has no route for it by itself.
+fn route_multicast() -> Attempt {
+    const SIOCADDRT: libc::c_ulong = 0x890b;
+    // Up, and local: any other route over this device refuses.
+    const ROUTE_UP: u32 = 0x8000_0001;
+    let socket = sys::socket(libc::AF_INET6, libc::SOCK_DGRAM, 0)?;
+    // The kernel's `in6_rtmsg`: destination, source, gateway; type; lengths of the first two; metric; information; flags;
+    // device.
+    let mut request = vec![0xff];
+    request.resize(3 * 16 + 4, 0);
+    request.extend(8_u16.to_ne_bytes());
+    request.extend(0_u16.to_ne_bytes());
+    request.extend(1_u32.to_ne_bytes());
+    request.resize(request.len().next_multiple_of(8) + 8, 0);
+    request.extend(ROUTE_UP.to_ne_bytes());
+    request.extend(LOOPBACK_INDEX.to_ne_bytes());
+    // SAFETY: the request is as the kernel lays it out, and outlives the call.
+    let added = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCADDRT, request.as_ptr()) };
+    sys::check("SIOCADDRT", added as isize).map(drop)
 }
 
 /// The `ifreq` of a device.

@@ -61,11 +61,17 @@ pub(crate) fn tcp_fastopen_connect(context: &Context) -> Attempt {
 /// Makes the kernel believe that there is a connection, and sends on it.
 pub(crate) fn tcp_repair(context: &Context) -> Attempt {
     const TCP_REPAIR: i32 = 19;
+    const TCP_REPAIR_WINDOW: i32 = 29;
+    // The other end would answer a probe that it knows nothing of this.
+    const OFF_WITHOUT_PROBE: i32 = -1;
     let socket = sys::tcp(target4())?;
     sys::set_flag(&socket, libc::IPPROTO_TCP, TCP_REPAIR)?;
     sys::bind(&socket, &name(context::at(Ipv4Addr::LOCALHOST, 0)))?;
     sys::connect(&socket, &name(target4()))?;
-    sys::set_option(&socket, libc::IPPROTO_TCP, TCP_REPAIR, &0_i32.to_ne_bytes())?;
+    // Until when the other end's last word was; its window, now and at most; ours, and since when.
+    let windows = [0, 65_535, 65_535, 65_535, 0_u32].map(u32::to_ne_bytes).concat();
+    sys::set_option(&socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &windows)?;
+    sys::set_option(&socket, libc::IPPROTO_TCP, TCP_REPAIR, &OFF_WITHOUT_PROBE.to_ne_bytes())?;
     sys::send(&socket, context.magic())
 }
 

@@ -25,8 +25,12 @@ pub(crate) fn strict_source_route_message(context: &Context) -> Attempt {
 pub(crate) fn tcp_source_route(context: &Context) -> Attempt {
     let socket = sys::tcp(allowed4())?;
     sys::set_option(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &source_route(LOOSE))?;
-    // The packet that opens the connection carries the data: nobody answers it.
-    sys::send_to(&socket, context.magic(), libc::MSG_FASTOPEN, &name(allowed4()))
+    // The packet that opens the connection carries the data; nobody answers it, so it is not waited for.
+    let flags = libc::MSG_FASTOPEN | libc::MSG_DONTWAIT;
+    match sys::send_to(&socket, context.magic(), flags, &name(allowed4())) {
+        Err(stop) if stop.error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// A segment routing header, which any user may ask for.

@@ -65,9 +65,10 @@ fn delete_all(maps: &[OwnedFd]) -> Attempt {
     let mut deleted = false;
     for map in maps {
         let mut key = [0_u8; 64];
-        while bpf("read a map", MAP_GET_NEXT_KEY, &mut element(map, std::ptr::null(), &mut key)).is_ok()
-            && bpf("delete from a map", MAP_DELETE_ELEMENT, &mut element(map, key.as_ptr(), &mut [0; 64]))
-                .is_ok()
+        let mut first = words(&[fd_word(map), 0, key.as_mut_ptr() as u64]);
+        let mut delete = words(&[fd_word(map), key.as_ptr() as u64]);
+        while bpf("read a map", MAP_GET_NEXT_KEY, &mut first).is_ok()
+            && bpf("delete from a map", MAP_DELETE_ELEMENT, &mut delete).is_ok()
         {
             deleted = true;
         }
@@ -143,11 +144,6 @@ pub(crate) fn link(id: u64) -> Attempt<OwnedFd> {
 
 fn by_id(command: usize, id: u64) -> Attempt<OwnedFd> {
     sys::owned("find an object", bpf("find an object", command, &mut words(&[id]))? as isize)
-}
-
-/// Descriptor, key, and where the next key goes.
-fn element(map: &OwnedFd, key: *const u8, next: &mut [u8; 64]) -> [u64; 16] {
-    words(&[fd_word(map), key as u64, next.as_mut_ptr() as u64])
 }
 
 fn fd_word(fd: &OwnedFd) -> u64 {
