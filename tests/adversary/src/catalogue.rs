@@ -24,6 +24,8 @@ pub(crate) struct Technique {
     pub(crate) leave: Leave,
     /// The envelope says that no Unix socket may be connected to.
     pub(crate) rules_unix: bool,
+    /// It may be that no session begins, which is an answer too.
+    pub(crate) may_not_begin: bool,
     /// It would undo the enforcement that the others need.
     pub(crate) own_daemon: bool,
     pub(crate) open: Open,
@@ -67,6 +69,8 @@ pub(crate) enum Leave {
     Socket,
     /// A connected socket as its standard input.
     SocketAsInput,
+    /// A terminal, as its standard input and the one that controls it.
+    Terminal,
 }
 
 /// Whether the threat model declares the technique open.
@@ -100,6 +104,7 @@ impl Technique {
             proof: Proof::Magic,
             leave: Leave::Nothing,
             rules_unix: false,
+            may_not_begin: false,
             own_daemon: false,
             open: Open::No,
             not_on: None,
@@ -129,11 +134,13 @@ impl Technique {
 
     const fn leave(mut self, leave: Leave) -> Self {
         self.leave = leave;
+        self.may_not_begin = true;
         self
     }
 
     const fn rules_unix(mut self) -> Self {
         self.rules_unix = true;
+        self.may_not_begin = true;
         self
     }
 
@@ -167,8 +174,12 @@ impl Technique {
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static Technique> {
-    TECHNIQUES.iter().find(|technique| technique.name == name)
+    TECHNIQUES.iter().chain([&ALLOWED]).find(|technique| technique.name == name)
 }
+
+/// No way out, but what every envelope of the suite allows: a session in which this does not work proves nothing.
+pub(crate) const ALLOWED: Technique =
+    Technique::new("allowed", "a connection and a datagram to what is allowed", inet::allowed);
 
 const ALL_KERNELS: &[&str] = &["6.1", "6.12", "6.18"];
 
@@ -187,6 +198,8 @@ const SAME_USER: &str = "a user's processes may limit each other, and no hook of
 const ROOT_DAEMON: &str = "a session of root's has the daemon's user, so without a guard it may signal it; enforcement goes on without the \
     daemon; use `--user`";
 const ROOT_PINS: &str = "a session of root's owns the pins, as root does: without a guard it may open, move and remove them; use `--user`";
+const ROOT_CGROUPS: &str =
+    "a session of root's may write the files of other cgroups, which are root's; use `--user`";
 const ROOT_SETTINGS: &str =
     "a session of root's may write the kernel's settings, which are files of root's; use `--user`";
 const SYSTEM_V: &str =
@@ -226,6 +239,8 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("bind-to-device", "`SO_BINDTODEVICE`", inet::bind_to_device),
     Technique::new("packet-info", "`IP_PKTINFO`: another source for one datagram", inet::packet_info),
     Technique::new("transparent", "`IP_TRANSPARENT`: a source that is not the host's", inet::transparent).root(),
+    Technique::new("racing-address", "an address that changes while it is read", inet::racing_address),
+    Technique::new("reflection", "an allowed server that answers to a source that is not the host's", inet::reflection).root().with("echo"),
     Technique::new("option-memory", "a socket whose memory for options is full", inet::option_memory),
     Technique::new("dns-udp", "a question to the resolver, over UDP", inet::dns_udp),
     Technique::new("dns-tcp", "a question to the resolver, over TCP", inet::dns_tcp),
@@ -274,6 +289,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("passed-splice", "the same, by `splice`", foreign::passed_splice).with("donor-tcp"),
     Technique::new("passed-closed-window", "a connected socket whose peer does not read yet", foreign::passed_closed_window).with("donor-closed-window").open_without_guard(WINDOW),
     Technique::new("passed-packet-socket", "a packet socket by `SCM_RIGHTS`", foreign::passed_packet_socket).with_root("donor-packet").open_without_guard(PACKET),
+    Technique::new("lent-socket", "a socket of the session's own that somebody else connects", foreign::lent).with("borrower"),
     Technique::new("stolen-tcp", "a connected socket by `pidfd_getfd`", foreign::stolen_connected).with("victim"),
     Technique::new("inherited", "a connected socket that whoever called `run` left open", foreign::inherited).leave(Leave::Socket),
     Technique::new("inherited-input", "a connected socket as standard input", foreign::inherited_stream).leave(Leave::SocketAsInput),
@@ -322,6 +338,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("fifo", "a named pipe that somebody reads", files::fifo).with("fifo").open(FILES),
     Technique::new("file", "a file that somebody looks into", files::file).with("file").open(FILES),
     Technique::new("message-queue", "a message queue of System V", files::message_queue).with("message-queue").open(SYSTEM_V),
+    Technique::new("terminal-input", "types into the terminal of whoever started it", files::terminal_input).leave(Leave::Terminal).not_on(&["6.12"], "the kernel takes no typing from programs (`dev.tty.legacy_tiocsti`)"),
     // Processes of others.
     Technique::new("ptrace", "`ptrace`: data into another's memory", processes::trace).with("victim"),
     Technique::new("memory-file", "the same, by `/proc/PID/mem`", processes::memory_file).with("victim"),
@@ -331,6 +348,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("signal-pidfd", "the same, by a descriptor of the process", processes::signal_by_descriptor).with("victim").proof(Proof::OutsiderEnds).open_without_guard(SIGNAL),
     Technique::new("signal-owner", "the same, by the owner of a pipe", processes::signal_by_file_owner).with("victim").proof(Proof::OutsiderEnds).open(FILE_SIGNAL),
     Technique::new("limit", "the same, by a limit on its time", processes::limit).with("victim").proof(Proof::OutsiderEnds).open(SAME_USER),
+    Technique::new("cgroup-kill", "ends all processes of another cgroup", processes::cgroup_kill).root().with_root("cgroup-member").proof(Proof::OutsiderEnds).open(ROOT_CGROUPS),
     Technique::new("core-pattern", "a program that the kernel starts, in no session", files::core_pattern).root().proof(Proof::CorePattern).open(ROOT_SETTINGS),
     // The enforcer itself.
     Technique::new("enrol-again", "a second session, of an envelope that allows everything", control::enrol_again).root(),
@@ -345,6 +363,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("rename-pins", "moves the pins", objects::rename_pins).destructive().proof(Proof::PinsGone).open_without_guard(ROOT_PINS),
     Technique::new("unmount-pins", "unmounts the file system that the pins are in", objects::unmount_pins).destructive().proof(Proof::PinsGone),
     Technique::new("mount-over-pins", "mounts another over it", objects::mount_over_pins).destructive().proof(Proof::PinsGone),
+    Technique::new("live-frames", "a packet as if a device had received it, by a test of a program", objects::live_frames).root(),
     Technique::new("override-verdict", "a program behind ours, which takes the refusal back", objects::override_verdict).root(),
 ];
 

@@ -61,7 +61,8 @@ fn table(lines: &[Line]) -> String {
     }
     text.push('\n');
     for (index, reason) in reasons.iter().enumerate() {
-        text += &format!("{}. {reason}.\n", index + 1);
+        let (first, rest) = reason.split_at(1);
+        text += &format!("{}. {}{rest}.\n", index + 1, first.to_uppercase());
     }
     text
 }

@@ -23,8 +23,16 @@ const MAGIC_DIGITS: usize = 16;
 /// What was seen of whose magic.
 #[derive(Debug)]
 pub(crate) struct FarSide {
-    seen: Arc<Mutex<HashSet<String>>>,
+    seen: Arc<Mutex<Seen>>,
     sniffer: Arc<OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// In packets to where nobody allows them to go.
+    out: HashSet<String>,
+    /// In packets to what the envelopes allow, over IPv4 and over IPv6.
+    allowed: [HashSet<String>; 2],
 }
 
 /// Text that no other attempt of any run has, and that no other's begins with.
@@ -46,7 +54,7 @@ pub(crate) fn pass_on_by(socket: &UdpSocket, data: &[u8]) -> Attempt {
 impl FarSide {
     /// Begins to listen, in the network namespace of this thread.
     pub(crate) fn start() -> Attempt<Self> {
-        let seen = Arc::new(Mutex::new(HashSet::new()));
+        let seen = Arc::new(Mutex::new(Seen::default()));
         let sniffer =
             sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, i32::from((libc::ETH_P_ALL as u16).to_be()))?;
         sys::set_option(&sniffer, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16_i32 << 20).to_ne_bytes())?;
@@ -66,7 +74,13 @@ impl FarSide {
     }
 
     pub(crate) fn has_seen(&self, magic: &str) -> bool {
-        self.seen.lock().expect("no panic while it is held").contains(magic)
+        self.seen.lock().expect("no panic while it is held").out.contains(magic)
+    }
+
+    /// Whether it reached what is allowed, at both addresses.
+    pub(crate) fn has_seen_allowed(&self, magic: &str) -> bool {
+        let seen = self.seen.lock().expect("no panic while it is held");
+        seen.allowed.iter().all(|seen| seen.contains(magic))
     }
 
     /// How many packets came too quickly to be looked at, if there were any.
@@ -104,25 +118,27 @@ impl FarSide {
     }
 }
 
-fn sniff(sniffer: &OwnedFd, seen: &Mutex<HashSet<String>>) {
+fn sniff(sniffer: &OwnedFd, seen: &Mutex<Seen>) {
     let mut packet = vec![0; 1 << 17];
     loop {
         // SAFETY: as much is written as the buffer is long.
         let len = unsafe { libc::recv(sniffer.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len(), 0) };
         let Ok(len) = usize::try_from(len) else { continue };
         let packet = &packet[..len];
-        if !is_allowed(packet) {
-            seen.lock().expect("no panic while it is held").extend(magics(packet));
+        let mut seen = seen.lock().expect("no panic while it is held");
+        match allowed_by(packet) {
+            Some(family) => seen.allowed[family].extend(magics(packet)),
+            None => seen.out.extend(magics(packet)),
         }
     }
 }
 
-/// Whether the packet's header, whatever the socket said, names an address that the envelopes allow.
-fn is_allowed(packet: &[u8]) -> bool {
-    match packet.first().map(|byte| byte >> 4) {
-        Some(4) => packet.get(16..20) == Some(&ALLOWED4.octets()),
-        Some(6) => packet.get(24..40) == Some(&ALLOWED6.octets()),
-        _ => false,
+/// Whether the packet's header, whatever the socket said, names an address that the envelopes allow: which of them.
+fn allowed_by(packet: &[u8]) -> Option<usize> {
+    match packet.first()? >> 4 {
+        4 => (packet.get(16..20)? == ALLOWED4.octets()).then_some(0),
+        6 => (packet.get(24..40)? == ALLOWED6.octets()).then_some(1),
+        _ => None,
     }
 }
 
@@ -151,10 +167,10 @@ mod tests {
     fn header_decides_and_not_the_rest() {
         let magic = new_magic();
         let allowed = [&[0x45; 16][..], &ALLOWED4.octets(), magic.as_bytes()].concat();
-        assert!(is_allowed(&allowed));
+        assert_eq!(allowed_by(&allowed), Some(0));
         let other = [&[0x45; 16][..], &ALLOWED4.octets().map(|byte| byte ^ 1), magic.as_bytes()].concat();
-        assert!(!is_allowed(&other));
+        assert_eq!(allowed_by(&other), None);
         assert_eq!(magics(&other).collect::<Vec<_>>(), [magic]);
-        assert!(!is_allowed(b""));
+        assert_eq!(allowed_by(b""), None);
     }
 }

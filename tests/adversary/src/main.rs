@@ -11,6 +11,7 @@ mod catalogue;
 mod context;
 mod document;
 mod far_side;
+mod left;
 mod outsiders;
 mod scene;
 mod suite;

@@ -2,11 +2,9 @@
 
 use std::fs::{self, Permissions};
 use std::io::Read as _;
-use std::net::TcpStream;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,11 +13,15 @@ use tempfile::TempDir;
 
 use crate::attempt::Report;
 use crate::bpf_objects::{self, Pinned};
-use crate::catalogue::{Leave, Outsider, Proof, Technique};
+use crate::catalogue::{Outsider, Proof, Technique};
 use crate::context::{self, ALLOWED4, ALLOWED6, Context};
 use crate::far_side::{FarSide, ROUTE_MARK, new_magic};
-use crate::techniques::{files::CORE_PATTERN, foreign::INHERITED};
+use crate::left::leave;
+use crate::techniques::files::CORE_PATTERN;
 use crate::world;
+
+/// How a last word begins where no session did.
+pub(crate) const NO_SESSION: &str = "`run`";
 
 /// How long the effect of an attempt is waited for whose last call failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
@@ -69,7 +71,7 @@ pub(crate) fn play(
     let mut context = describe(technique, daemon, directory.path(), cgroup);
     let bystander = (technique.proof == Proof::TagsGone).then(|| bystander(daemon));
     let core_pattern = fs::read_to_string(CORE_PATTERN).unwrap_or_default();
-    let mut outsider = technique.outsider.map(|outsider| start_outsider(outsider, &mut context));
+    let mut outsider = technique.outsider.map(|outsider| start_outsider(outsider, place, &mut context));
 
     let mut command = match place {
         Place::Outside => outside(technique, &context),
@@ -78,8 +80,8 @@ pub(crate) fn play(
     let left = leave(technique.leave, &mut command);
     let started = Instant::now();
     let (status, stdout, stderr) = run_within(command, limits.run);
-    drop(left);
     let ran = started.elapsed();
+    left.end();
 
     let report: Option<Report> = stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
     // What the attacker says shortens the wait, and no more: the magic of each is looked for again at the end.
@@ -155,7 +157,7 @@ fn bystander(daemon: &Daemon) -> Process {
     process
 }
 
-fn start_outsider(outsider: Outsider, context: &mut Context) -> Process {
+fn start_outsider(outsider: Outsider, place: Place, context: &mut Context) -> Process {
     let mut command = own(&["outsider", outsider.role], context);
     if !outsider.as_root {
         command.uid(NOBODY).gid(NOBODY);
@@ -167,8 +169,8 @@ fn start_outsider(outsider: Outsider, context: &mut Context) -> Process {
             context.facts =
                 facts.split_whitespace().map(|fact| fact.parse().expect("facts are numbers")).collect();
         }
-        // The control will say that the technique is not applicable.
-        None => eprintln!("adversary: the outsider `{}`: {line}", outsider.role),
+        // The control will say that the technique is not applicable; what worked there, works again.
+        None => assert_eq!(place, Place::Outside, "the outsider `{}`: {line}", outsider.role),
     }
     context.outsider = process.pid();
     process
@@ -207,7 +209,7 @@ fn in_session(technique: &Technique, daemon: &Daemon, context: &Context) -> Comm
     let mut envelope = Envelope::of(technique.name)
         .allow("allowed4", &v4, &port, "any")
         .allow("allowed6", &format!("{ALLOWED6}/128"), &port, "any")
-        .allow("relay", &v4, &relay, "tcp");
+        .allow("relay", &v4, &relay, "any");
     if technique.rules_unix {
         envelope = envelope.no_unix();
     }
@@ -220,33 +222,6 @@ fn in_session(technique: &Technique, daemon: &Daemon, context: &Context) -> Comm
     let attempt = own(&["attempt", technique.name], context);
     command.arg("--").arg(attempt.get_program()).args(attempt.get_args());
     command
-}
-
-/// What a careless supervisor leaves to its child. The socket has to be kept until the child has it.
-fn leave(what: Leave, command: &mut Command) -> Option<OwnedFd> {
-    let number = match what {
-        Leave::Nothing => {
-            command.stdin(Stdio::null());
-            return None;
-        }
-        Leave::Socket => INHERITED,
-        Leave::SocketAsInput => 0,
-    };
-    let socket = OwnedFd::from(TcpStream::connect(context::target4()).expect("the far side listens"));
-    if number == 0 {
-        command.stdin(socket.try_clone().expect("a descriptor is free"));
-        return Some(socket);
-    }
-    command.stdin(Stdio::null());
-    let from = socket.as_raw_fd();
-    let duplicate = move || {
-        // SAFETY: takes no pointer.
-        let result = unsafe { libc::dup2(from, number) };
-        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-    };
-    // SAFETY: the closure makes one system call and allocates nothing.
-    unsafe { command.pre_exec(duplicate) };
-    Some(socket)
 }
 
 /// Runs a program, and ends it when its time is over. A child of its own that it leaves behind may keep the pipes open, so
@@ -290,7 +265,7 @@ impl Outcome {
             Some(_) if self.report.is_some() => "nothing arrived".into(),
             Some(_) => {
                 let error = self.stderr.lines().find(|line| line.starts_with("error:"));
-                format!("`run`: {}", error.unwrap_or("no session").trim_start_matches("error: "))
+                format!("{NO_SESSION}: {}", error.unwrap_or("no session").trim_start_matches("error: "))
             }
         }
     }

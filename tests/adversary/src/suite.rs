@@ -11,14 +11,16 @@ use integration::{DEADLINE, Daemon, Event, Layout, Process, cgroup_root, unique}
 use serde::{Deserialize, Serialize};
 
 use crate::bpf_objects::Pinned;
-use crate::catalogue::{TECHNIQUES, Technique};
+use crate::catalogue::{ALLOWED, TECHNIQUES, Technique};
 use crate::far_side::FarSide;
-use crate::scene::{Limits, Outcome, Place, play};
+use crate::scene::{Limits, NO_SESSION, Outcome, Place, play};
 use crate::sys::Stop;
 use crate::world;
 
 /// How long an attempt outside may take. It is what says how long one inside may.
 const CONTROL: Limits = Limits { run: Duration::from_secs(20), effect: Duration::from_secs(3) };
+/// Nothing is to get out.
+const CONTROL_INSIDE: Limits = Limits { run: CONTROL.run, effect: Duration::from_millis(100) };
 /// What an attempt inside has in any case, and at most.
 const LEAST: Limits = Limits { run: Duration::from_secs(1), effect: Duration::from_millis(50) };
 const MOST: Limits = Limits { run: Duration::from_secs(30), effect: Duration::from_secs(3) };
@@ -73,6 +75,8 @@ pub(crate) fn run(only: &[String], results: Option<&Path>) -> Result<Vec<String>
     let kernel = kernel();
     let guard = Pinned::in_directory(&daemon.layout().pin_dir).guard;
 
+    let mut problems = Vec::new();
+    problems.extend(unusable(&mut daemon, &far_side, &cgroup.0, "first"));
     let mut played = Vec::new();
     for technique in chosen {
         played.push(if technique.own_daemon {
@@ -81,15 +85,23 @@ pub(crate) fn run(only: &[String], results: Option<&Path>) -> Result<Vec<String>
             play_shared(technique, &mut daemon, &far_side, &cgroup.0)
         });
     }
+    problems.extend(unusable(&mut daemon, &far_side, &cgroup.0, "last"));
     far_side.settle();
     daemon.wait_idle();
     let refusals = first_refusals(&daemon.events());
     let lines: Vec<Line> =
         played.iter().map(|played| line(played, &kernel, guard, &far_side, &refusals)).collect();
     write(&lines, results);
-    let mut problems: Vec<String> = lines.iter().filter_map(problem).collect();
+    problems.extend(lines.iter().filter_map(problem));
     problems.extend(far_side.lost().map(|count| format!("the sniffer missed {count} packets")));
     Ok(problems)
+}
+
+/// Whether a session cannot do what it may: then that it cannot do other things proves nothing.
+fn unusable(daemon: &mut Daemon, far_side: &FarSide, cgroup: &Path, which: &str) -> Option<String> {
+    let outcome = play(&ALLOWED, Place::InSession, daemon, far_side, cgroup, CONTROL_INSIDE);
+    let works = far_side.has_seen_allowed(&outcome.magic);
+    (!works).then(|| format!("the {which} session could not do what it may: {}", outcome.last_word()))
 }
 
 /// With the daemon that all share.
@@ -164,6 +176,12 @@ fn problem(line: &Line) -> Option<String> {
     let technique = crate::catalogue::find(&line.technique)?;
     let name = technique.name;
     let expected = technique.inapplicable_on(&line.kernel);
+    if let Some(by) = &line.stopped_by
+        && by.starts_with(NO_SESSION)
+        && !technique.may_not_begin
+    {
+        return Some(format!("{name}: there was no session: {by}"));
+    }
     match (&line.outcome, expected, technique.open.reason(line.lsm)) {
         (None, None, _) => {
             let why = line.why.as_deref().unwrap_or_default();
@@ -231,5 +249,50 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // Whoever moved there has been ended; the kernel may take a moment to see it.
         integration::remove_cgroup(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line of this kernel, with what was seen.
+    fn seen(technique: &str, lsm: bool, outcome: Option<&str>) -> Option<String> {
+        problem(&Line {
+            kernel: "6.18".into(),
+            lsm,
+            technique: technique.into(),
+            control: if outcome.is_some() { APPLICABLE } else { NOT_APPLICABLE }.into(),
+            why: None,
+            outcome: outcome.map(str::to_owned),
+            stopped_by: None,
+        })
+    }
+
+    #[test]
+    fn declarations_and_what_is_seen_must_agree() {
+        for (technique, lsm, outcome, expect) in [
+            ("tcp-connect4", false, Some(STOPPED), None),
+            ("tcp-connect4", false, Some(GOT_OUT), Some("not declared")),
+            ("tcp-connect4", false, None, Some("not expected here")),
+            // Declared where there is no guard.
+            ("signal", false, Some(GOT_OUT), None),
+            ("signal", false, Some(STOPPED), Some("declared open, and stopped")),
+            ("signal", true, Some(GOT_OUT), Some("not declared")),
+            ("signal", true, Some(STOPPED), None),
+            // Declared everywhere.
+            ("relay-allowed", true, Some(GOT_OUT), None),
+            ("relay-allowed", true, Some(STOPPED), Some("declared open, and stopped")),
+            // Not on this kernel.
+            ("sctp", false, None, None),
+            ("sctp", false, Some(STOPPED), Some("the control got out")),
+        ] {
+            let problem = seen(technique, lsm, outcome);
+            let as_expected = match (&problem, expect) {
+                (Some(problem), Some(part)) => problem.contains(part),
+                (problem, expect) => problem.is_none() && expect.is_none(),
+            };
+            assert!(as_expected, "{technique} {lsm} {outcome:?}: {problem:?}");
+        }
     }
 }

@@ -137,7 +137,8 @@ pub(crate) fn send_frame(socket: OwnedFd, context: &Context) -> Attempt {
     sys::send_to(&socket, &super::raw::packet4(TARGET4, context.magic()), 0, &link_layer())
 }
 
-fn frame(context: &Context) -> Vec<u8> {
+/// The same, with one: of zeros.
+pub(crate) fn frame(context: &Context) -> Vec<u8> {
     let mut frame = vec![0; 12];
     frame.extend(ETH_P_IP.to_be_bytes());
     frame.extend(super::raw::packet4(TARGET4, context.magic()));

@@ -33,6 +33,16 @@ pub(crate) fn message_queue(context: &Context) -> Attempt {
     sys::check("msgsnd", sent as isize).map(drop)
 }
 
+/// Types into the terminal that it shares with whoever started it, and who reads that when the attempt has ended.
+pub(crate) fn terminal_input(context: &Context) -> Attempt {
+    for byte in context.magic().iter().chain(b"\n") {
+        // SAFETY: the call reads one byte, which outlives it.
+        let typed = unsafe { libc::ioctl(0, libc::TIOCSTI, std::ptr::from_ref(byte)) };
+        sys::check("TIOCSTI", typed as isize)?;
+    }
+    Ok(())
+}
+
 /// A program that runs as its owner: root, who may open what the attacker may not.
 pub(crate) fn set_user_id(context: &Context) -> Attempt {
     run_other(context, "set-user-id")

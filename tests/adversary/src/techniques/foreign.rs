@@ -67,6 +67,16 @@ pub(crate) fn passed_packet_socket(context: &Context) -> Attempt {
     super::families::send_frame(passed(context)?, context)
 }
 
+/// A socket of the attacker's own, which somebody else connects.
+pub(crate) fn lent(context: &Context) -> Attempt {
+    let socket = sys::tcp(target4())?;
+    let mut borrower = UnixStream::connect(context.socket()).at("connect to the borrower")?;
+    sys::pass_fd(&borrower, &socket)?;
+    // It says so when it has.
+    std::io::Read::read_exact(&mut borrower, &mut [0]).at("wait for the borrower")?;
+    sys::send(&socket, context.magic())
+}
+
 pub(crate) fn stolen_connected(context: &Context) -> Attempt {
     sys::send(stolen(context)?, context.magic())
 }

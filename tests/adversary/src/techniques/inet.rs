@@ -9,6 +9,12 @@ use crate::sys::{self, Attempt, name, name_as};
 /// The loopback device is the first of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
+/// What the envelope allows, by both protocols.
+pub(crate) fn allowed(context: &Context) -> Attempt {
+    tcp(context, allowed4())?;
+    udp_connected(context, context::allowed6(), &name(context::allowed6()))
+}
+
 pub(crate) fn tcp4(context: &Context) -> Attempt {
     tcp(context, target4())
 }
@@ -218,6 +224,46 @@ pub(crate) fn transparent(context: &Context) -> Attempt {
     sys::set_flag(&socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT)?;
     sys::bind(&socket, &name(context::at(Ipv4Addr::new(203, 0, 113, 9), 1234)))?;
     sys::send_to(&socket, context.magic(), 0, &name(target4()))
+}
+
+/// The address changes while the kernel reads it: judged as one, and used as the other.
+pub(crate) fn racing_address(context: &Context) -> Attempt {
+    use std::os::fd::AsRawFd as _;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
+    let addresses = [allowed4(), target4()].map(|address| {
+        let bytes: [u8; 8] = name(address)[..8].try_into().expect("an address is longer");
+        u64::from_ne_bytes(bytes)
+    });
+    // As the kernel's `sockaddr_in`: what matters of it is in the first word.
+    let shared = [AtomicU64::new(addresses[0]), AtomicU64::new(0)];
+    let socket = sys::udp(target4())?;
+    let end = Instant::now() + Duration::from_millis(200);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while Instant::now() < end {
+                addresses.iter().for_each(|address| shared[0].store(*address, Ordering::Relaxed));
+            }
+        });
+        let mut last = Ok(());
+        while Instant::now() < end {
+            let (data, len) = (context.magic().as_ptr().cast(), context.magic.len());
+            let to = shared.as_ptr().cast();
+            // SAFETY: the data and the address outlive the call; the kernel copies the address before it uses it.
+            let sent = unsafe { libc::sendto(socket.as_raw_fd(), data, len, 0, to, 16) };
+            last = sys::check("sendto", sent).map(drop);
+        }
+        last
+    })
+}
+
+/// A datagram to an allowed server that answers, in the name of somebody who is not allowed: the answer goes there.
+pub(crate) fn reflection(context: &Context) -> Attempt {
+    let elsewhere = Ipv4Addr::from(u32::from(context::ROUTED4) + 1);
+    let socket = sys::udp(target4())?;
+    sys::set_flag(&socket, libc::IPPROTO_IP, libc::IP_TRANSPARENT)?;
+    sys::bind(&socket, &name(context::at(elsewhere, 1234)))?;
+    sys::send_to(&socket, context.magic(), 0, &name(context::at(context::ALLOWED4, context::RELAY_PORT)))
 }
 
 /// Fills the memory that a socket has for options, so that nothing can be attached to it any more.

@@ -93,10 +93,29 @@ pub(crate) fn mount_over_pins(context: &Context) -> Attempt {
     mount(Some("tmpfs"), mount_point(context), Some("tmpfs"), MsFlags::empty(), None::<&str>).at("mount")
 }
 
+/// A packet that the kernel takes for one that a device has received, by a test of a program.
+pub(crate) fn live_frames(context: &Context) -> Attempt {
+    const XDP: u64 = 6;
+    const PROG_TEST_RUN: usize = 10;
+    const LIVE_FRAMES: u64 = 1 << 1;
+    // return XDP_PASS
+    let program = [instruction(0xb7, 0, 0, 0, 2), instruction(0x95, 0, 0, 0, 0)];
+    let program = load(&program, XDP, 0)?;
+    let frame = super::families::frame(context);
+    // Program, size and place of the packet, how often; then, behind what is not used, flags.
+    let mut test = [0; 16];
+    test[0] = fd_word(&program);
+    test[1] = frame.len() as u64;
+    test[2] = frame.as_ptr() as u64;
+    test[4] = 1;
+    test[8] = LIVE_FRAMES;
+    bpf("test a program", PROG_TEST_RUN, &mut test).map(drop)
+}
+
 /// A program after ours, which takes its refusal back. For the target's address alone: everybody's connections pass it.
 pub(crate) fn override_verdict(context: &Context) -> Attempt {
-    const CGROUP_SOCK_ADDR: u32 = 18;
-    const CONNECT4: u32 = 10;
+    const CGROUP_SOCK_ADDR: u64 = 18;
+    const CONNECT4: u64 = 10;
     const SET_RETVAL: i32 = 187;
     let target = i32::from_ne_bytes(TARGET4.octets());
     let program = [
@@ -109,20 +128,24 @@ pub(crate) fn override_verdict(context: &Context) -> Attempt {
         instruction(0xb7, 0, 0, 0, 1),
         instruction(0x95, 0, 0, 0, 0),
     ];
-    let licence = c"GPL";
-    let mut load = [0_u64; 16];
-    load[0] = u64::from(CGROUP_SOCK_ADDR) | (program.len() as u64) << 32;
-    load[1] = program.as_ptr() as u64;
-    load[2] = licence.as_ptr() as u64;
-    // What the program is to be attached to is the word at 68 bytes.
-    load[8] = u64::from(CONNECT4) << 32;
-    let program = sys::owned("load a program", bpf("load a program", PROG_LOAD, &mut load)? as isize)?;
+    let program = load(&program, CGROUP_SOCK_ADDR, CONNECT4)?;
     let root =
         fs::File::open(context.cgroup.parent().expect("it is below the root")).at("open the cgroup")?;
-    let mut create = words(&[fd_word(&program) | (root.as_raw_fd() as u64) << 32, u64::from(CONNECT4)]);
+    let mut create = words(&[fd_word(&program) | (root.as_raw_fd() as u64) << 32, CONNECT4]);
     let link = bpf("attach a program", LINK_CREATE, &mut create)?;
     let _attached = sys::owned("attach a program", link as isize)?;
     inet::tcp4(context)
+}
+
+fn load(program: &[u64], kind: u64, attach_to: u64) -> Attempt<OwnedFd> {
+    let licence = c"GPL";
+    let mut load = [0; 16];
+    load[0] = kind | (program.len() as u64) << 32;
+    load[1] = program.as_ptr() as u64;
+    load[2] = licence.as_ptr() as u64;
+    // What the program is to be attached to is the word at 68 bytes.
+    load[8] = attach_to << 32;
+    sys::owned("load a program", bpf("load a program", PROG_LOAD, &mut load)? as isize)
 }
 
 fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {

@@ -80,6 +80,11 @@ pub(crate) fn limit(context: &Context) -> Attempt {
     sys::check("prlimit", set as isize).map(drop)
 }
 
+/// All of somebody else's cgroup.
+pub(crate) fn cgroup_kill(context: &Context) -> Attempt {
+    std::fs::write(context.cgroup.join("cgroup.kill"), "1").at("write cgroup.kill")
+}
+
 /// The daemon itself.
 pub(crate) fn kill_daemon(context: &Context) -> Attempt {
     kill(Pid::from_raw(context.daemon), Signal::SIGKILL).at("kill")
