@@ -24,7 +24,7 @@ use crate::world;
 pub(crate) const NO_SESSION: &str = "`run`";
 
 /// How long the effect of an attempt is waited for whose last call failed.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
 const NOBODY: u32 = 65_534;
 
