@@ -30,6 +30,7 @@ pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
 pub use bpf::{inner_memory, live_ids, pinned_ids};
+pub use cgroup::{remove as remove_cgroup, root as cgroup_root};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};
