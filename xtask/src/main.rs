@@ -10,6 +10,7 @@ mod fuzz;
 mod lint;
 mod setup;
 mod test;
+mod veristat;
 mod vm;
 
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Task {
     },
     /// Run integration tests on Debian's kernels, in virtual machines; needs root
     Vm(vm::Options),
+    /// Show or check what verifying the kernel programs takes; needs root
+    Veristat(veristat::Options),
     /// Show an agent being held inside its envelope; needs root
     Demo,
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench { bench } => bench::run(bench),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
+        Task::Veristat(options) => veristat::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Demo => demo::run(),
     };

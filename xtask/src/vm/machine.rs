@@ -76,8 +76,8 @@ impl Variant {
     }
 
     fn parameters(self) -> String {
-        // A kernel that has stumbled goes down at once and says so. The mitigations and the clock cost an emulated processor
-        // more than a real one; programs loaded by root are verified in the same way without them.
+        // A kernel that has stumbled goes down at once and says so. Mitigations cost an emulated processor more than a real one,
+        // and what root loads is verified alike without them.
         let common = "oops=panic mitigations=off";
         let modules = if self.lsm { "" } else { " lsm=lockdown,capability,landlock,yama" };
         format!("{common}{modules}")
@@ -278,6 +278,12 @@ impl Report {
         let failed = self.results.iter().filter(|result| result.outcome != Outcome::Passed);
         problems.extend(failed.map(|result| self.line(result)));
         problems
+    }
+
+    /// A file that a job left behind.
+    pub(super) fn result(&self, name: &str) -> Option<PathBuf> {
+        let path = job::results(&self.folder).join(name);
+        path.is_file().then_some(path)
     }
 
     /// What it said last, if it did not end as it should.
