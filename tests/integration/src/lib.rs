@@ -56,7 +56,7 @@ pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Optio
         }
         assert!(Instant::now() < end, "not within {limit:?}: {what}");
         thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+        pause = (pause * 2).min(scaled(Duration::from_millis(50)));
     }
 }
 

@@ -14,8 +14,8 @@ use crate::command::{cargo, output, run as run_command, target_dir};
 /// they do for load. An emulated processor does one thing in thirty, but most of what a test waits for is not computation.
 const SLOWNESS: u32 = 10;
 
-/// How long one program may take.
-const LIMIT: Duration = Duration::from_secs(300);
+/// How long one program may take, also beside other work.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// In an argument: the folder whose files are there when the machine has ended.
 const RESULTS: &str = "{results}";
