@@ -6,6 +6,7 @@ mod job;
 mod kernel;
 mod machine;
 mod outcome;
+mod report;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ use crate::setup::{self, Need};
 use crate::veristat;
 use job::Jobs;
 pub(crate) use kernel::Kernel;
-use machine::{Report, Variant};
+use machine::Variant;
+use report::Report;
 
 /// What boots the machines; PyPI has it, Debian 12 does not.
 const VIRTME: &str = "virtme-ng==1.42";
