@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
@@ -22,16 +22,13 @@ use crate::setup::{self, Need};
 use crate::veristat;
 use job::Jobs;
 pub(crate) use kernel::Kernel;
-use machine::Variant;
+use machine::{Shape, Variant};
 use report::Report;
 
 /// What boots the machines; PyPI has it, Debian 12 does not.
 const VIRTME: &str = "virtme-ng==1.42";
 
-/// How many each machine has. Two of them share this machine's, and a kernel with one would have no races.
-const PROCESSORS: u32 = 2;
-
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// All, if none is named
     #[arg(long)]
@@ -45,8 +42,34 @@ pub(crate) struct Options {
     /// One machine after the other; else one of each kernel beside the other
     #[arg(long)]
     one_by_one: bool,
+    /// How many each machine has. Emulated, a second one makes all work dearer by half, and it is what makes races
+    #[arg(long, default_value_t = Options::default().processors)]
+    processors: u32,
+    /// After how many minutes a machine is given up
+    #[arg(long, default_value_t = Options::default().minutes)]
+    minutes: u64,
     /// Files of `tests/integration/tests`, without `.rs`; `integration` for all of them; `veristat`; all, if none is named
     tests: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            kernel: Vec::new(),
+            lsm: false,
+            no_lsm: false,
+            one_by_one: false,
+            processors: 1,
+            minutes: 25,
+            tests: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    fn shape(&self) -> Shape {
+        Shape { processors: self.processors, limit: Duration::from_secs(self.minutes * 60) }
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -62,7 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         jobs.without_lsm.clear();
     }
     job::say_what_is_skipped();
-    let reports = boot_all(&options.kernel, &jobs, options.one_by_one)?;
+    let reports = boot_all(options, &jobs)?;
     for report in &reports {
         eprint!("{report}");
     }
@@ -86,7 +109,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 pub(crate) fn measure(kernels: &[Kernel], mut take: impl FnMut(&str, &Path) -> Result<()>) -> Result<()> {
     let mut jobs = prepare(&[job::VERISTAT.to_owned()])?;
     jobs.without_lsm.clear();
-    for report in boot_all(kernels, &jobs, false)? {
+    let options = Options { kernel: kernels.to_vec(), ..Options::default() };
+    for report in boot_all(&options, &jobs)? {
         let problems = report.problems();
         if !problems.is_empty() {
             bail!("{}", problems.join("\n"));
@@ -124,12 +148,13 @@ fn prepare(tests: &[String]) -> Result<Jobs> {
 
 /// Boots a machine for each kernel, and then, if there is something to run in it, another one without BPF among the security
 /// modules. Kernels run beside each other.
-fn boot_all(kernels: &[Kernel], jobs: &Jobs, one_by_one: bool) -> Result<Vec<Report>> {
+fn boot_all(options: &Options, jobs: &Jobs) -> Result<Vec<Report>> {
     let vng = install_virtme(&folder())?;
     let lock = folder().join("lock");
     let lock = File::create(&lock).with_context(|| format!("create `{}`", lock.display()))?;
     lock.try_lock().context("another `cargo xtask vm` is running in this checkout")?;
-    let kernels = Kernel::value_variants().iter().filter(|it| kernels.is_empty() || kernels.contains(it));
+    let kernels =
+        Kernel::value_variants().iter().filter(|it| options.kernel.is_empty() || options.kernel.contains(it));
     let machines: Vec<(Kernel, PathBuf)> =
         kernels.map(|kernel| Ok((*kernel, kernel.fetch(&folder())?))).collect::<Result<_>>()?;
     let boot = |(kernel, image): &(Kernel, PathBuf)| {
@@ -138,12 +163,12 @@ fn boot_all(kernels: &[Kernel], jobs: &Jobs, one_by_one: bool) -> Result<Vec<Rep
             let variant = Variant { kernel: *kernel, lsm };
             if !jobs.is_empty() {
                 let folder = folder().join(variant.name());
-                reports.push(machine::boot(&vng, image, variant, jobs, PROCESSORS, &folder)?);
+                reports.push(machine::boot(&vng, image, variant, jobs, options.shape(), &folder)?);
             }
         }
         Ok(reports)
     };
-    let reports: Vec<Vec<Report>> = if one_by_one {
+    let reports: Vec<Vec<Report>> = if options.one_by_one {
         machines.iter().map(boot).collect::<Result<_>>()?
     } else {
         thread::scope(|scope| {

@@ -13,12 +13,6 @@ use super::job::{self, Job, MARK};
 use super::machine::Variant;
 use super::outcome::{Counts, Outcome};
 
-pub(super) const LIMITS: Limits = Limits {
-    boot: Duration::from_secs(180),
-    grace: Duration::from_secs(60),
-    total: Duration::from_secs(1_500),
-};
-
 /// How long a machine may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -27,6 +21,12 @@ pub(super) struct Limits {
     /// Beyond the limit of the job that it runs, and after the last, before it is said to hang.
     grace: Duration,
     total: Duration,
+}
+
+impl Limits {
+    pub(super) const fn within(total: Duration) -> Self {
+        Self { boot: Duration::from_secs(180), grace: Duration::from_secs(60), total }
+    }
 }
 
 /// How many of its last words are shown.
