@@ -21,7 +21,7 @@ fn nothing_slips_through_while_programs_are_replaced() {
     let process = daemon.run(&envelope, &probe(&["connect-loop", &allowed, &refused]));
     let id = daemon.session_id("loop");
 
-    for replacement in 0..fewer(10, 4) {
+    for replacement in 0..fewer(10, 2) {
         let before = program_ids(&daemon);
         daemon.kill9();
         daemon.restart_with(&["--cgroup", if replacement % 2 == 0 { &other } else { &own }]);

@@ -163,7 +163,8 @@ pub(super) fn say_what_is_skipped() {
     }
 }
 
-/// What a machine's first program writes to the console, for whoever watches it.
+/// What a machine's first program writes to the console, for whoever watches it. The kernel may write into the same line: a mark
+/// says when to look, and the files say what there is.
 pub(super) const MARK: &str = "xtask-vm:";
 
 /// Writes the program that runs all jobs, and returns its path. `share` is the folder that the machine writes to.
@@ -187,10 +188,12 @@ pub(super) fn write_script(jobs: &[Job], share: &Path) -> Result<PathBuf> {
         script += &format!(
             "echo '{MARK}' begin {name}\n\
              timeout --kill-after=10 {} {} >{} 2>&1\n\
-             echo '{MARK}' end {name} $?\n",
+             echo $? >{}\n\
+             echo '{MARK}' end {name}\n",
             job.limit.as_secs(),
             command.join(" "),
             quoted(&log(share, job).display().to_string()),
+            quoted(&status(share, job).display().to_string()),
         );
     }
     script += &format!("echo '{MARK}' done\n");
@@ -207,6 +210,11 @@ pub(super) fn results(share: &Path) -> PathBuf {
 /// Where all that a job prints goes.
 pub(super) fn log(share: &Path, job: &Job) -> PathBuf {
     share.join(format!("{}.log", job.name))
+}
+
+/// Where its exit status goes.
+pub(super) fn status(share: &Path, job: &Job) -> PathBuf {
+    share.join(format!("{}.status", job.name))
 }
 
 /// For a shell.

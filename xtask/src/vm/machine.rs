@@ -36,7 +36,8 @@ impl Variant {
 
     fn parameters(self) -> String {
         // A kernel that has stumbled goes down at once and says so.
-        let common = format!("oops=panic {FASTER}");
+        // And nothing below a warning goes to the console, which our own lines go through as well.
+        let common = format!("oops=panic loglevel=5 {FASTER}");
         let modules = if self.lsm { "" } else { " lsm=lockdown,capability,landlock,yama" };
         format!("{common}{modules}")
     }
@@ -63,8 +64,11 @@ pub(super) fn boot(
         fs::remove_dir_all(folder).with_context(|| format!("remove `{}`", folder.display()))?;
     }
     let script = job::write_script(jobs, folder)?;
-    let mut machine = Command::new(vng);
+    // Its own group, to be ended as a whole; and an end of its own, should we be ended before.
+    let mut machine = Command::new("timeout");
     machine
+        .arg((shape.limit + Duration::from_secs(60)).as_secs().to_string())
+        .arg(vng)
         .args(["--disable-kvm", "--verbose", "--memory", "4G", "--cpus", &shape.processors.to_string()])
         .args(["--append", &variant.parameters(), "--rwdir"])
         .arg(folder)

@@ -120,7 +120,7 @@ impl Report {
             } else if COMPLAINTS.iter().any(|complaint| line.contains(complaint)) {
                 self.complaints.push(line.clone());
             }
-            let Some(said) = line.strip_prefix(MARK) else { continue };
+            let Some((_, said)) = line.split_once(MARK) else { continue };
             let words: Vec<&str> = said.split_whitespace().collect();
             let find = |name: &str| jobs.iter().find(|job| job.name == name);
             match words[..] {
@@ -130,28 +130,35 @@ impl Report {
                     deadline = Instant::now() + limits.grace;
                 }
                 ["begin", name] => {
+                    self.end_of(running.take());
                     let job = find(name).with_context(|| format!("the machine began `{name}`"))?;
                     deadline = Instant::now() + job.limit + limits.grace;
                     running = Some((job, Instant::now()));
                 }
-                ["end", _, status] => {
-                    if let (Some((job, since)), Ok(status)) = (running.take(), status.parse()) {
-                        let outcome = Outcome::of(status, job.speaks, &self.counts(job));
-                        self.take(job, outcome, since.elapsed());
-                    }
+                ["end", ..] => {
+                    self.end_of(running.take());
                     deadline = Instant::now() + limits.grace;
                 }
                 ["done"] => done = true,
                 _ => {}
             }
         }
-        if let Some((job, since)) = running {
-            self.take(job, Outcome::Lost, since.elapsed());
-        }
+        self.end_of(running);
         for job in &jobs[self.results.len()..] {
             self.take(job, Outcome::NotRun, Duration::ZERO);
         }
         Ok(())
+    }
+
+    /// A job that was begun is over, or the machine is.
+    fn end_of(&mut self, running: Option<(&Job, Instant)>) {
+        let Some((job, since)) = running else { return };
+        let status = fs::read_to_string(job::status(&self.folder, job)).ok();
+        let outcome = match status.and_then(|status| status.trim().parse().ok()) {
+            Some(status) => Outcome::of(status, job.speaks, &self.counts(job)),
+            None => Outcome::Lost,
+        };
+        self.take(job, outcome, since.elapsed());
     }
 
     /// Keeps a result, and says it at once.
@@ -252,7 +259,7 @@ mod tests {
     use job::Speaks;
 
     /// What is made of a machine that says these lines, and then ends; or goes on in silence.
-    fn watch(name: &str, said: &[&str], goes_on: bool) -> Report {
+    fn watch(name: &str, said: &[&str], statuses: [i32; 2], goes_on: bool) -> Report {
         let folder = std::env::temp_dir().join(format!("xtask-vm-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder for the test");
         let job = |name: &str| Job {
@@ -263,6 +270,11 @@ mod tests {
             speaks: Speaks::Status,
         };
         let (sender, lines) = channel();
+        for (job, status) in [job("one"), job("two")].iter().zip(statuses) {
+            if said.iter().any(|line| *line == format!("xtask-vm: end {}", job.name)) {
+                fs::write(job::status(&folder, job), format!("{status}\n")).expect("the folder is ours");
+            }
+        }
         for line in said {
             sender.send((*line).to_owned()).expect("somebody listens");
         }
@@ -283,8 +295,8 @@ mod tests {
     fn the_ways_to_end_are_told_apart() {
         const BOOTED: &str = "xtask-vm: booted 6.1.0-56-amd64 lockdown,bpf";
         const PANIC: &str = "[  7.1] Kernel panic - not syncing: sysrq triggered crash";
-        let one = ["xtask-vm: begin one", "xtask-vm: end one 0"];
-        let two = ["xtask-vm: begin two", "xtask-vm: end two 0"];
+        let one = ["xtask-vm: begin one", "xtask-vm: end one"];
+        let two = ["[ 9.1] noise xtask-vm: begin two", "xtask-vm: end two"];
         let all = [BOOTED, one[0], one[1], two[0], two[1], "xtask-vm: done"];
         for (name, said, goes_on, problems) in [
             ("done", &all[..], false, &[][..]),
@@ -294,20 +306,16 @@ mod tests {
             ("no-boot", &["no such image"], false, &["NOT BOOT", "NOT RUN", "NOT RUN"]),
             ("panic", &[BOOTED, one[0], PANIC], false, &["PANICKED", "one          LOST", "NOT RUN"]),
             ("stopped", &all[..3], false, &["STOPPED", "two          NOT RUN"]),
-            (
-                "failed",
-                &[BOOTED, one[0], "xtask-vm: end one 7", two[0], two[1], all[5]],
-                false,
-                &["status 7"],
-            ),
             ("other-kernel", &[&["xtask-vm: booted 6.12.1 bpf"], &all[1..]].concat(), false, &["6.12.1"]),
             ("other-modules", &[&["xtask-vm: booted 6.1.0 yama"], &all[1..]].concat(), false, &["yama"]),
             ("bug", &[&["[ 1.0] BUG: kernel NULL pointer dereference"], &all[..]].concat(), false, &["NULL"]),
         ] {
-            let found = watch(name, said, goes_on).problems();
+            let found = watch(name, said, [0, 0], goes_on).problems();
             let text = found.join("\n");
             assert_eq!(found.is_empty(), problems.is_empty(), "{name}: {text}");
             assert!(problems.iter().all(|problem| text.contains(problem)), "{name}: {text}");
         }
+        let found = watch("failed", &all, [7, 124], false).problems();
+        assert!(found[0].contains("FAILED (exit status 7)") && found[1].contains("TIMED OUT"), "{found:?}");
     }
 }
