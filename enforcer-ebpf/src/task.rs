@@ -1,7 +1,7 @@
 //! Current task to session: the tag first, then the cgroup.
 
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use enforcer_common::{counter::Counter, decision::Claim, identity::TaskTag, record::Placement};
 
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
     maps::{SESSIONS, TASKS},
 };
 
-/// The current process's id.
+/// The current process's id. Read from the task: the helper for it is not there for every type of program (cgroup_skb on 6.1).
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+    Task::current().tgid()
 }
 
 /// The current user, as seen from the initial user namespace.

@@ -281,7 +281,14 @@ fn packets_pass_by_the_rule_that_let_the_connection_begin() {
 fn a_deny_rule_for_the_far_end_beats_a_listen_rule() {
     let active = standing(SessionState::Active, Mode::Enforce);
     let ranges = [
-        RuleEntry { first: 0, last: INBOUND - 1, rule: 1, verdict: Verdict::Deny.raw(), ..RuleEntry::NONE },
+        RuleEntry {
+            first: 0,
+            last: INBOUND - 1,
+            rule: 1,
+            verdict: Verdict::Deny.raw(),
+            mode: Mode::Enforce.raw(),
+            ..RuleEntry::NONE
+        },
         RuleEntry {
             first: INBOUND,
             last: u32::MAX,
@@ -301,7 +308,7 @@ fn a_deny_rule_for_the_far_end_beats_a_listen_rule() {
     table.0.push(block);
     for opens in [true, false] {
         let decision = decide_packet(&active, &packet(Direction::In, opens), None, &&table);
-        assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::DenyRule), "{opens}");
+        assert_eq!((decision.is_refused(), decision.reason), (true, Reason::DenyRule), "{opens}");
     }
 }
 

@@ -59,7 +59,14 @@ impl Check {
     }
 }
 
-pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus, Failure> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Of a program that the kernel refuses, print all that its verifier says
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
     let root = nix::unistd::geteuid().is_root();
     let offsets = kernel::kernel_offsets();
     let checks = vec![
@@ -72,7 +79,7 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
         landlock(),
         lsm(),
     ];
-    let hooks = hooks(root, offsets.ok());
+    let hooks = hooks(root, offsets.ok(), args.verbose);
     // BPF LSM is of use, and not needed by anything in this release; without Landlock `run` warns and goes on.
     let needed = checks.iter().filter(|check| ![LSM, LANDLOCK].contains(&&*check.name)).chain(&hooks);
     let ready = needed.into_iter().all(|check| check.state == State::Ok);
@@ -208,7 +215,7 @@ fn lsm() -> Check {
     }
 }
 
-fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
+fn hooks(root: bool, offsets: Option<Offsets>, verbose: bool) -> Vec<Check> {
     let tried = match (root, offsets) {
         (true, Some(offsets)) => {
             let config = Config { offsets, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
@@ -221,7 +228,11 @@ fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
             .into_iter()
             .map(|(hook, refused)| match refused {
                 None => Check::ok(hook.hook, hook.covers),
-                Some(error) => Check::missing(hook.hook, error, "this kernel refuses the program"),
+                Some(error) => {
+                    let (line, said) = error.split_once('\n').unwrap_or((&error, ""));
+                    let detail = if verbose { said } else { line };
+                    Check::missing(hook.hook, detail, "this kernel refuses the program")
+                }
             })
             .collect(),
         Err(why) => HOOKS

@@ -113,7 +113,7 @@ enum Command {
     /// Limits and time to live are the stricter ones. Metadata and, where possible, the names of rules are those of B.
     Intersect(intersect::Args),
     /// Say what this host offers, hook by hook
-    Doctor,
+    Doctor(doctor::Args),
     /// Run the daemon, in the foreground
     ///
     /// When it stops, however it stops, the kernel goes on enforcing. A new daemon takes over.
@@ -145,7 +145,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Diff(args) => diff::execute(format, &args),
         Command::Includes(args) => includes::execute(format, &args),
         Command::Intersect(args) => intersect::execute(format, &args),
-        Command::Doctor => doctor::execute(&settings, format),
+        Command::Doctor(args) => doctor::execute(&settings, format, &args),
         Command::Daemon(args) => daemon::execute(settings, &args),
         Command::Teardown(args) => teardown::execute(&settings, format, &args),
     }

@@ -271,8 +271,12 @@ pub(crate) fn probe_programs(config: &Config) -> Result<Vec<Probed>, KernelError
         .override_global("CONFIG", config, true)
         .load(OBJECT)
         .map_err(|error| KernelError::Object(Box::new(error)))?;
-    let mut refused =
-        |hook: &'static super::attach::Hook| hook.load(&mut object, &btf).err().map(|error| one_line(&error));
+    let mut refused = |hook: &'static super::attach::Hook| {
+        let error = hook.load(&mut object, &btf).err()?;
+        // What the verifier says is many lines long.
+        let said = std::error::Error::source(&error).map_or_else(String::new, |source| source.to_string());
+        Some(format!("{}\n{said}", one_line(&error)))
+    };
     Ok(HOOKS.iter().map(|hook| (hook, refused(hook))).collect())
 }
 

@@ -10,6 +10,7 @@
 //! probe quick-forks COUNT ADDRESS                 many short-lived children, each with one UDP connect()
 //! probe connect-loop ALLOWED REFUSED              connects to both until standard input closes
 //! probe connect-times FILE                        timed UDP connects, as standard input asks for them
+//! probe tree WORKERS PAIRS ALLOWED REFUSED        processes that hold pairs of connections, and fork all the while
 //! probe verdicts THREADS ADDRESS...               UDP connects from each thread to all, until standard input closes
 //! ```
 
@@ -18,6 +19,7 @@ mod load;
 mod shapes;
 mod sys;
 mod system;
+mod tree;
 
 use std::io::{self, BufRead};
 
@@ -46,6 +48,9 @@ fn main() {
         ["quick-forks", count, address] => load::quick_forks(number(count), parse(address)),
         ["connect-loop", allowed, refused] => load::connect_loop(parse(allowed), parse(refused)),
         ["connect-times", file] => load::connect_times(file.as_ref()),
+        ["tree", workers, pairs, allowed, refused] => {
+            tree::run(number(workers), number(pairs), parse(allowed), parse(refused));
+        }
         ["verdicts", threads, ref addresses @ ..] => {
             load::verdicts(number(threads), &addresses.iter().map(|text| parse(text)).collect::<Vec<_>>());
         }
