@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `ENFORCER_BIN` | the `enforcer` to test; required |
 //! | `ENFORCER_PROBE` | the `probe` to use, if it is not where cargo puts it beside the test |
+//! | `ENFORCER_TEST_SLOWNESS` | how many times slower than a real machine this one is, if it is emulated: see [`slowness`] |
 //!
 //! A deny test has four parts: reachable outside a session; refused inside; nothing at the server and a record of it;
 //! reachable again afterwards. Without the first and the last, a broken network passes.
@@ -18,8 +19,11 @@ mod cgroup;
 mod daemon;
 mod envelope;
 mod event;
+mod holder;
+mod netns;
 mod process;
 mod server;
+mod sniffer;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,8 +37,11 @@ pub use bpf::{inner_memory, live_ids, pinned_ids};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};
+pub use holder::{Answer, Holder};
+pub use netns::NetNs;
 pub use process::{Finished, Process, wrap};
 pub use server::{Pair, Server};
+pub use sniffer::{Left, Sniffer};
 
 /// How long anything may take that takes no time on an idle machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -61,6 +68,15 @@ pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Optio
 pub fn say(line: &str) {
     use std::io::Write as _;
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
+}
+
+/// How many times slower this machine is than a real one, as `ENFORCER_TEST_SLOWNESS` says; 1 if it says nothing. Where it is more,
+/// bounds on how long something may take are not checked, and what has to take long enough takes so many times longer.
+pub fn slowness() -> u32 {
+    match std::env::var("ENFORCER_TEST_SLOWNESS") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("ENFORCER_TEST_SLOWNESS={text}: not a number")),
+        Err(_) => 1,
+    }
 }
 
 /// A word that no other run and no other part of this run uses. What a probe sends begins with one, so that a server
