@@ -1,7 +1,7 @@
 //! Envelopes as the tests write them.
 
 use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::Server;
 
@@ -34,8 +34,12 @@ impl Envelope {
 
     /// Allows the server, by a rule named `rule`. For both protocols: some tests use the other one of the same port.
     pub fn allow_server(self, rule: &str, server: &Server) -> Self {
-        let (ip, port) = (server.address().ip(), server.address().port());
-        self.allow(rule, &host(ip), &format!("[{port}]"), "any")
+        self.allow_at(rule, server.address())
+    }
+
+    /// Allows one address and port, by a rule named `rule`.
+    pub fn allow_at(self, rule: &str, at: SocketAddr) -> Self {
+        self.allow(rule, &host(at.ip()), &format!("[{}]", at.port()), "any")
     }
 
     /// An allow rule. `ports` as in YAML.

@@ -269,3 +269,37 @@ fn bystanders_connection_is_never_taken_for_a_sessions() {
     assert_eq!(daemon.counter("packets_refused"), 0);
     daemon.wait_idle();
 }
+
+/// A listening socket answers in an interrupt, whoever holds it at the moment: most often while the process that connects runs.
+#[test]
+fn listener_that_a_session_connects_to_stays_its_makers() {
+    const CONNECTIONS: usize = 20_000;
+    let daemon = Daemon::start();
+    let listener = TcpListener::bind("127.0.0.10:0").expect("a port is free");
+    let to = listener.local_addr().expect("it is bound").to_string();
+    // A rule for the listener's port alone: if the listener were the session's, its answers would go nowhere.
+    let envelope = Envelope::of("caller").allow_at("only", listener.local_addr().expect("it is bound"));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            // Accepting takes the listener's lock, again and again.
+            scope.spawn(|| {
+                listener.set_nonblocking(true).expect("every socket can be");
+                while !stop.load(Relaxed) {
+                    drop(listener.accept());
+                }
+            });
+        }
+        let mut callers: Vec<_> =
+            (0..2).map(|_| daemon.run(&envelope, &probe(&["dial", &CONNECTIONS.to_string(), &to]))).collect();
+        let totals: Vec<String> =
+            callers.iter_mut().map(|caller| caller.read_line(integration::LOAD_DEADLINE)).collect();
+        stop.store(true, Relaxed);
+        assert_eq!(daemon.counter("sockets_adopted"), 0);
+        for line in totals {
+            assert_eq!(line, format!("{CONNECTIONS} 0"), "all connections were made");
+        }
+        callers.into_iter().for_each(|caller| drop(caller.finish(DEADLINE).success()));
+    });
+    assert_eq!(daemon.counter("packets_refused"), 0);
+}

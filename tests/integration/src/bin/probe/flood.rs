@@ -66,6 +66,21 @@ fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Makes so many TCP connections, one after another, each of which is reset at once. Prints how many were made, and how many not.
+pub(crate) fn dial(count: u32, address: SocketAddr) {
+    let [mut made, mut failed] = [0u32; 2];
+    // One that is not answered takes a minute to be given up.
+    while made + failed < count && failed == 0 {
+        match crate::load::connect_tcp(address) {
+            Ok(_) => made += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    print_line(&format!("{made} {failed}"));
+    // Until standard input closes: what the session has is looked at meanwhile.
+    io::stdin().lines().for_each(drop);
+}
+
 /// Connects UDP sockets, from threads that begin at one time, each as fast as it can; prints how many connects passed, and how
 /// many were refused with `EPERM`.
 pub(crate) fn race(threads: u32, count: u32, address: SocketAddr) {
