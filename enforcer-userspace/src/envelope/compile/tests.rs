@@ -1,9 +1,17 @@
-use super::super::test_support::{Answer, envelope, matches, model, probe, read, rule};
+mod packets;
+
+use super::super::test_support::{
+    Answer, best_listen, envelope, is_on_trial, listen_matches, listen_rule, listening, matches, model,
+    model_of_packet, packet_probe, probe, read, rule,
+};
 use super::super::{CompiledTable, Mode, PortRange, Prefix, RuleExplanation, Verdict, explain, parse};
 use super::*;
-use enforcer_common::decision::{Claim, Decision, Standing, decide};
+use enforcer_common::decision::{
+    Claim, Decision, Standing, decide, decide_bind, decide_packet, decide_socket, limits_of,
+};
 use enforcer_common::identity::SessionRef;
 use enforcer_common::net::{Address, Destination, Direction, Protocol};
+use enforcer_common::packet::Packet;
 use enforcer_common::record::Placement;
 use enforcer_common::rules::{EnvelopeRules as _, MAX_LEVELS};
 use enforcer_common::session::{Control, SessionState};
@@ -18,17 +26,20 @@ fn compile(envelope: &Envelope) -> CompiledRules {
 const ENVELOPE: u32 = 12;
 const SESSION: SessionRef = SessionRef { slot: 1, generation: 2 };
 
-fn decision(table: &CompiledTable, mode: Mode, destination: &Destination) -> Decision {
+fn standing(mode: Mode) -> Standing {
     let control =
         Control { state: SessionState::Active, mode, envelope: ENVELOPE, generation: SESSION.generation };
-    let standing = Standing {
+    Standing {
         claim: Claim::Tagged(SESSION),
         control: control.pack(),
         expires_ns: 1,
         now_ns: 0,
         placement: Placement::Home,
-    };
-    decide(&standing, Some(*destination), &table)
+    }
+}
+
+fn decision(table: &CompiledTable, mode: Mode, destination: &Destination) -> Decision {
+    decide(&standing(mode), Some(*destination), &table)
 }
 
 fn answer(decision: &Decision) -> Answer {
@@ -43,9 +54,10 @@ proptest! {
     fn compiled_entries_and_explanations_agree_with_the_rules(
         mode in select(vec![Mode::Enforce, Mode::Enforce, Mode::Audit]),
         rules in prop::collection::vec(rule(), 0..8),
+        listen in prop::collection::vec(listen_rule(), 0..4),
         probes in prop::collection::vec(probe(), 20),
     ) {
-        let envelope = envelope(mode, rules);
+        let envelope = Envelope { listen, ..envelope(mode, rules) };
         let compiled = compile(&envelope);
         let table = CompiledTable::new(ENVELOPE, &compiled);
         for probe in probes {
@@ -64,17 +76,18 @@ fn check_explained(
     destination: Destination,
     expect: Answer,
 ) -> Result<(), TestCaseError> {
-    let explained = explain(envelope, destination).unwrap();
+    let explained = explain(envelope, Direction::Out, destination).unwrap();
     prop_assert_eq!(answer(&explained.decision), expect);
     if destination.address.is_unspecified() {
         return Ok(());
     }
-    for (number, (written, said)) in (0..).zip(envelope.rules.iter().zip(&explained.rules)) {
-        let matches = matches(written, &destination).is_some();
+    prop_assert_eq!(explained.rules.len(), envelope.rules.len());
+    for (number, said) in explained.rules {
+        let matches = matches(&envelope.rules[number as usize], &destination).is_some();
         let right = match said {
             RuleExplanation::Decides(_) => matches && number == expect.1,
-            RuleExplanation::Beaten { winner, .. } => matches && number != expect.1 && *winner == expect.1,
-            RuleExplanation::NotAsked(_) | RuleExplanation::ByName => false,
+            RuleExplanation::Beaten { winner, .. } => matches && number != expect.1 && winner == expect.1,
+            RuleExplanation::NotAsked(_) | RuleExplanation::ByName | RuleExplanation::OtherFarPort => false,
             RuleExplanation::OtherProtocol | RuleExplanation::OtherAddress | RuleExplanation::OtherPort => {
                 !matches
             }
