@@ -100,10 +100,20 @@ fn adopter_of(socket: *mut c_void) -> u64 {
 #[inline(always)]
 fn current_sender(socket: *mut c_void) -> u64 {
     let Some(tag) = task::current_tag() else { return 0 };
-    if socket.is_null() || !Sock::of(socket).is_some_and(Sock::is_used_by_current) {
+    if socket.is_null() || listens(socket) || !Sock::of(socket).is_some_and(Sock::is_used_by_current) {
         return 0;
     }
     pack(tag.session)
+}
+
+/// Whether a socket waits for connections. What it sends are answers to those who begin one, from an interrupt and without its
+/// lock: that somebody has the lock, in `accept`, says nothing then.
+#[inline(always)]
+fn listens(socket: *mut c_void) -> bool {
+    const TCP_LISTEN: u32 = 10;
+    // SAFETY: a socket that the verifier knows as such, not null.
+    let socket = unsafe { &*socket.cast::<bpf_sock>() };
+    egress::context_field(&socket.state) == TCP_LISTEN
 }
 
 /// Takes a socket for a session that uses it; false if that cannot be noted. One that was another session's before stays that, and
