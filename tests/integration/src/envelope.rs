@@ -12,8 +12,11 @@ pub struct Envelope {
     revision: u64,
     mode: &'static str,
     ttl: String,
+    loopback: &'static str,
     egress: Vec<String>,
     deny: Vec<String>,
+    listen: Vec<String>,
+    limits: Vec<String>,
 }
 
 impl Envelope {
@@ -27,8 +30,11 @@ impl Envelope {
             revision: 0,
             mode: "enforce",
             ttl: "10m".into(),
+            loopback: "deny",
             egress: vec![],
             deny: vec![],
+            listen: vec![],
+            limits: vec![],
         }
     }
 
@@ -54,6 +60,31 @@ impl Envelope {
         self
     }
 
+    /// A listen rule: from where the ports may be reached.
+    pub fn listen(mut self, rule: &str, from: &str, ports: &str, protocol: &str) -> Self {
+        self.listen
+            .push(format!("{{name: {rule}, from: [\"{from}\"], ports: {ports}, protocol: {protocol}}}"));
+        self
+    }
+
+    /// Ping is allowed to these addresses.
+    pub fn allow_ping(mut self, rule: &str, to: &str) -> Self {
+        self.egress.push(format!("{{name: {rule}, to: [\"{to}\"], protocol: icmp}}"));
+        self
+    }
+
+    /// Loopback is allowed.
+    pub fn loopback(mut self) -> Self {
+        self.loopback = "allow";
+        self
+    }
+
+    /// A limit, such as `connections`.
+    pub fn limit(mut self, name: &str, value: impl Display) -> Self {
+        self.limits.push(format!("{name}: {value}"));
+        self
+    }
+
     /// What it would refuse is let through and recorded.
     pub fn audit(mut self) -> Self {
         self.mode = "audit";
@@ -75,7 +106,7 @@ impl Envelope {
 
 impl Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, revision, mode, ttl, egress, deny } = self;
+        let Self { name, revision, mode, ttl, loopback, egress, deny, listen, limits } = self;
         let owner = Self::OWNER;
         let list = |rules: &[String]| match rules {
             [] => " []".to_owned(),
@@ -93,9 +124,11 @@ impl Display for Envelope {
         writeln!(f, "spec:")?;
         writeln!(f, "  mode: {mode}")?;
         writeln!(f, "  ttl: {ttl}")?;
-        writeln!(f, "  loopback: deny")?;
+        writeln!(f, "  loopback: {loopback}")?;
         writeln!(f, "  egress:{}", list(egress))?;
-        writeln!(f, "  deny:{}", list(deny))
+        writeln!(f, "  deny:{}", list(deny))?;
+        writeln!(f, "  listen:{}", list(listen))?;
+        writeln!(f, "  limits: {{{}}}", limits.join(", "))
     }
 }
 
