@@ -123,7 +123,7 @@ pub fn run_outside(command: &[String]) -> Vec<String> {
 }
 
 #[track_caller]
-fn spawn_outside(command: &[String]) -> Process {
+pub(crate) fn spawn_outside(command: &[String]) -> Process {
     let (program, arguments) = command.split_first().expect("a command has a program");
     let mut command = Command::new(program);
     command.args(arguments);

@@ -1,9 +1,13 @@
 //! What the kernel has loaded, seen through `bpftool` and not through the enforcer.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
+use std::ptr;
 
 use serde_json::Value;
 
@@ -45,6 +49,70 @@ pub fn inner_memory(pinned: &Path) -> Vec<u64> {
         map["bytes_memlock"].as_u64().expect("a number of bytes")
     });
     inner.collect()
+}
+
+/// How many entries a pinned map has.
+pub fn entries_of(pinned: &Path) -> usize {
+    let name = pinned.to_str().expect("a pin's path is text");
+    let dump = bpftool(&["map", "dump", "pinned", name]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    dump.as_array().expect("a list").len()
+}
+
+/// A pinned hash map, filled to the brim with entries that mean nothing to anybody. They go on drop.
+#[derive(Debug)]
+pub struct FullMap {
+    map: OwnedFd,
+    keys: Vec<u32>,
+}
+
+impl FullMap {
+    /// With keys of 32 bits from `first` upwards, which nobody else uses, and zeros for values of so many bytes.
+    #[track_caller]
+    pub fn fill(pinned: &Path, first: u32, value_bytes: usize) -> Self {
+        const OBJ_GET: i32 = 7;
+        const UPDATE_ELEM: i32 = 2;
+        let path = CString::new(pinned.as_os_str().as_bytes()).expect("a path has no zero");
+        let fd = bpf(OBJ_GET, &[path.as_ptr() as u64, 0]).expect("it is pinned");
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+        let map = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut full = Self { map, keys: Vec::new() };
+        let value = vec![0u8; value_bytes];
+        for key in first.. {
+            match bpf(UPDATE_ELEM, &[full.fd(), (&raw const key) as u64, value.as_ptr() as u64, 0]) {
+                Ok(_) => full.keys.push(key),
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => break,
+                Err(error) => panic!("{}: {error}", pinned.display()),
+            }
+        }
+        full
+    }
+
+    /// How many entries there was room for.
+    pub fn added(&self) -> usize {
+        self.keys.len()
+    }
+
+    fn fd(&self) -> u64 {
+        self.map.as_raw_fd() as u64
+    }
+}
+
+impl Drop for FullMap {
+    fn drop(&mut self) {
+        const DELETE_ELEM: i32 = 3;
+        for key in &self.keys {
+            // It may have been removed by somebody who took it for something else.
+            let _ = bpf(DELETE_ELEM, &[self.fd(), ptr::from_ref(key) as u64]);
+        }
+    }
+}
+
+/// The system call, with the first of its attributes; those that are left out are zero. Pointers in them must be valid.
+fn bpf(command: i32, attributes: &[u64]) -> std::io::Result<i32> {
+    let (pointer, bytes) = (attributes.as_ptr(), size_of_val(attributes));
+    // SAFETY: the attributes outlive the call, and what they point to is the caller's.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, bytes) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
 /// Runs bpftool; its JSON or what it complained of.

@@ -16,8 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Conversation, DEADLINE, Envelope, Event, Finished, Process, Refusal, cgroup, enforcer_path, scaled,
-    unique, wait_until,
+    Conversation, DEADLINE, Envelope, Event, Finished, Holder, Process, Refusal, cgroup, enforcer_path,
+    scaled, unique, wait_until,
 };
 
 /// Places for one daemon that no other uses: directories, a BPF file system, a name for a cgroup. All gone on drop.
@@ -236,6 +236,28 @@ impl Daemon {
     #[track_caller]
     pub fn converse(&self, envelope: &Envelope, magic: &str) -> Conversation {
         Conversation::over(self.run(envelope, &Conversation::command(magic)))
+    }
+
+    /// Runs the probe in a session of its own, to hold sockets and use them as the test asks.
+    #[track_caller]
+    pub fn hold(&self, envelope: &Envelope) -> Holder {
+        Holder::over(self.run(envelope, &Holder::command()))
+    }
+
+    /// Holds the running sessions of the envelope's agent to it.
+    #[track_caller]
+    pub fn apply(&self, envelope: &Envelope) {
+        let path = self.layout.write_envelope(envelope);
+        let path = path.to_str().expect("the path is text");
+        self.layout.outcome(&["apply", path]).success();
+    }
+
+    /// Revokes a session, or puts it in quarantine; the receipt.
+    #[track_caller]
+    pub fn receipt(&self, arguments: &[&str]) -> Value {
+        let arguments = [arguments, &["--format", "json"]].concat();
+        let text = self.layout.outcome(&arguments).success().join("\n");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// One JSON document from a command.

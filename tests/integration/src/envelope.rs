@@ -1,7 +1,7 @@
 //! Envelopes as the tests write them.
 
 use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::Server;
 
@@ -12,9 +12,12 @@ pub struct Envelope {
     revision: u64,
     mode: &'static str,
     ttl: String,
+    loopback: &'static str,
     egress: Vec<String>,
     deny: Vec<String>,
     no_unix: bool,
+    listen: Vec<String>,
+    limits: Vec<String>,
 }
 
 impl Envelope {
@@ -28,16 +31,23 @@ impl Envelope {
             revision: 0,
             mode: "enforce",
             ttl: "10m".into(),
+            loopback: "deny",
             egress: vec![],
             deny: vec![],
             no_unix: false,
+            listen: vec![],
+            limits: vec![],
         }
     }
 
     /// Allows the server, by a rule named `rule`. For both protocols: some tests use the other one of the same port.
     pub fn allow_server(self, rule: &str, server: &Server) -> Self {
-        let (ip, port) = (server.address().ip(), server.address().port());
-        self.allow(rule, &host(ip), &format!("[{port}]"), "any")
+        self.allow_at(rule, server.address())
+    }
+
+    /// Allows one address and port, by a rule named `rule`.
+    pub fn allow_at(self, rule: &str, at: SocketAddr) -> Self {
+        self.allow(rule, &host(at.ip()), &format!("[{}]", at.port()), "any")
     }
 
     /// An allow rule. `ports` as in YAML.
@@ -49,6 +59,31 @@ impl Envelope {
     /// A deny rule.
     pub fn deny(mut self, rule: &str, to: &str, ports: &str, protocol: &str) -> Self {
         self.deny.push(rule_text(rule, to, ports, protocol));
+        self
+    }
+
+    /// A listen rule: from where the ports may be reached.
+    pub fn listen(mut self, rule: &str, from: &str, ports: &str, protocol: &str) -> Self {
+        self.listen
+            .push(format!("{{name: {rule}, from: [\"{from}\"], ports: {ports}, protocol: {protocol}}}"));
+        self
+    }
+
+    /// Ping is allowed to these addresses.
+    pub fn allow_ping(mut self, rule: &str, to: &str) -> Self {
+        self.egress.push(format!("{{name: {rule}, to: [\"{to}\"], protocol: icmp}}"));
+        self
+    }
+
+    /// Loopback is allowed.
+    pub fn loopback(mut self) -> Self {
+        self.loopback = "allow";
+        self
+    }
+
+    /// A limit, such as `connections`.
+    pub fn limit(mut self, name: &str, value: impl Display) -> Self {
+        self.limits.push(format!("{name}: {value}"));
         self
     }
 
@@ -79,7 +114,7 @@ impl Envelope {
 
 impl Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, revision, mode, ttl, egress, deny, no_unix } = self;
+        let Self { name, revision, mode, ttl, loopback, egress, deny, no_unix, listen, limits } = self;
         let owner = Self::OWNER;
         let list = |rules: &[String]| match rules {
             [] => " []".to_owned(),
@@ -97,9 +132,11 @@ impl Display for Envelope {
         writeln!(f, "spec:")?;
         writeln!(f, "  mode: {mode}")?;
         writeln!(f, "  ttl: {ttl}")?;
-        writeln!(f, "  loopback: deny")?;
+        writeln!(f, "  loopback: {loopback}")?;
         writeln!(f, "  egress:{}", list(egress))?;
         writeln!(f, "  deny:{}", list(deny))?;
+        writeln!(f, "  listen:{}", list(listen))?;
+        writeln!(f, "  limits: {{{}}}", limits.join(", "))?;
         if *no_unix { writeln!(f, "  unix: []") } else { Ok(()) }
     }
 }

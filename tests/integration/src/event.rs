@@ -33,6 +33,11 @@ impl Event {
         self.0.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {}", self.0))
     }
 
+    /// A field that may not be there.
+    pub fn find(&self, pointer: &str) -> Option<&Value> {
+        self.0.pointer(pointer)
+    }
+
     /// A field that is text.
     #[track_caller]
     pub fn text(&self, pointer: &str) -> &str {

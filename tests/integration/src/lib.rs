@@ -19,8 +19,11 @@ mod cgroup;
 mod daemon;
 mod envelope;
 mod event;
+mod holder;
+mod netns;
 mod process;
 mod server;
+mod sniffer;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -31,13 +34,16 @@ use std::time::{Duration, Instant};
 pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
-pub use bpf::{inner_memory, live_ids, pinned_ids};
+pub use bpf::{FullMap, entries_of, inner_memory, live_ids, pinned_ids};
 pub use cgroup::{remove as remove_cgroup, root as cgroup_root};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};
+pub use holder::{Answer, Holder};
+pub use netns::NetNs;
 pub use process::{Finished, Process, wrap};
 pub use server::{Pair, Server};
+pub use sniffer::{Left, Sniffer};
 
 /// How long anything may take that takes no time on an idle machine. Whoever waits for it lets it be [`scaled`].
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -72,8 +78,9 @@ pub fn fewer(often: u32, at_least: u32) -> u32 {
     (often / slowness()).max(at_least)
 }
 
-/// What the environment says; 1 if it says nothing.
-fn slowness() -> u32 {
+/// How many times slower this machine is, as the environment says; 1 if it says nothing. Where it is more, bounds on how long
+/// something may take are not checked.
+pub fn slowness() -> u32 {
     static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
         std::env::var("ENFORCER_TEST_SLOWNESS").map_or(1, |text| {
             let slowness = text.parse().ok().filter(|slowness| *slowness > 0);

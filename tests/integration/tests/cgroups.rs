@@ -54,7 +54,9 @@ fn stranger_in_a_sessions_cgroup_is_refused_everything() {
     let pid = stranger.pid();
     let untagged = |event: &Event| event.is_deny() && event.pid() == Some(pid) && event.is_of("host");
     let events = daemon.wait_for_events(1, "the deny names the stranger", untagged);
-    assert_eq!(events[0].text("/reason"), "untagged");
+    assert_eq!([events[0].text("/reason"), events[0].text("/placement")], ["untagged", "untagged"]);
+    assert!(!stranger.attempt(&allowed), "again");
+    expect_one_sign(&daemon, "host", pid);
     move_to(&home, pid);
     assert!(stranger.attempt(&allowed), "released");
     assert!(inside.attempt(&allowed), "the session is not concerned");
@@ -70,9 +72,60 @@ fn process_that_leaves_its_cgroup_keeps_its_session() {
     let envelope = Envelope::of("runaway").allow_server("only", &pair.allowed);
     let mut inside = daemon.converse(&envelope, &unique("runaway"));
     assert!(inside.attempt(&allowed));
+    let home = cgroup_of(&daemon, inside.pid());
     move_to(&cgroup_root(&daemon), inside.pid());
-    assert!(!inside.attempt(&refused));
+    for _ in 0..3 {
+        assert!(inside.attempt(&allowed), "it has its rules");
+        assert!(!inside.attempt(&refused));
+    }
     assert_eq!(pair.refused.arrivals(), 0);
-    daemon.wait_for_events(1, "the deny", |event| event.is_of("runaway") && event.is_deny());
+    let of_egress = |event: &Event| event.is_of("runaway") && event.kind() == "egress";
+    let placed = |event: &Event| of_egress(event) && event.find("/placement").is_some();
+    let events = daemon.wait_for_events(6, "the record says where it is", placed);
+    assert!(events.iter().all(|event| event.text("/placement") == "outside"));
+    expect_one_sign(&daemon, "runaway", inside.pid());
+    assert!(daemon.counter("displaced") >= 6);
+    // Back at home, all is as it was.
+    move_to(&home, inside.pid());
+    assert!(inside.attempt(&allowed));
+    assert_eq!(daemon.wait_for_events(6, "there are no more", placed).len(), 6);
     inside.end();
+}
+
+/// What two sessions may together, neither may.
+#[test]
+fn process_in_another_sessions_cgroup_is_refused_everything() {
+    let [one, two] = [Pair::v4("tcp"), Pair::v4("tcp")];
+    let specs = [&one, &two].map(|pair| format!("tcp/{}", pair.allowed.address()));
+    let daemon = Daemon::start();
+    let [mut mover, mut host] = [("mover", &one), ("host", &two)].map(|(agent, pair)| {
+        daemon.converse(&Envelope::of(agent).allow_server("only", &pair.allowed), &unique(agent))
+    });
+    assert!(mover.attempt(&specs[0]) && host.attempt(&specs[1]));
+    let home = cgroup_of(&daemon, mover.pid());
+    move_to(&cgroup_of(&daemon, host.pid()), mover.pid());
+    for spec in &specs {
+        assert!(!mover.attempt(spec));
+    }
+    let denies = |event: &Event| event.is_of("mover") && event.is_deny();
+    for event in daemon.wait_for_events(2, "the denies", denies) {
+        assert_eq!([event.text("/reason"), event.text("/placement")], ["other-session", "other-session"]);
+        assert_eq!(event.pid(), Some(mover.pid()));
+    }
+    expect_one_sign(&daemon, "mover", mover.pid());
+    assert!(host.attempt(&specs[1]), "the other session is not concerned");
+    move_to(&home, mover.pid());
+    assert!(mover.attempt(&specs[0]), "back at home, all is as it was");
+    mover.end();
+    host.end();
+}
+
+/// That a process is not where it should be is said once, however often it is seen.
+#[track_caller]
+fn expect_one_sign(daemon: &Daemon, agent: &str, pid: i32) {
+    let sign = |event: &Event| event.kind() == "escape-sign" && event.is_of(agent);
+    let signs = daemon.wait_for_events(1, "an alarm", sign);
+    assert_eq!(signs.len(), 1);
+    assert_eq!(signs[0].pid(), Some(pid));
+    assert!(!signs[0].text("/detail").is_empty());
 }

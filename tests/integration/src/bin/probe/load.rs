@@ -219,7 +219,7 @@ pub(crate) fn connect_times(file: &Path) {
     }
 }
 
-fn connect_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
+pub(crate) fn connect_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = tcp_socket(address)?;
     // Close with a reset: thousands of connections in TIME_WAIT would use up the local ports.
     setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;

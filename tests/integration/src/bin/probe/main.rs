@@ -12,9 +12,15 @@
 //! probe connect-times FILE                        timed UDP connects, as standard input asks for them
 //! probe tree WORKERS PAIRS ALLOWED REFUSED        processes that hold pairs of connections, and fork all the while
 //! probe verdicts THREADS ADDRESS...               UDP connects from each thread to all, until standard input closes
+//! probe hold                                      sockets that are held, and used as standard input says
+//! probe flood COUNT ADDRESS                       so many TCP connections that all send, until none is left
+//! probe dial COUNT ADDRESS                        so many TCP connections, one after another
+//! probe race THREADS COUNT ADDRESS                so many UDP connects from threads that begin at one time
 //! ```
 
 mod attempt;
+mod flood;
+mod hold;
 mod load;
 mod shapes;
 mod sys;
@@ -45,6 +51,10 @@ fn main() {
         ["connect", name, magic, chain, allowed, refused] => {
             shapes::Job::new(name, magic, allowed, refused).connect_after_exec(chain);
         }
+        ["hold"] => hold::run(),
+        ["flood", count, address] => flood::run(number(count), parse(address)),
+        ["dial", count, address] => flood::dial(number(count), parse(address)),
+        ["race", threads, count, address] => flood::race(number(threads), number(count), parse(address)),
         ["quick-forks", count, address] => load::quick_forks(number(count), parse(address)),
         ["connect-loop", allowed, refused] => load::connect_loop(parse(allowed), parse(refused)),
         ["connect-times", file] => load::connect_times(file.as_ref()),

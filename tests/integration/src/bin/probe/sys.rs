@@ -2,7 +2,7 @@
 //! of which libraries know nothing.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -81,6 +81,83 @@ pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedF
 pub(crate) fn connect(socket: &OwnedFd, name: Name) -> io::Result<()> {
     // SAFETY: `name` outlives the call and `len` is its size.
     check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr(), name.len()) } as isize)
+}
+
+/// [`connect`] that gives up when the socket's time for a send has passed, with `ETIMEDOUT`.
+pub(crate) fn connect_in_time(socket: &OwnedFd, name: Name) -> io::Result<()> {
+    connect(socket, name).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINPROGRESS) => io::Error::from_raw_os_error(libc::ETIMEDOUT),
+        _ => error,
+    })
+}
+
+pub(crate) fn bind(socket: &OwnedFd, name: Name) -> io::Result<()> {
+    // SAFETY: `name` outlives the call and `len` is its size.
+    check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr(), name.len()) } as isize)
+}
+
+pub(crate) fn accept(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: null pointers: the peer's address is not asked for.
+    let fd =
+        unsafe { libc::accept4(socket.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), libc::SOCK_CLOEXEC) };
+    check(fd as isize)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `setsockopt` with a level and a number.
+pub(crate) fn set_option(socket: &OwnedFd, [level, number]: [i32; 2], value: &[u8]) -> io::Result<()> {
+    let (fd, len) = (socket.as_raw_fd(), value.len() as libc::socklen_t);
+    // SAFETY: `value` outlives the call, and the length is its own.
+    check(unsafe { libc::setsockopt(fd, level, number, value.as_ptr().cast(), len) } as isize)
+}
+
+pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    // What it is asked for is the same for each kind of socket.
+    UdpSocket::from(socket.try_clone()?).local_addr()
+}
+
+/// Switches on the loopback device of the network namespace that this thread is in.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    let any = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    // SAFETY: all zeros is a valid value of this structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` outlives the call, and is what this request takes.
+    check(unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } as isize)
+}
+
+/// `sendmsg` with one control message, of this level and type.
+pub(crate) fn sendmsg_with(
+    socket: &OwnedFd,
+    data: &[u8],
+    name: Name,
+    [level, kind]: [i32; 2],
+    value: &[u8],
+) -> io::Result<()> {
+    // In whole words: a control message is aligned as its header is.
+    // SAFETY: computes a size.
+    let space = unsafe { libc::CMSG_SPACE(value.len() as u32) } as usize;
+    let mut control = vec![0u64; space.div_ceil(size_of::<u64>())];
+    let mut vector = vector_of(data);
+    let mut message = header_of(&name, &mut vector);
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = space;
+    // SAFETY: the message has room for one control message of this size.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&message) };
+    // SAFETY: as above, and it is aligned.
+    unsafe { (*header).cmsg_level = level };
+    // SAFETY: as above.
+    unsafe { (*header).cmsg_type = kind };
+    // SAFETY: as above.
+    unsafe { (*header).cmsg_len = libc::CMSG_LEN(value.len() as u32) as usize };
+    // SAFETY: the data of the control message, which has room for the value.
+    unsafe { ptr::copy_nonoverlapping(value.as_ptr(), libc::CMSG_DATA(header), value.len()) };
+    // SAFETY: `message` points to `name`, `control` and `vector`, which points to `data`; all outlive the call.
+    check(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, 0) })
 }
 
 pub(crate) fn sendto(socket: &OwnedFd, data: &[u8], flags: i32, name: Name) -> io::Result<()> {
