@@ -48,13 +48,7 @@ enum Task {
         seconds: u64,
     },
     /// Run integration tests on Debian's kernels, in virtual machines; needs root
-    Vm {
-        /// All, if none is named
-        #[arg(long)]
-        kernel: Vec<vm::Kernel>,
-        /// Files of `tests/integration/tests`, without `.rs`; all, if none is named
-        tests: Vec<String>,
-    },
+    Vm(vm::Options),
     /// Show an agent being held inside its envelope; needs root
     Demo,
 }
@@ -67,7 +61,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench { bench } => bench::run(bench),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
-        Task::Vm { kernel, tests } => vm::run(&kernel, &tests),
+        Task::Vm(options) => vm::run(&options),
         Task::Demo => demo::run(),
     };
     match outcome {

@@ -62,6 +62,7 @@ const VM_TOOLS: &[Tool] = &[
         package: "qemu-system-x86",
         why: "virtual machines for other kernels",
     },
+    Tool { program: "busybox", package: "busybox-static", why: "what a virtual machine starts with" },
     Tool { program: "depmod", package: "kmod", why: "modules of other kernels" },
 ];
 

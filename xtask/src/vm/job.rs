@@ -1,0 +1,162 @@
+//! What is run in a machine: one program after the other, each with its own time limit, its own output file, and files that
+//! it leaves behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::command::{cargo, output, run as run_command, target_dir};
+
+/// How much slower everything is in a machine than outside: the tests multiply their deadlines by it, and divide by it what
+/// they do for load. An emulated processor does one thing in thirty, but most of what a test waits for is not computation.
+const SLOWNESS: u32 = 10;
+
+/// How long one program may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// In an argument: the folder whose files are there when the machine has ended.
+const RESULTS: &str = "{results}";
+
+/// Tests that are left out, and why. A name holds for every program.
+const SKIPPED: &[(&str, &str)] = &[(
+    "no_verdict_that_neither_envelope_gives",
+    "a thousand replacements under load say how much is borne, and nothing of a kernel",
+)];
+
+/// A program to run, and how to read what it says.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) name: String,
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<String>,
+    pub(super) limit: Duration,
+    pub(super) speaks: Speaks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// As Rust's test harness does, with one thread.
+    TestHarness,
+    /// By its exit status alone.
+    Status,
+}
+
+/// A program that is no test harness's, to be run in every machine.
+struct Suite {
+    package: &'static str,
+    /// Of a `[[test]]` with `harness = false`, or of a `[[bin]]`.
+    target: &'static str,
+    arguments: &'static [&'static str],
+    limit: Duration,
+}
+
+/// Whoever adds one has it run on all kernels, with and without BPF among the security modules; what it writes below
+/// `{results}` is in `target/vm/<machine>/results` afterwards.
+const SUITES: &[Suite] = &[];
+
+/// The name of whatever is in [`SUITES`], and of all integration tests.
+pub(super) const INTEGRATION: &str = "integration";
+
+/// The programs with these names; of all, if none is named.
+pub(super) fn jobs(wanted: &[String]) -> Result<Vec<Job>> {
+    let is_wanted =
+        |names: &[&str]| wanted.is_empty() || wanted.iter().any(|wanted| names.contains(&wanted.as_str()));
+    // As it is in a release, but for what takes long to build.
+    run_command(cargo().args(["build", "--package", "enforcer-userspace", "--profile", "emulated"]))?;
+    let mut jobs = Vec::new();
+    for suite in SUITES.iter().filter(|suite| is_wanted(&[suite.target])) {
+        let programs = programs(suite.package)?;
+        let (_, program) = programs
+            .into_iter()
+            .find(|(name, _)| name == suite.target)
+            .with_context(|| format!("`{}` has no program `{}`", suite.package, suite.target))?;
+        jobs.push(Job {
+            name: suite.target.to_owned(),
+            program,
+            arguments: suite.arguments.iter().map(ToString::to_string).collect(),
+            limit: suite.limit,
+            speaks: Speaks::Status,
+        });
+    }
+    for (name, program) in programs("integration")? {
+        if is_wanted(&[&name, INTEGRATION]) {
+            let mut arguments = vec!["--test-threads=1".to_owned()];
+            for (test, _) in SKIPPED {
+                arguments.extend(["--skip".to_owned(), (*test).to_owned()]);
+            }
+            jobs.push(Job { name, program, arguments, limit: LIMIT, speaks: Speaks::TestHarness });
+        }
+    }
+    ensure!(!jobs.is_empty(), "there are no such tests: {}", wanted.join(", "));
+    Ok(jobs)
+}
+
+/// The tests of a package, by name.
+fn programs(package: &str) -> Result<Vec<(String, PathBuf)>> {
+    let messages = output(cargo().args(["test", "--package", package, "--no-run", "--message-format=json"]))?;
+    let mut programs = Vec::new();
+    for message in messages.lines() {
+        let message: serde_json::Value = serde_json::from_str(message).context("what cargo prints")?;
+        let is_test = message["target"]["kind"][0] == "test";
+        if let (true, Some(name), Some(program)) =
+            (is_test, message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            programs.push((name.to_owned(), PathBuf::from(program)));
+        }
+    }
+    Ok(programs)
+}
+
+/// What is left out, for people.
+pub(super) fn say_what_is_skipped() {
+    for (test, why) in SKIPPED {
+        eprintln!("vm: skip `{test}`: {why}");
+    }
+}
+
+/// What a machine's first program writes to the console, for whoever watches it.
+pub(super) const MARK: &str = "xtask-vm:";
+
+/// Writes the program that runs all jobs, and returns its path. `share` is the folder that the machine writes to.
+pub(super) fn write_script(jobs: &[Job], share: &Path) -> Result<PathBuf> {
+    let results = share.join("results");
+    fs::create_dir_all(&results).with_context(|| format!("create `{}`", results.display()))?;
+    let enforcer = quoted(&target_dir().join("emulated/enforcer").display().to_string());
+    // The machine reads this machine's files without keeping them; what runs often is copied to its memory.
+    let mut script = format!(
+        "ulimit -l unlimited\n\
+         mkdir -p /run/xtask-vm && cp {enforcer} /run/xtask-vm/enforcer || exit 1\n\
+         export ENFORCER_BIN=/run/xtask-vm/enforcer ENFORCER_TEST_SLOWNESS={SLOWNESS} RUST_BACKTRACE=0\n\
+         echo '{MARK}' booted \"$(uname -r)\" \"$(cat /sys/kernel/security/lsm)\"\n"
+    );
+    for job in jobs {
+        let name = &job.name;
+        let mut command = vec![job.program.display().to_string()];
+        command.extend(job.arguments.iter().map(|it| it.replace(RESULTS, &results.display().to_string())));
+        let command: Vec<String> = command.iter().map(|word| quoted(word)).collect();
+        script += &format!(
+            "echo '{MARK}' begin {name}\n\
+             timeout --kill-after=10 {} {} >{} 2>&1\n\
+             echo '{MARK}' end {name} $?\n",
+            job.limit.as_secs(),
+            command.join(" "),
+            quoted(&log(share, job).display().to_string()),
+        );
+    }
+    script += &format!("echo '{MARK}' done\n");
+    let path = share.join("run.sh");
+    fs::write(&path, script).with_context(|| format!("write `{}`", path.display()))?;
+    Ok(path)
+}
+
+/// Where all that a job prints goes.
+pub(super) fn log(share: &Path, job: &Job) -> PathBuf {
+    share.join(format!("{}.log", job.name))
+}
+
+/// For a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
