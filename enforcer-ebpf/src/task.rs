@@ -2,7 +2,12 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
-use enforcer_common::{counter::Counter, decision::Claim, identity::TaskTag, record::Placement};
+use enforcer_common::{
+    counter::Counter,
+    decision::Claim,
+    identity::{SessionRef, TaskTag},
+    record::Placement,
+};
 
 use crate::{
     cgroup, counters,
@@ -41,6 +46,25 @@ pub(crate) fn tag_of(task: Task, tgid: u32) -> Option<TaskTag> {
         return None;
     }
     Some(tag)
+}
+
+/// The session that the current process belongs to: by its tag, or by its cgroup, where a child is that could not be tagged.
+#[inline(always)]
+pub(crate) fn current_session() -> Option<SessionRef> {
+    match current_tag() {
+        Some(tag) => Some(tag.session),
+        None => cgroup::session_of(|level| ancestor_cgroup(level)),
+    }
+}
+
+/// The session that another process belongs to, likewise. What cannot be read is in none.
+#[inline(always)]
+pub(crate) fn session_of(task: Task) -> Option<SessionRef> {
+    if let Some(tag) = tag_of(task, task.tgid()) {
+        return Some(tag.session);
+    }
+    let cgroup = task.cgroup()?;
+    cgroup::session_of(|level| cgroup.ancestor_id(level).unwrap_or(0))
 }
 
 /// Who acts.

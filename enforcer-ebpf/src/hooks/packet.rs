@@ -77,12 +77,12 @@ fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
 
 /// A session as one number: 0 is none, since no session is of generation 0 but the one of no table.
 #[inline(always)]
-const fn pack(session: SessionRef) -> u64 {
+pub(super) const fn pack(session: SessionRef) -> u64 {
     (session.generation as u64) << 32 | session.slot as u64
 }
 
 #[inline(always)]
-const fn unpack(session: u64) -> SessionRef {
+pub(super) const fn unpack(session: u64) -> SessionRef {
     SessionRef { slot: session as u32, generation: (session >> 32) as u32 }
 }
 
@@ -109,7 +109,7 @@ fn current_sender(socket: *mut c_void) -> u64 {
 /// Takes a socket for a session that uses it; false if that cannot be noted. One that was another session's before stays that, and
 /// this one is asked for each packet that it sends.
 #[inline(always)]
-fn adopt(socket: *mut c_void, session: u64) -> bool {
+pub(super) fn adopt(socket: *mut c_void, session: u64) -> bool {
     if socket.is_null() {
         return false;
     }

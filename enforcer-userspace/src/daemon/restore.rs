@@ -76,6 +76,13 @@ impl Daemon {
             envelope,
         );
         session.revoked = revoked_on_disk || control.state != SessionState::Active;
+        if !session.revoked && session.envelope.envelope.unix.is_some() && !self.kernel.guard.is_active() {
+            session.revoked = true;
+            let line =
+                EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns())).session(&session);
+            self.events
+                .write(line.detail("its envelope restricts Unix sockets, and there is no guard any more"));
+        }
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
         session.replaced.extend(other.map(|envelope| Replaced { envelope, at_ns: clock::boot_ns() }));

@@ -14,6 +14,8 @@ use super::{Envelope, Rule};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompiledRules {
     pub(crate) blocks: Vec<Block>,
+    /// The Unix sockets that rules name, each with the number of the rule among those for Unix sockets. The first to name one has it.
+    pub(crate) unix: Vec<(String, u32)>,
     /// The rules that decide somewhere.
     pub(crate) deciding: HashSet<u32>,
     pub(crate) stats: Stats,
@@ -62,7 +64,7 @@ pub(crate) fn compile_within(
         *intervals = cut(flat.iter().filter(|flat| flat.prefix.address().family() == *family), &mut contents);
     }
     let mut ranges = Ranges::new(&envelope.rules, contents);
-    let mut header = Header::default();
+    let mut header = Header { unix: envelope.unix.is_some(), ..Header::default() };
     let mut blocks = vec![Block::EMPTY];
     let mut entries: Vec<RuleEntry> = Vec::new();
     let mut levels = 0;
@@ -95,7 +97,15 @@ pub(crate) fn compile_within(
     blocks.extend(entries.chunks(Block::ENTRIES).map(block_of));
     blocks[0] = header.block();
     let deciding = entries.iter().map(|entry| entry.rule).filter(|rule| *rule != NO_RULE).collect();
-    Ok(CompiledRules { blocks, deciding, stats })
+    Ok(CompiledRules { blocks, unix: unix_sockets(envelope), deciding, stats })
+}
+
+fn unix_sockets(envelope: &Envelope) -> Vec<(String, u32)> {
+    let rules = envelope.unix.iter().flatten().zip(0..);
+    let mut named = HashSet::new();
+    let sockets = rules.flat_map(|(rule, number)| rule.to.iter().map(move |socket| (socket, number)));
+    let first = sockets.filter(|(socket, _)| named.insert(*socket));
+    first.map(|(socket, number)| (socket.clone(), number)).collect()
 }
 
 /// What holds somewhere, as a number: the same number exactly if the same holds.

@@ -54,6 +54,18 @@ impl Warnings {
             );
         }
         for need in envelope.needs().iter().filter(|need| !need.is_held()) {
+            if need.is_held_by_guard() {
+                self.add(
+                    "needs-guard",
+                    0,
+                    format!(
+                        "`{}`: only hosts with BPF LSM hold a session to it; elsewhere none begins",
+                        need.name()
+                    ),
+                    "`enforcer doctor` says whether a host has it",
+                );
+                continue;
+            }
             self.add(
                 "not-held",
                 0,

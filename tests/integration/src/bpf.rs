@@ -47,6 +47,13 @@ pub fn inner_memory(pinned: &Path) -> Vec<u64> {
     inner.collect()
 }
 
+/// How many entries a pinned map has.
+pub fn entries(pinned: &Path) -> usize {
+    let name = pinned.to_str().expect("a pin's path is text");
+    let dump = bpftool(&["map", "dump", "pinned", name]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    dump.as_array().expect("a list").len()
+}
+
 /// Runs bpftool; its JSON or what it complained of.
 fn bpftool(arguments: &[&str]) -> Result<Value, String> {
     let output = Command::new("bpftool")

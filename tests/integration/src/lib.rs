@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
-pub use bpf::{inner_memory, live_ids, pinned_ids};
+pub use bpf::{entries, inner_memory, live_ids, pinned_ids};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};
