@@ -32,7 +32,9 @@ pub(crate) fn current_uid() -> u32 {
 /// Kernel workers that act for a process (io_uring) have its tgid, and so its tag.
 #[inline(always)]
 pub(crate) fn current_tag() -> Option<TaskTag> {
-    tag_of(Task::current(), current_tgid())
+    // Read from the task: the helper for its id is not there for cgroup_skb on 6.1.
+    let current = Task::current();
+    tag_of(current, current.tgid())
 }
 
 /// The tag of a task's process, likewise.

@@ -64,6 +64,40 @@ impl Cgroups {
         }
     }
 
+    /// A cgroup that somebody else made, for a session to use: below the root, and none of ours. The path is as the file system has
+    /// it, or as /proc names it.
+    pub(crate) fn borrow(&self, path: &Path) -> Result<Result<SessionCgroup, &'static str>, PathError> {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        let below = below.strip_prefix("/").unwrap_or(below);
+        let wanted = self.root.join(below);
+        let path = fs::canonicalize(&wanted).map_err(PathError::at("look at the cgroup", &wanted))?;
+        if path == self.root || !path.starts_with(&self.root) {
+            return Ok(Err("it is not a cgroup below the root of the v2 hierarchy"));
+        }
+        if path.starts_with(&self.parent) || self.parent.starts_with(&path) {
+            return Ok(Err("it is one of enforcer's own"));
+        }
+        // As a level that a bit can stand for; the programs look at no deeper ones.
+        if self.level_of(&path) >= u64::BITS {
+            return Ok(Err("it is too deep"));
+        }
+        let id = id(&path)?;
+        Ok(Ok(SessionCgroup { path, id }))
+    }
+
+    /// Whether a process, whose cgroup /proc names, is in a cgroup or below it.
+    pub(crate) fn is_inside(&self, cgroup: &str, path: &Path) -> bool {
+        self.root.join(cgroup.trim_start_matches('/')).starts_with(path)
+    }
+
+    /// The cgroups with this name, wherever they are.
+    pub(crate) fn named(&self, name: &str) -> Result<Vec<PathBuf>, PathError> {
+        let mut found = Vec::new();
+        collect(&self.root, &mut found)?;
+        found.retain(|path| path.file_name().is_some_and(|last| last == name));
+        Ok(found)
+    }
+
     /// Moves a process, with all its threads.
     pub(crate) fn enter(&self, path: &Path, pid: u32) -> Result<(), PathError> {
         fs::write(path.join("cgroup.procs"), pid.to_string())
@@ -90,6 +124,49 @@ impl Cgroups {
             Err(failed) if failed.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(failed) => Err(PathError::at("read the cgroup", path)(failed)),
         }
+    }
+
+    /// The processes in a cgroup and below it.
+    pub(crate) fn all_processes(&self, path: &Path) -> Result<Vec<u32>, PathError> {
+        let mut found = self.processes(path)?;
+        let mut below = Vec::new();
+        collect(path, &mut below)?;
+        for child in below {
+            found.extend(self.processes(&child)?);
+        }
+        Ok(found)
+    }
+
+    /// The ids of a cgroup and of those below it.
+    pub(crate) fn ids(&self, path: &Path) -> Result<Vec<u64>, PathError> {
+        let mut paths = Vec::new();
+        collect(path, &mut paths)?;
+        paths.push(path.to_owned());
+        let known = |path: &PathBuf| match id(path) {
+            // It is gone meanwhile.
+            Err(failed) if failed.source.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other),
+        };
+        paths.iter().filter_map(known).collect()
+    }
+
+    /// Stops every process in a cgroup and below it, or lets them go on. Returns before all of them have stopped.
+    pub(crate) fn freeze(&self, path: &Path, frozen: bool) -> Result<(), PathError> {
+        fs::write(path.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+            .map_err(PathError::at(if frozen { "freeze the cgroup" } else { "thaw the cgroup" }, path))
+    }
+
+    /// Whether every process in a cgroup and below it has stopped.
+    pub(crate) fn is_frozen(&self, path: &Path) -> Result<bool, PathError> {
+        let text =
+            fs::read_to_string(path.join("cgroup.events")).map_err(PathError::at("read the cgroup", path))?;
+        Ok(text.lines().any(|line| line == "frozen 1"))
+    }
+
+    /// Kills every process in a cgroup and below it, those that fork meanwhile included (5.14).
+    pub(crate) fn kill(&self, path: &Path) -> Result<(), PathError> {
+        fs::write(path.join("cgroup.kill"), "1")
+            .map_err(PathError::at("kill the processes of the cgroup", path))
     }
 
     /// Removes a session's cgroup and what the session made below it. False if there are processes in it still.

@@ -5,6 +5,7 @@
 mod cgroup;
 mod cli;
 mod clock;
+mod confinement;
 mod control;
 mod daemon;
 mod env_vars;
@@ -21,6 +22,7 @@ mod session;
 mod settings;
 mod signature;
 mod sinks;
+mod sockets;
 mod state;
 mod teardown;
 

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use enforcer_common::identity::SessionRef;
+use enforcer_common::{identity::SessionRef, session::SessionState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) use revisions::Revisions;
 
 /// The version of the files.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Why state could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,7 @@ pub(crate) struct SessionFile {
     pub(crate) other: Option<EnvelopeFile>,
     pub(crate) cgroup: PathBuf,
     pub(crate) cgroup_id: u64,
+    pub(crate) borrowed_cgroup: bool,
     pub(crate) cgroup_before: String,
     pub(crate) started_ns: u64,
     pub(crate) expires_ns: u64,
@@ -61,7 +62,10 @@ pub(crate) struct SessionFile {
     pub(crate) registered_by_uid: u32,
     root_tgid: u32,
     root_start_ns: u64,
-    pub(crate) revoked: bool,
+    /// By its name, as `ps` prints it.
+    state: String,
+    /// A daemon that finds this was killed while it registered what ran already.
+    pub(crate) registering: bool,
 }
 
 impl SessionFile {
@@ -77,6 +81,7 @@ impl SessionFile {
             other: session.replaced.last().map(|replaced| EnvelopeFile::new(&replaced.envelope)),
             cgroup: grant.cgroup.clone(),
             cgroup_id: grant.cgroup_id,
+            borrowed_cgroup: grant.borrowed_cgroup,
             cgroup_before: grant.cgroup_before.clone(),
             started_ns: grant.started_ns,
             expires_ns: grant.expires_ns,
@@ -84,7 +89,8 @@ impl SessionFile {
             registered_by_uid: grant.registered_by_uid,
             root_tgid: grant.root.tgid,
             root_start_ns: grant.root.start_ns,
-            revoked: session.revoked,
+            state: session.state.name().to_owned(),
+            registering: session.registering,
         }
     }
 
@@ -95,6 +101,12 @@ impl SessionFile {
             (envelope, Some(other)) if other.number == number => Some((other, Some(envelope))),
             _ => None,
         }
+    }
+
+    /// Active, revoked or in quarantine. What is not known is revoked.
+    pub(crate) fn state(&self) -> SessionState {
+        let known = SessionState::ALL.iter().find(|state| state.name() == self.state);
+        known.copied().unwrap_or(SessionState::Revoked)
     }
 
     pub(crate) const fn slot(&self) -> SessionRef {

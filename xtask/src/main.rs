@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adversary;
 mod bench;
 mod build;
 mod command;
@@ -12,6 +13,7 @@ mod setup;
 mod test;
 mod vm;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +51,18 @@ enum Task {
     },
     /// Run integration tests on Debian's kernels, in virtual machines; needs root
     Vm(vm::Options),
+    /// Try every way out of a session that we know, and compare with what the threat model declares; needs root
+    Adversary {
+        /// Where the results are written; those that are kept are in `tests/adversary/results`, as `KERNEL-lsm.json` or
+        /// `KERNEL-nolsm.json`
+        #[arg(long, value_name = "FILE", conflicts_with = "document")]
+        results: Option<PathBuf>,
+        /// Try nothing, but make the table in the threat model anew, from the results that are kept
+        #[arg(long, conflicts_with = "only")]
+        document: bool,
+        /// All, if none is named
+        only: Vec<String>,
+    },
     /// Show an agent being held inside its envelope; needs root
     Demo,
 }
@@ -62,6 +76,8 @@ fn main() -> ExitCode {
         Task::Bench { bench } => bench::run(bench),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Task::Vm(options) => vm::run(&options),
+        Task::Adversary { document: true, .. } => adversary::document(),
+        Task::Adversary { results, only, document: false } => adversary::run(results.as_deref(), &only),
         Task::Demo => demo::run(),
     };
     match outcome {

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::adversary;
 use crate::command::{Steps, cargo, is_root, run as run_command, target_dir};
 use crate::fuzz;
 use crate::lint;
@@ -41,6 +42,7 @@ pub(crate) fn run() -> Result<()> {
                 .env("ENFORCER_BIN", target_dir().join("debug/enforcer")),
         )
     })?;
+    steps.step("adversary", || adversary::run(None, &[]))?;
     steps.step("fuzz, briefly", || fuzz::run(None, BRIEFLY))?;
     eprintln!("xtask test: ok: {}", steps.summary());
     Ok(())

@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use enforcer_common::net::Protocol;
 use serde::Serialize;
 
 use super::{Format, print_json, read_envelope, text};
 use crate::{
-    envelope::{self, CompiledRules, Diagnostics, Envelope, Warning},
+    envelope::{self, CompiledRules, Diagnostics, Envelope, PortRange, Warning},
     exit::{ExitStatus, Failure},
 };
 
@@ -115,7 +116,7 @@ fn describe(Checked { envelope, rules, .. }: &Checked, stats: bool) -> String {
         writeln!(out, "envelope  {} for {} by {}", metadata.name, metadata.owner, metadata.operator);
     let _infallible =
         writeln!(out, "mode      {}, sessions last {} s", envelope.mode, envelope.ttl.as_secs());
-    let _infallible = writeln!(out, "rules     {}", envelope.rules.len());
+    let _infallible = writeln!(out, "rules     {}", envelope.rules.len() + envelope.listen.len());
     if stats {
         let stats = &rules.stats;
         let _infallible = writeln!(
@@ -133,22 +134,30 @@ fn describe(Checked { envelope, rules, .. }: &Checked, stats: bool) -> String {
         let names = rule.names.iter().map(ToString::to_string);
         let agents = rule.agents.iter().map(|agent| format!("agent:{agent}"));
         let to: Vec<String> = addresses.chain(names).chain(agents).collect();
-        let ports: Vec<String> = rule.ports.iter().map(ToString::to_string).collect();
-        let protocols: Vec<&str> = rule.protocols.iter().map(|protocol| protocol.name()).collect();
         let _infallible = writeln!(
             out,
-            "  {:<5} {}: {}{}{} -> {}{}",
+            "  {:<5} {}: {} -> {}{}",
             rule.verdict,
             rule.name,
-            protocols.join("+"),
-            if ports.is_empty() { "" } else { " " },
-            ports.join(","),
+            service(&rule.protocols, &rule.ports),
             to.join(" "),
             rule.mode.map(|mode| format!(" ({mode})")).unwrap_or_default()
         );
     }
+    for rule in &envelope.listen {
+        let from: Vec<String> = rule.from.iter().map(ToString::to_string).collect();
+        let service = service(&rule.protocols, &rule.ports);
+        let _infallible = writeln!(out, "  allow {}: {service} <- {}", rule.name, from.join(" "));
+    }
     let _infallible = writeln!(out, "  deny  everything else");
     out
+}
+
+fn service(protocols: &[Protocol], ports: &[PortRange]) -> String {
+    let protocols: Vec<&str> = protocols.iter().map(|protocol| protocol.name()).collect();
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    let space = if ports.is_empty() { "" } else { " " };
+    format!("{}{space}{}", protocols.join("+"), ports.join(","))
 }
 
 /// Every warning, likewise.
@@ -188,7 +197,7 @@ fn report(checked: &Result<Checked, Diagnostics>) -> Report {
                 model: metadata.model,
                 mode: envelope.mode.name(),
                 ttl_seconds: envelope.ttl.as_secs(),
-                rules: envelope.rules.len(),
+                rules: envelope.rules.len() + envelope.listen.len(),
                 stats: StatsReport {
                     blocks: rules.blocks.len(),
                     intervals: rules.stats.intervals,

@@ -10,6 +10,7 @@ use super::{
     text::{self, Colour, colour},
 };
 use crate::{
+    confinement::{self, Landlock},
     exit::{ExitStatus, Failure, one_line},
     host::{self, HostError},
     kernel::{self, HOOKS, PinError, Pins},
@@ -63,11 +64,21 @@ impl Check {
 pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus, Failure> {
     let root = nix::unistd::geteuid().is_root();
     let offsets = kernel::kernel_offsets();
-    let checks = vec![privileges(root), namespaces(), cgroups(), type_information(&offsets), pins(settings)];
+    let checks = vec![
+        privileges(root),
+        namespaces(),
+        cgroups(),
+        type_information(&offsets),
+        pins(settings),
+        seccomp(),
+        landlock(),
+    ];
     let offsets = offsets.ok();
     let hooks = hooks(root, offsets);
     let guard = guard(root, offsets);
-    let ready = checks.iter().chain(&hooks).all(|check| check.state == State::Ok);
+    // Without Landlock `run` warns and goes on.
+    let needed = checks.iter().filter(|check| check.name != LANDLOCK).chain(&hooks);
+    let ready = needed.into_iter().all(|check| check.state == State::Ok);
     let report = Report {
         version: 1,
         ready,
@@ -84,13 +95,15 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
     Ok(if ready { ExitStatus::Ok } else { ExitStatus::Unsupported })
 }
 
+const LANDLOCK: &str = "Landlock";
+
 const NOT_COVERED: &[&str] = &[
     "sockets that a process received already connected",
     "packets whose real header differs from the named destination",
     "open connections of a session that is revoked or expires",
     "inbound connections",
-    "without the guard (BPF LSM): AF_PACKET, AF_VSOCK, netlink and other families; Unix sockets",
-    "without the guard: a session that runs as root and undoes enforcement itself",
+    "without the guard (BPF LSM): Unix sockets; other families of sockets, unless `run` began the session",
+    "a session that runs as root and undoes enforcement through files that root may write",
 ];
 
 fn privileges(root: bool) -> Check {
@@ -145,6 +158,33 @@ fn pins(settings: &Settings) -> Check {
             Check::missing("BPF file system", error.to_string(), "mount -t bpf bpf /sys/fs/bpf")
         }
         Err(error) => Check::missing("BPF file system", one_line(&error), "see `--pin-dir`"),
+    }
+}
+
+fn seccomp() -> Check {
+    if confinement::seccomp_available() {
+        Check::ok("seccomp", "`run` refuses its command other families of sockets, io_uring, `bpf`, mounts")
+    } else {
+        let hint = "boot a kernel with CONFIG_SECCOMP_FILTER=y; without it `run` does not run";
+        Check::missing("seccomp", "this kernel has no seccomp filters", hint)
+    }
+}
+
+fn landlock() -> Check {
+    let landlock = Landlock::of_this_kernel();
+    match (landlock, landlock.gap()) {
+        (Landlock::Abi(abi), None) => {
+            let held = "`run` holds its command back from tracing and signalling other processes";
+            Check::ok(LANDLOCK, format!("ABI {abi}: {held}"))
+        }
+        (Landlock::Abi(_), Some(gap)) if landlock.is_usable() => {
+            Check { hint: Some("boot Linux 6.12 or later".to_owned()), ..Check::ok(LANDLOCK, gap) }
+        }
+        (_, gap) => Check::missing(
+            LANDLOCK,
+            gap.unwrap_or_default(),
+            "boot with CONFIG_SECURITY_LANDLOCK=y and `landlock` in `lsm=`; `run` warns without it",
+        ),
     }
 }
 

@@ -57,11 +57,10 @@ fn line(Excess { what, inner, outer }: &Excess, inner_path: &Path, outer_path: &
             (format!("allows {} -> {}", services(&region.services()), prefixes(region)), None)
         }
         What::Named { names, services: of } => (format!("allows {} -> {}", services(of), some(names)), None),
-        What::Listen(region) => {
+        What::Listen { region, .. } => {
             (format!("may be reached at {} from {}", services(&region.services()), prefixes(region)), None)
         }
         What::Unix(sockets) => (format!("allows the Unix sockets {}", some(sockets)), None),
-        What::AnyListen => ("may be reached at every port".to_owned(), Some("restricts it".to_owned())),
         What::AnyUnix => ("allows every Unix socket".to_owned(), Some("restricts them".to_owned())),
         What::Audit => ("lets through what its rules deny".to_owned(), Some("is in enforce mode".to_owned())),
         What::Ttl { inner, outer } => {
@@ -80,10 +79,15 @@ fn line(Excess { what, inner, outer }: &Excess, inner_path: &Path, outer_path: &
     let subject = match inner {
         Some(RuleRef { name, line }) => format!("{inner_path}:{line}: `{name}` {does}"),
         None if matches!(what, What::Destinations(_)) => format!("{inner_path}: audit mode {does}"),
+        None if matches!(what, What::Listen { .. }) => format!("{inner_path}: in audit mode it {does}"),
         None => format!("{inner_path}: {does}"),
     };
     match (outer, other) {
-        (Some(RuleRef { name, line }), _) => format!("{subject}; {outer_path}:{line}: `{name}` denies it"),
+        (Some(RuleRef { name, line }), _) => {
+            let some =
+                if matches!(what, What::Listen { in_part: true, .. }) { " from some ports" } else { "" };
+            format!("{subject}; {outer_path}:{line}: `{name}` denies it{some}")
+        }
         (None, Some(other)) => format!("{subject}; {outer_path} {other}"),
         (None, None) => format!("{subject}; no rule of {outer_path} does"),
     }
@@ -145,6 +149,9 @@ struct Finding {
     /// Prefixes, host names, agents or sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<First>,
+    /// Denied from some of the ports that they may connect from.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    in_part: bool,
     /// What is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'static str>,
@@ -183,6 +190,7 @@ fn finding(excess: &Excess) -> Finding {
         example: excess.example().as_ref().map(written),
         services: Vec::new(),
         to: None,
+        in_part: false,
         limit: None,
         says: None,
         other_says: None,
@@ -205,12 +213,11 @@ fn finding(excess: &Excess) -> Finding {
     };
     match &excess.what {
         What::Destinations(region) => at(nothing, "destinations", region),
-        What::Listen(region) => at(nothing, "listen", region),
+        What::Listen { region, in_part } => Finding { in_part: *in_part, ..at(nothing, "listen", region) },
         What::Named { names, services: of } => {
             Finding { kind: "names", services: services(of), to: some(names), ..nothing }
         }
         What::Unix(sockets) => Finding { kind: "unix", to: some(sockets), ..nothing },
-        What::AnyListen => Finding { kind: "any-listen", ..nothing },
         What::AnyUnix => Finding { kind: "any-unix", ..nothing },
         What::Audit => Finding { kind: "audit", ..nothing },
         What::Ttl { inner, outer } => {

@@ -12,6 +12,7 @@ mod includes;
 mod intersect;
 mod keygen;
 mod ps;
+mod register;
 mod revoke;
 mod run;
 mod sign;
@@ -59,14 +60,24 @@ enum Command {
     /// The command is executed only once the kernel holds it. It keeps this process's id, so its exit code and signals are
     /// its own. Exit code 127: no such command; 126: it cannot be executed.
     Run(run::Args),
+    /// Hold what runs already to an envelope, as a session
+    ///
+    /// Its processes stand still meanwhile. The answer says how complete it is, and why if it is not.
+    Register(register::Args),
     /// List sessions and their processes
     Ps,
     /// Print what happened: decisions, processes, sessions
     Events(events::Args),
     /// Say how the daemon is, and which hooks are in place
     Status,
-    /// Refuse everything to a session from now on
+    /// Refuse everything to a session from now on, and cut its connections
+    ///
+    /// Exit code 0: nothing is left open; 1: there is no such session, or a socket could not be destroyed.
     Revoke(revoke::Args),
+    /// Refuse everything to a session, cut its connections and freeze its processes, to look at them
+    ///
+    /// It stays so, whatever envelope is applied and however often the daemon starts, until somebody lifts it.
+    Quarantine(revoke::QuarantineArgs),
     /// Hold every running session of an envelope's agent to it from now on
     ///
     /// A decision is taken by the old envelope or by the new one, never by a mixture. A session keeps its expiry. Sessions
@@ -118,10 +129,12 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
     let Cli { settings, format, command } = cli;
     match command {
         Command::Run(args) => run::execute(&settings, &args),
+        Command::Register(args) => register::execute(&settings, format, &args),
         Command::Ps => ps::execute(&settings, format),
         Command::Events(args) => events::execute(&settings, format, &args),
         Command::Status => status::execute(&settings, format),
         Command::Revoke(args) => revoke::execute(&settings, format, &args),
+        Command::Quarantine(args) => revoke::quarantine(&settings, format, &args),
         Command::Apply(args) => apply::execute(&settings, format, &args),
         Command::Check(args) => check::execute(format, &args),
         Command::Keygen(args) => keygen::execute(format, &args),

@@ -1,4 +1,6 @@
-//! `enforcer revoke`.
+//! `enforcer revoke` and `enforcer quarantine`.
+
+use std::fmt::Write as _;
 
 use super::{Format, ask, print_json, text};
 use crate::{
@@ -11,28 +13,97 @@ use crate::{
 pub(super) struct Args {
     /// The session's id, or its beginning
     id: String,
+    /// Kill its processes as well
+    #[arg(long, conflicts_with = "freeze")]
+    kill: bool,
+    /// Stop its processes as well, without ending them
+    #[arg(long)]
+    freeze: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct QuarantineArgs {
+    /// The session's id, or its beginning
+    id: String,
+    /// Let a session that is in quarantine go on
+    #[arg(long)]
+    lift: bool,
 }
 
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
-    // The id goes into a path: anything but the characters of an id cannot be one.
-    if args.id.is_empty() || !args.id.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
-        let error = anyhow::anyhow!("`{}` is not a session id", text::harmless(&args.id));
-        return Err(Failure {
-            status: ExitStatus::Error,
-            error,
-            hint: Some("`enforcer ps` lists the sessions".into()),
-        });
-    }
-    let path = format!("/v1/sessions/{}", args.id);
+    check_id(&args.id)?;
+    let then = match (args.kill, args.freeze) {
+        (true, _) => "?then=kill",
+        (_, true) => "?then=freeze",
+        _ => "",
+    };
+    let path = format!("/v1/sessions/{}{then}", args.id);
     let revoked: dto::Revoked = ask(settings, async |client| client.delete(&path).await)?;
+    print(format, &revoked)
+}
+
+pub(super) fn quarantine(
+    settings: &Settings,
+    format: Format,
+    args: &QuarantineArgs,
+) -> Result<ExitStatus, Failure> {
+    check_id(&args.id)?;
+    let path = format!("/v1/sessions/{}/quarantine", args.id);
+    if !args.lift {
+        let held: dto::Revoked = ask(settings, async |client| client.put(&path, &()).await)?;
+        return print(format, &held);
+    }
+    let lifted: dto::Lifted = ask(settings, async |client| client.delete(&path).await)?;
     match format {
-        Format::Json => print_json(&revoked)?,
-        Format::Text => text::print(&format!(
-            "revoked {}\n{} {} refused every new connection from now on\n",
-            revoked.id,
-            revoked.processes,
-            if revoked.processes == 1 { "process is" } else { "processes are" },
-        ))?,
+        Format::Json => print_json(&lifted)?,
+        Format::Text => text::print(&format!("released {} from quarantine\n", lifted.id))?,
     }
     Ok(ExitStatus::Ok)
+}
+
+/// The id goes into a path: anything but the characters of an id cannot be one.
+fn check_id(id: &str) -> Result<(), Failure> {
+    if !id.is_empty() && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("`{}` is not a session id", text::harmless(id));
+    Err(Failure { status: ExitStatus::Error, error, hint: Some("`enforcer ps` lists the sessions".into()) })
+}
+
+/// The receipt. What could not be done makes it a no: the session is refused everything all the same.
+fn print(format: Format, revoked: &dto::Revoked) -> Result<ExitStatus, Failure> {
+    match format {
+        Format::Json => print_json(revoked)?,
+        Format::Text => text::print(&render(revoked))?,
+    }
+    let complete = revoked.sockets.as_ref().is_some_and(|cut| cut.left == 0 && cut.errors.is_empty());
+    Ok(if complete { ExitStatus::Ok } else { ExitStatus::No })
+}
+
+fn render(revoked: &dto::Revoked) -> String {
+    let mut out = String::new();
+    let _infallible = writeln!(out, "{} {}", revoked.state, revoked.id);
+    let (processes, are) = (revoked.processes, &revoked.processes_are);
+    let noun = if processes == 1 { "process is" } else { "processes are" };
+    let _infallible = writeln!(
+        out,
+        "{processes} {noun} refused everything from now on ({} us), and {are}",
+        revoked.store_us
+    );
+    if let Some(cut) = &revoked.sockets {
+        let _infallible = writeln!(
+            out,
+            "{} open sockets destroyed in {:.1} ms, in {} network namespaces",
+            cut.destroyed,
+            cut.took_us as f64 / 1e3,
+            cut.namespaces
+        );
+        if cut.left > 0 {
+            let _infallible = writeln!(out, "{} could not be destroyed; nothing of theirs leaves", cut.left);
+        }
+        for error in &cut.errors {
+            let _infallible = writeln!(out, "error: {}", text::harmless(error));
+        }
+    }
+    out
 }

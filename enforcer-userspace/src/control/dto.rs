@@ -18,6 +18,58 @@ pub(crate) struct Enrol {
     pub(crate) command: Vec<String>,
 }
 
+/// `POST /v1/registrations`: hold what runs already to an envelope.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Register {
+    /// The envelope's text.
+    pub(crate) envelope: String,
+    /// As in [`Enrol`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
+    pub(crate) target: Target,
+    /// Whether connections that the envelope does not allow are left as they are; nothing leaves on them all the same.
+    #[serde(default)]
+    pub(crate) keep_connections: bool,
+}
+
+/// What runs already.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Target {
+    Process {
+        pid: u32,
+        /// Whether all that it has made is meant as well.
+        #[serde(default)]
+        children: bool,
+    },
+    /// With all that is in it and below it. The path is as in the file system, or from the root of the v2 hierarchy.
+    Cgroup { path: String },
+    /// Of systemd: the one cgroup of that name.
+    Unit { name: String },
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::Cgroup { path: String::new() }
+    }
+}
+
+/// Answer to [`Register`]: what runs is held to the envelope.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Registered {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) processes: usize,
+    /// Open TCP and UDP sockets that its processes have still.
+    pub(crate) sockets_kept: u64,
+    /// Those of connections outside the envelope, which were destroyed.
+    pub(crate) sockets_destroyed: u64,
+    /// Whether everything that it has is held to the envelope, as far as can be known.
+    pub(crate) complete: bool,
+    pub(crate) incomplete_because: Vec<String>,
+}
+
 /// Answer to [`Enrol`]: the kernel state is in place.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Enrolled {
@@ -87,6 +139,10 @@ pub(crate) struct SessionInfo {
     pub(crate) expires: String,
     pub(crate) cgroup: String,
     pub(crate) registered_by_uid: u32,
+    /// Bytes of the IP packets that it sent.
+    pub(crate) bytes_out: u64,
+    /// Bytes of the IP packets that it received.
+    pub(crate) bytes_in: u64,
     pub(crate) processes: Vec<ProcessInfo>,
 }
 
@@ -152,12 +208,49 @@ pub(crate) struct HookInfo {
     pub(crate) error: Option<String>,
 }
 
-/// Answer to `DELETE /v1/sessions/{id}`.
+/// What is done with the processes of a session that is revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Then {
+    #[default]
+    Nothing,
+    Freeze,
+    Kill,
+}
+
+/// Answer to `DELETE /v1/sessions/{id}` and `PUT /v1/sessions/{id}/quarantine`: a receipt.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Revoked {
     pub(crate) version: u32,
     pub(crate) id: String,
+    /// `revoked` or `quarantined`.
+    pub(crate) state: String,
     /// Live processes that are refused from now on.
+    pub(crate) processes: usize,
+    /// `running`, `frozen` or `killed`.
+    pub(crate) processes_are: String,
+    /// How long the store took that refuses everything from then on, us.
+    pub(crate) store_us: u64,
+    pub(crate) sockets: Option<SocketsCut>,
+}
+
+/// Which open sockets were destroyed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SocketsCut {
+    pub(crate) destroyed: u64,
+    /// Those that the kernel would not destroy. Nothing of theirs leaves.
+    pub(crate) left: u64,
+    /// Network namespaces that were looked at.
+    pub(crate) namespaces: usize,
+    pub(crate) took_us: u64,
+    pub(crate) errors: Vec<String>,
+}
+
+/// Answer to `DELETE /v1/sessions/{id}/quarantine`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Lifted {
+    pub(crate) version: u32,
+    pub(crate) id: String,
     pub(crate) processes: usize,
 }
 

@@ -14,7 +14,7 @@ use axum::{
     },
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get, put},
+    routing::{delete, get, post, put},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,10 +33,13 @@ const MAX_BODY_BYTES: usize = 2 * envelope::MAX_TEXT + (1 << 20);
 #[derive(Debug)]
 pub(crate) enum Request {
     Enrol(dto::Enrol),
+    Register(dto::Register),
     Apply(dto::Apply),
     Sessions,
     Status,
-    Revoke { id: String },
+    Revoke { id: String, then: dto::Then },
+    Quarantine { id: String },
+    Lift { id: String },
     Events,
     Teardown { keep_events: bool },
 }
@@ -52,10 +55,12 @@ impl Request {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Enrolled(dto::Enrolled),
+    Registered(dto::Registered),
     Applied(dto::Applied),
     Sessions(dto::Sessions),
     Status(dto::Status),
     Revoked(dto::Revoked),
+    Lifted(dto::Lifted),
     Events(Feed),
     TornDown(dto::TornDown),
 }
@@ -112,6 +117,8 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/v1/sessions", get(sessions).post(enrol))
         .route("/v1/sessions/{id}", delete(revoke))
+        .route("/v1/sessions/{id}/quarantine", put(quarantine).delete(lift))
+        .route("/v1/registrations", post(register))
         .route("/v1/envelope", put(apply))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
@@ -148,6 +155,17 @@ async fn enrol(
     }
 }
 
+async fn register(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    request: axum::extract::Request,
+) -> Response {
+    match body(&peer, request).await {
+        Ok(register) => respond(call(&calls, peer, Request::Register(register)).await),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
 async fn apply(
     State(calls): State<Calls>,
     ConnectInfo(peer): Peered,
@@ -179,8 +197,32 @@ async fn sessions(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Resp
     respond(call(&calls, peer, Request::Sessions).await)
 }
 
-async fn revoke(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
-    respond(call(&calls, peer, Request::Revoke { id }).await)
+#[derive(Debug, serde::Deserialize)]
+struct RevokeQuery {
+    /// What is done with the processes.
+    #[serde(default)]
+    then: dto::Then,
+}
+
+async fn revoke(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    Path(id): Path<String>,
+    Query(query): Query<RevokeQuery>,
+) -> Response {
+    respond(call(&calls, peer, Request::Revoke { id, then: query.then }).await)
+}
+
+async fn quarantine(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    Path(id): Path<String>,
+) -> Response {
+    respond(call(&calls, peer, Request::Quarantine { id }).await)
+}
+
+async fn lift(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
+    respond(call(&calls, peer, Request::Lift { id }).await)
 }
 
 async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
@@ -270,10 +312,12 @@ fn chunk(file: &mut Take<File>) -> Option<std::io::Result<Bytes>> {
 fn respond(answer: Result<Answer, Refusal>) -> Response {
     match answer {
         Ok(Answer::Enrolled(dto)) => (StatusCode::CREATED, Json(dto)).into_response(),
+        Ok(Answer::Registered(dto)) => (StatusCode::CREATED, Json(dto)).into_response(),
         Ok(Answer::Applied(dto)) => Json(dto).into_response(),
         Ok(Answer::Sessions(dto)) => Json(dto).into_response(),
         Ok(Answer::Status(dto)) => Json(dto).into_response(),
         Ok(Answer::Revoked(dto)) => Json(dto).into_response(),
+        Ok(Answer::Lifted(dto)) => Json(dto).into_response(),
         Ok(Answer::TornDown(dto)) => Json(dto).into_response(),
         Ok(Answer::Events(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(refusal) => refusal.into_response(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError, internal, trust::Admitted};
+use super::{Daemon, DaemonError, cut::Which, internal, trust::Admitted};
 use crate::{
     clock,
     control::{dto, peer::Peer, server::Refusal},
@@ -101,6 +101,8 @@ impl Daemon {
             self.events.write(replaced_line(session));
             let saved = self.state.save(&SessionFile::new(session, &self.host.boot_id));
             self.survive(saved.map_err(DaemonError::from));
+            // What is open and no longer allowed sends nothing from now on; this tells its ends.
+            self.begin_cut(*id, Which::Outside(Arc::clone(envelope)), None);
         }
         before.sort_unstable();
         before.dedup();

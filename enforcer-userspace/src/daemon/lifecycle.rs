@@ -11,21 +11,42 @@ use enforcer_common::{
 use ring::digest::{SHA256, digest as sha256};
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError, internal, trust::Admitted};
+use super::{Daemon, DaemonError, cut::Which, internal, trust::Admitted};
 use crate::{
+    cgroup::SessionCgroup,
     clock,
     control::{dto, peer::Peer, server::Refusal},
     envelope::{self, Envelope, Requirement},
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Session, Status},
+    session::{EnvelopeInForce, Grant, Lingering, ProcessKey, Session, Status},
     state::SessionFile,
 };
+
+/// How long after the end of its last process what a session sent may still be on its way: TCP gives up on what nobody answers after
+/// some 100 s if no process has it open any more (tcp_orphan_retries).
+const LINGER_NS: u64 = 120_000_000_000;
 
 /// SHA-256 of an envelope's text, hexadecimal.
 pub(super) fn digest(text: &str) -> String {
     sha256(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Who asks for a session.
+pub(super) struct Asked {
+    pub(super) id: Uuid,
+    pub(super) slot: u32,
+    pub(super) command: Vec<String>,
+    pub(super) registered_by_uid: u32,
+}
+
+/// Where a session's processes stand.
+pub(super) struct Place {
+    pub(super) cgroup: SessionCgroup,
+    /// Whether it is somebody else's.
+    pub(super) borrowed: bool,
+    pub(super) cgroup_before: String,
 }
 
 impl Daemon {
@@ -72,27 +93,12 @@ impl Daemon {
         let cgroup_before = procfs::cgroup2_of(peer.pid)
             .map_err(|error| failed(&error))?
             .ok_or_else(|| Refusal::new(StatusCode::GONE, "gone", "the process that asked is gone"))?;
-        let previous = self.kernel.sessions.control(slot).map_err(|error| failed(&error))?.generation();
-        let slot = SessionRef { slot, generation: previous % Control::MAX_GENERATION + 1 };
         let cgroup = self.cgroups.create(&id.to_string()).map_err(|error| failed(&error))?;
-
-        let started_ns = clock::boot_ns();
-        let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
-        let mut session = Session::new(
-            Grant {
-                id,
-                slot,
-                cgroup: cgroup.path.clone(),
-                cgroup_id: cgroup.id,
-                cgroup_before,
-                started_ns,
-                expires_ns: started_ns.saturating_add(ttl_ns),
-                command,
-                registered_by_uid: peer.uid,
-                root: ProcessKey { tgid: peer.pid, start_ns: 0 },
-            },
-            Arc::clone(envelope),
-        );
+        let asked = Asked { id, slot, command, registered_by_uid: peer.uid };
+        let mut session =
+            self.new_session(asked, envelope, Place { cgroup, borrowed: false, cgroup_before })?;
+        session.grant.root.tgid = peer.pid;
+        let started_ns = session.grant.started_ns;
         match self.put_in_force(&mut session, peer) {
             Ok(()) => {
                 let line =
@@ -108,10 +114,35 @@ impl Daemon {
         }
     }
 
-    /// Kernel state before the process is in it, its row before its control word, and the tag last: at each step the
-    /// process is held to nothing yet, or to all of it.
-    fn put_in_force(&mut self, session: &mut Session, peer: &Peer) -> Result<(), Refusal> {
-        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
+    /// A session that begins now, in a generation of its slot that nobody had.
+    pub(super) fn new_session(
+        &self,
+        asked: Asked,
+        envelope: &Arc<EnvelopeInForce>,
+        place: Place,
+    ) -> Result<Session, Refusal> {
+        let Asked { id, slot, command, registered_by_uid } = asked;
+        let previous = self.kernel.sessions.control(slot).map_err(|error| internal(&error))?.generation();
+        let started_ns = clock::boot_ns();
+        let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
+        let grant = Grant {
+            id,
+            slot: SessionRef { slot, generation: previous % Control::MAX_GENERATION + 1 },
+            cgroup: place.cgroup.path,
+            cgroup_id: place.cgroup.id,
+            borrowed_cgroup: place.borrowed,
+            cgroup_before: place.cgroup_before,
+            started_ns,
+            expires_ns: started_ns.saturating_add(ttl_ns),
+            command,
+            registered_by_uid,
+            root: ProcessKey { tgid: 0, start_ns: 0 },
+        };
+        Ok(Session::new(grant, Arc::clone(envelope)))
+    }
+
+    /// Writes a session's rows, and its control word last. Nobody is in it yet.
+    pub(super) fn put_in_tables(&mut self, session: &Session) -> Result<(), MapsError> {
         let grant = &session.grant;
         let row = SessionRow {
             id: grant.id.into_bytes(),
@@ -121,9 +152,17 @@ impl Daemon {
             pad: 0,
         };
         let maps = &mut self.kernel.sessions;
-        maps.prepare(grant.slot.slot, row).map_err(|error| failed(&error))?;
-        maps.set_cgroup(grant.cgroup_id, grant.slot).map_err(|error| failed(&error))?;
-        maps.set_control(grant.slot.slot, session.control()).map_err(|error| failed(&error))?;
+        maps.prepare(grant.slot.slot, row)?;
+        maps.set_cgroup(grant.cgroup_id, grant.slot)?;
+        maps.set_control(grant.slot.slot, session.control())
+    }
+
+    /// Kernel state before the process is in it, its row before its control word, and the tag last: at each step the
+    /// process is held to nothing yet, or to all of it.
+    fn put_in_force(&mut self, session: &mut Session, peer: &Peer) -> Result<(), Refusal> {
+        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
+        self.put_in_tables(session).map_err(|error| failed(&error))?;
+        let grant = &session.grant;
         self.cgroups.enter(&grant.cgroup, peer.pid).map_err(|error| failed(&error))?;
         let tag = self.kernel.enrol(peer.pid, grant.slot).map_err(|error| failed(&error))?;
         if tag.session != grant.slot {
@@ -148,20 +187,35 @@ impl Daemon {
     /// slot again when no process has its tag. A process that was tagged already stays so, and is refused everything until it
     /// ends: it was never told that it may go on.
     fn abandon(&mut self, mut session: Session, peer: &Peer) {
-        session.revoked = true;
+        session.state = SessionState::Revoked;
         let grant = &session.grant;
         let revoked = self.kernel.sessions.set_control(grant.slot.slot, session.control());
+        self.survive(revoked.map_err(DaemonError::from));
+        let moved = self.cgroups.release(&grant.cgroup_before, peer.pid);
+        self.survive(moved.map_err(DaemonError::from));
+        self.abandon_slot(&session);
+        let grant = &session.grant;
+        // What is in it still keeps it; the next daemon tries again.
+        let removed = self.cgroups.remove(&grant.cgroup);
+        self.survive(removed.map(|_| ()).map_err(DaemonError::from));
+    }
+
+    /// Takes a session that did not come about out of the tables. Its slot rests until no process has its tag.
+    pub(super) fn abandon_slot(&mut self, session: &Session) {
+        let grant = &session.grant;
+        let revoked = Control {
+            state: SessionState::Revoked,
+            mode: Mode::Enforce,
+            envelope: 0,
+            generation: grant.slot.generation,
+        };
+        let revoked = self.kernel.sessions.set_control(grant.slot.slot, revoked.pack());
         self.survive(revoked.map_err(DaemonError::from));
         self.registry.insert_stray(grant.slot);
         let forgotten = self.state.forget(grant.id);
         self.survive(forgotten.map_err(DaemonError::from));
-        let moved = self.cgroups.release(&grant.cgroup_before, peer.pid);
-        self.survive(moved.map_err(DaemonError::from));
         let unlisted = self.kernel.sessions.remove_cgroup(grant.cgroup_id);
         self.survive(unlisted.map_err(DaemonError::from));
-        // What is in it still keeps it; the next daemon tries again.
-        let removed = self.cgroups.remove(&grant.cgroup);
-        self.survive(removed.map(|_| ()).map_err(DaemonError::from));
     }
 
     /// The envelope's rules in the kernel: shared, if a session with the same text is held to them already.
@@ -193,46 +247,20 @@ impl Daemon {
         }
     }
 
-    /// One store in the kernel; then it is written down and recorded.
-    pub(super) fn revoke(&mut self, id: &str) -> Result<dto::Revoked, Refusal> {
-        let found = self.registry.starting_with(id);
-        let [id] = found[..] else {
-            let (status, code, message) = if found.is_empty() {
-                (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`"))
-            } else {
-                (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len()))
-            };
-            return Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"));
-        };
-        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
-        let missing = || Refusal::new(StatusCode::NOT_FOUND, "no-such-session", "the session has just ended");
-        let session = self.registry.get_mut(id).ok_or_else(missing)?;
-        let already = std::mem::replace(&mut session.revoked, true);
-        self.kernel
-            .sessions
-            .set_control(session.grant.slot.slot, session.control())
-            .map_err(|e| failed(&e))?;
-        let processes = session.processes.live().count();
-        if !already {
-            let file = SessionFile::new(session, &self.host.boot_id);
-            let line =
-                EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns())).session(session);
-            // In the kernel it is in force, whatever becomes of the file: a daemon that starts again believes the kernel.
-            self.events.write(line);
-            self.state.save(&file).map_err(|error| failed(&error))?;
-        }
-        Ok(dto::Revoked { version: dto::VERSION, id: id.to_string(), processes })
-    }
-
     /// The kernel has enforced it since the moment it came; here it is written down.
     pub(super) fn record_expiries(&mut self) -> Result<(), DaemonError> {
         let now_ns = clock::boot_ns();
+        let mut expired = Vec::new();
         for session in self.registry.iter_mut() {
             if session.status(now_ns) == Status::Expired && !session.expiry_recorded {
                 session.expiry_recorded = true;
+                expired.push(session.grant.id);
                 let time = clock::wall(session.grant.expires_ns);
                 self.events.write(EventLine::new(EventKind::SessionExpired, &time).session(session));
             }
+        }
+        for id in expired {
+            self.begin_cut(id, Which::All, None);
         }
         Ok(())
     }
@@ -282,19 +310,38 @@ impl Daemon {
             return Ok(());
         };
         let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
-        if !self.cgroups.remove(&session.grant.cgroup)? {
+        // Somebody else's stays, with whatever is in it.
+        if !session.grant.borrowed_cgroup && !self.cgroups.remove(&session.grant.cgroup)? {
             return Ok(());
         }
-        self.free_slot(slot)?;
-        self.kernel.sessions.remove_cgroup(cgroup_id)?;
         // From here on it is over, whatever becomes of the rest.
         let Some(session) = self.registry.remove(id) else {
             return Ok(());
         };
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
         self.events.write(line.session(&session));
-        self.remove_unused_rules(session.envelope.number);
-        Ok(self.state.forget(id)?)
+        let now_ns = clock::boot_ns();
+        let until_ns = match session.status(now_ns) {
+            Status::Active => now_ns.saturating_add(LINGER_NS).min(session.grant.expires_ns),
+            Status::Expired | Status::Revoked | Status::Quarantined => now_ns,
+        };
+        let envelope = Arc::clone(&session.envelope);
+        self.registry.insert_lingering(Lingering { slot, cgroup_id, envelope, until_ns });
+        self.state.forget(id)?;
+        self.note_levels()?;
+        self.end_lingering()
+    }
+
+    /// Takes out of the kernel what is left of sessions that ended some time ago.
+    pub(super) fn end_lingering(&mut self) -> Result<(), DaemonError> {
+        for Lingering { slot, cgroup_id, envelope, .. } in self.registry.take_lingering(clock::boot_ns()) {
+            self.free_slot(slot)?;
+            self.kernel.sessions.remove_cgroup(cgroup_id)?;
+            let number = envelope.number;
+            drop(envelope);
+            self.remove_unused_rules(number);
+        }
+        Ok(())
     }
 
     /// Gives a slot back. The generation stays in it, so that whoever still holds it is refused.
@@ -318,6 +365,7 @@ impl Daemon {
                 processes: session.processes.live().count(),
             },
             cgroup: session.grant.cgroup.clone(),
+            borrowed_cgroup: session.grant.borrowed_cgroup,
             cgroup_before: session.grant.cgroup_before.clone(),
         });
         let sessions = sessions.collect();
@@ -347,6 +395,6 @@ pub(super) fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refus
     Err(refusal.hint("`enforcer check` says which parts of an envelope that are"))
 }
 
-fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {
+pub(super) fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {
     Refusal { status: StatusCode::INSUFFICIENT_STORAGE, code: "no-room", ..internal(error) }
 }

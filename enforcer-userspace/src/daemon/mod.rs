@@ -2,10 +2,13 @@
 //! happen to it is an [`Input`].
 
 mod apply;
+mod cut;
 mod events;
 mod lifecycle;
 mod records;
+mod register;
 mod restore;
+mod standing;
 mod start;
 mod trust;
 
@@ -16,7 +19,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use enforcer_common::{ABI_VERSION, counter::Counter};
+use enforcer_common::{ABI_VERSION, counter::Counter, session::Usage};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -54,6 +57,8 @@ enum Input {
     /// Records are waiting, and have been handled.
     Records,
     Call(Call),
+    /// Sockets of a session were destroyed.
+    Cut(cut::Done),
     Tick,
     Stop(&'static str),
 }
@@ -89,6 +94,8 @@ pub(crate) struct Daemon {
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
     lost: u64,
+    /// Where work beside the loop says that it is done.
+    cuts: mpsc::UnboundedSender<cut::Done>,
     /// Since the last tick.
     requests_refused: u64,
     faults: u64,
@@ -109,6 +116,7 @@ impl Daemon {
         &mut self,
         ring: &mut Ring,
         calls: &mut mpsc::Receiver<Call>,
+        cuts: &mut mpsc::UnboundedReceiver<cut::Done>,
         mut signals: Signals,
     ) -> Result<Ended, DaemonError> {
         let mut ticks = tokio::time::interval(TICK);
@@ -116,6 +124,7 @@ impl Daemon {
         loop {
             let input = tokio::select! {
                 reason = signals.next() => Input::Stop(reason),
+                Some(done) = cuts.recv() => Input::Cut(done),
                 Some(call) = calls.recv() => Input::Call(call),
                 _ = ticks.tick() => Input::Tick,
                 read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)) => {
@@ -131,16 +140,14 @@ impl Daemon {
                     tokio::task::yield_now().await;
                 }
                 Input::Tick => self.tick(ring),
+                Input::Cut(done) => self.end_cut(done),
                 Input::Call(Call { peer, request, reply }) => {
                     if request.is_question() {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
                         self.catch_up(ring);
                     }
-                    let answer = self.authorise(&peer, &request).and_then(|()| self.answer(&peer, request));
-                    let torn_down = matches!(&answer, Ok(Answer::TornDown(answer)) if answer.ended);
-                    reply_to(reply, answer);
-                    if torn_down {
-                        return Ok(Ended { torn_down });
+                    if self.handle(&peer, request, reply) {
+                        return Ok(Ended { torn_down: true });
                     }
                 }
                 Input::Stop(reason) => {
@@ -152,6 +159,30 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Answers a request, or has it answered when what it asks for is done. True if enforcement was taken away.
+    fn handle(
+        &mut self,
+        peer: &crate::control::peer::Peer,
+        request: Request,
+        reply: oneshot::Sender<Result<Answer, Refusal>>,
+    ) -> bool {
+        let answer = match (self.authorise(peer, &request), request) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), Request::Revoke { id, then }) => {
+                self.revoke(&id, then, reply);
+                return false;
+            }
+            (Ok(()), Request::Quarantine { id }) => {
+                self.quarantine(&id, reply);
+                return false;
+            }
+            (Ok(()), request) => self.answer(peer, request),
+        };
+        let torn_down = matches!(&answer, Ok(Answer::TornDown(answer)) if answer.ended);
+        reply_to(reply, answer);
+        torn_down
     }
 
     /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
@@ -168,9 +199,12 @@ impl Daemon {
         };
         let asked = match request {
             Request::Enrol(_) => "enrol",
+            Request::Register(_) => "register what runs",
             Request::Sessions => "list sessions",
             Request::Status => "status",
             Request::Revoke { .. } => "revoke",
+            Request::Quarantine { .. } => "quarantine",
+            Request::Lift { .. } => "lift a quarantine",
             Request::Apply(_) => "apply an envelope",
             Request::Events => "read events",
             Request::Teardown { .. } => "teardown",
@@ -187,9 +221,14 @@ impl Daemon {
     fn answer(&mut self, peer: &crate::control::peer::Peer, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
+            Request::Register(register) => self.register(peer, register).map(Answer::Registered),
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
-            Request::Revoke { id } => self.revoke(&id).map(Answer::Revoked),
+            Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
+            // Answered when their sockets are destroyed: see `handle`.
+            Request::Revoke { .. } | Request::Quarantine { .. } => {
+                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is answered elsewhere"))
+            }
             Request::Apply(apply) => self.apply(peer, apply).map(Answer::Applied),
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
@@ -200,8 +239,13 @@ impl Daemon {
         let now_ns = clock::boot_ns();
         dto::Sessions {
             version: dto::VERSION,
-            sessions: self.registry.iter().map(|session| describe(session, now_ns)).collect(),
+            sessions: self.registry.iter().map(|session| self.describe(session, now_ns)).collect(),
         }
+    }
+
+    fn describe(&self, session: &Session, now_ns: u64) -> dto::SessionInfo {
+        let usage = self.kernel.sessions.usage(session.grant.slot.slot).unwrap_or_default();
+        describe(session, &usage, now_ns)
     }
 
     fn status(&self) -> Result<dto::Status, DaemonError> {
@@ -267,6 +311,7 @@ impl Daemon {
             Self::record_expiries,
             Self::end_empty,
             Self::end_finished,
+            Self::end_lingering,
         ] {
             let looked = look(self);
             self.survive(looked);
@@ -333,7 +378,7 @@ fn stands_inside(cgroups: &Cgroups, pid: u32) -> bool {
     !matches!(procfs::cgroup2_of(pid), Ok(Some(path)) if !cgroups.holds(&path))
 }
 
-fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
+fn describe(session: &Session, usage: &Usage, now_ns: u64) -> dto::SessionInfo {
     let grant = &session.grant;
     let metadata = &session.envelope.envelope.metadata;
     dto::SessionInfo {
@@ -351,6 +396,8 @@ fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
         expires: clock::wall(grant.expires_ns).to_string(),
         cgroup: grant.cgroup.to_string_lossy().into_owned(),
         registered_by_uid: grant.registered_by_uid,
+        bytes_out: usage.bytes_out,
+        bytes_in: usage.bytes_in,
         processes: session
             .processes
             .live()

@@ -29,7 +29,8 @@ impl Daemon {
     fn escape_sign(&mut self, record: &Record) -> Option<EventLine> {
         let Body::Egress(egress) = &record.body else { return None };
         let session = self.registry.at_mut(record.session)?;
-        if !egress.is_misplaced() || !session.misplaced.insert(record.tgid) {
+        let expected = record.time_ns < session.settled_ns;
+        if !egress.is_misplaced() || expected || !session.misplaced.insert(record.tgid) {
             return None;
         }
         let mut line = EventLine::new(EventKind::EscapeSign, &clock::wall(record.time_ns)).session(session);

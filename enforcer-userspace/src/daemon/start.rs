@@ -154,6 +154,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
     let state = State::open(&settings.state_dir, &settings.sessions())?;
     // The counters of a fresh set of maps start at zero.
     let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
+    let (cuts, mut cut) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
         events: Events::open(&settings.events())?,
@@ -166,6 +167,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         kernel,
         state,
         lost,
+        cuts,
         requests_refused: 0,
         faults: 0,
         last_fault: None,
@@ -199,7 +201,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         // A sender that is gone means stop, too.
         drop(stopped.await);
     }));
-    let ended = daemon.serve(&mut ring, &mut called, signals).await;
+    let ended = daemon.serve(&mut ring, &mut called, &mut cut, signals).await;
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, server).await);

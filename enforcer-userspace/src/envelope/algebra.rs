@@ -2,7 +2,7 @@
 //!
 //! An envelope lets a destination through if its decision is not a refusal: in enforce mode what an allow rule matches and
 //! no deny rule that is carried out, in audit mode whatever no such deny rule matches. Destinations are compared by
-//! address. Host names and agents are compared by rule: what one envelope allows by name, the other has to allow by that
+//! address; so are far ends that begin connections, which are let through by listen rules in place of allow rules. Host names and agents are compared by rule: what one envelope allows by name, the other has to allow by that
 //! name or a wider one, and not only by an address that the name may stand for.
 
 mod excess;
@@ -19,7 +19,7 @@ use super::{Limits, Rate, Requirement};
 
 pub(crate) use excess::{difference, excess};
 pub(crate) use intersect::intersect;
-pub(super) use intersect::is_loopback;
+pub(super) use intersect::{is_loopback, listens_on_loopback};
 pub(crate) use region::{Region, Service};
 
 /// The work that comparing two envelopes may take: seconds, and some hundred megabytes. Envelopes come from whoever asks.
@@ -62,9 +62,11 @@ pub(crate) enum What {
         services: Vec<Service>,
     },
     /// Who may connect to which local ports.
-    Listen(Region),
-    /// Every local port, from everywhere.
-    AnyListen,
+    Listen {
+        region: Region,
+        /// The rule that denies it denies it from some of the ports that they may connect from.
+        in_part: bool,
+    },
     Unix(Vec<String>),
     /// Every Unix socket.
     AnyUnix,

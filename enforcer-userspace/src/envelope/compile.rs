@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use enforcer_common::net::Family;
+use enforcer_common::limits::Limits;
+use enforcer_common::net::{Address, Family, Protocol};
 use enforcer_common::rules::{Block, Header, NO_RULE, RuleEntry, Tree, fan_out};
+use enforcer_common::verdict::Verdict;
 
-use super::flatten::{Flat, TooLarge, flatten};
+use super::flatten::{Flat, RuleSet, TooLarge, flatten};
 use super::spans::Span;
-use super::{Envelope, Rule};
+use super::{Envelope, Prefix, Rule};
 
 /// The table of one envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,14 +59,19 @@ pub(crate) fn compile_within(
     max_blocks: usize,
 ) -> Result<CompiledRules, TooLarge> {
     let check_size = |blocks| if blocks > max_blocks { Err(TooLarge::Blocks { max_blocks }) } else { Ok(()) };
-    let flat = flatten(envelope.mode, &envelope.rules, max_steps)?;
+    // Where `decide_bind` asks whether anybody at all may reach a port. Both, whatever a rule's families are: a socket that is
+    // bound to `::` is reached over IPv4 as well.
+    let anybody = [Address::UNSPECIFIED_V4, Address::UNSPECIFIED_V6].map(Prefix::single);
+    let set =
+        RuleSet { mode: envelope.mode, rules: &envelope.rules, listen: &envelope.listen, anybody: &anybody };
+    let flat = flatten(set, max_steps)?;
     let mut contents = Contents::default();
     let mut intervals = [Vec::new(), Vec::new()];
     for (intervals, family) in intervals.iter_mut().zip(Family::ALL) {
         *intervals = cut(flat.iter().filter(|flat| flat.prefix.address().family() == *family), &mut contents);
     }
-    let mut ranges = Ranges::new(&envelope.rules, contents);
-    let mut header = Header { unix: envelope.unix.is_some(), ..Header::default() };
+    let mut ranges = Ranges::new(envelope, contents);
+    let mut header = header(envelope);
     let mut blocks = vec![Block::EMPTY];
     let mut entries: Vec<RuleEntry> = Vec::new();
     let mut levels = 0;
@@ -106,6 +113,38 @@ fn unix_sockets(envelope: &Envelope) -> Vec<(String, u32)> {
     let sockets = rules.flat_map(|(rule, number)| rule.to.iter().map(move |socket| (socket, number)));
     let first = sockets.filter(|(socket, _)| named.insert(*socket));
     first.map(|(socket, number)| (socket.clone(), number)).collect()
+}
+
+/// The header, but for where things stand.
+fn header(envelope: &Envelope) -> Header {
+    let pings = |rule: &Rule| {
+        rule.verdict == Verdict::Allow && rule.protocols.contains(&Protocol::Icmp) && !rule.to.is_empty()
+    };
+    Header {
+        icmp: envelope.rules.iter().any(pings),
+        unix: envelope.unix.is_some(),
+        limits: limits(&envelope.limits),
+        ..Header::default()
+    }
+}
+
+/// As the kernel counts. How many processes there may be, the host's pids controller says.
+fn limits(written: &super::Limits) -> Limits {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let super::Limits { connections, connection_rate, bytes_out, bytes_in, .. } = *written;
+    // Rounded up, so that it is never faster than written; and as many at once as written, for all that.
+    let rate = connection_rate.map(|rate| {
+        let interval_ns = rate.seconds.saturating_mul(SECOND_NS).div_ceil(rate.count.max(1));
+        (interval_ns, interval_ns.saturating_mul(rate.count))
+    });
+    let (rate_interval_ns, rate_burst_ns) = rate.unwrap_or((0, 0));
+    Limits {
+        connections: connections.unwrap_or(Limits::NONE),
+        rate_interval_ns,
+        rate_burst_ns,
+        bytes_out: bytes_out.unwrap_or(Limits::NONE),
+        bytes_in: bytes_in.unwrap_or(Limits::NONE),
+    }
 }
 
 /// What holds somewhere, as a number: the same number exactly if the same holds.
@@ -191,7 +230,7 @@ impl Intervals {
 
 /// The entries of intervals, and the ranges of ports of those that have several.
 struct Ranges<'e> {
-    rules: &'e [Rule],
+    envelope: &'e Envelope,
     contents: Vec<Rc<[Span]>>,
     /// By content, once it is asked for.
     known: Vec<Option<RuleEntry>>,
@@ -200,9 +239,9 @@ struct Ranges<'e> {
 }
 
 impl<'e> Ranges<'e> {
-    fn new(rules: &'e [Rule], contents: Contents) -> Self {
+    fn new(envelope: &'e Envelope, contents: Contents) -> Self {
         let known = vec![None; contents.all.len()];
-        Self { rules, contents: contents.all, known, entries: Vec::new(), lookups: 0 }
+        Self { envelope, contents: contents.all, known, entries: Vec::new(), lookups: 0 }
     }
 
     fn entry_for(&mut self, content: Content) -> RuleEntry {
@@ -211,10 +250,10 @@ impl<'e> Ranges<'e> {
         }
         let entry = match &*self.contents[content] {
             [] => RuleEntry::NONE,
-            [only] => range(self.rules, only),
+            [only] => range(self.envelope, only),
             several => {
                 let first = number(self.entries.len());
-                self.entries.extend(several.iter().map(|span| range(self.rules, span)));
+                self.entries.extend(several.iter().map(|span| range(self.envelope, span)));
                 // Half of what is left, and half of that, to the last one, which is then read.
                 self.lookups = self.lookups.max((several.len() - 1).ilog2() as usize + 2);
                 RuleEntry { first, last: number(self.entries.len()) - 1, many: true, ..RuleEntry::NONE }
@@ -225,8 +264,8 @@ impl<'e> Ranges<'e> {
     }
 }
 
-fn range(rules: &[Rule], span: &Span) -> RuleEntry {
-    let verdict = rules[span.rule as usize].verdict.raw();
+fn range(envelope: &Envelope, span: &Span) -> RuleEntry {
+    let verdict = envelope.verdict(span.rule).raw();
     let mode = span.mode.map_or(0, |mode| mode.raw());
     RuleEntry { first: span.first, last: span.last, rule: span.rule, verdict, mode, many: false }
 }

@@ -1,23 +1,27 @@
-//! Why a destination is allowed or denied. The verdict is `decide`'s, asked of the compiled entries as the kernel asks it; what
-//! is said of each rule is read off the rules as they are written. A property test holds the two together.
+//! Why a destination is allowed or denied, or a far end that begins a connection. The verdict is that of
+//! `enforcer_common::decision`, asked of the compiled entries as the kernel asks it; what is said of each rule is read off the
+//! rules as they are written. A property test holds the two together.
 
 use enforcer_common::{
-    decision::{Claim, Decision, Standing, decide},
+    decision::{Claim, Decision, Standing, decide, decide_packet},
     identity::SessionRef,
-    net::Destination,
+    net::{Destination, Direction},
+    packet::Packet,
     record::Placement,
     rules::NO_RULE,
     session::{Control, SessionState},
+    verdict::{Mode, Verdict},
 };
 
-use super::{CompiledTable, Envelope, Prefix, Rule, TooLarge, compile};
+use super::{CompiledTable, Envelope, ListenRule, PortRange, Prefix, Rule, TooLarge, compile};
 
 /// The answer, and what led to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Explanation {
     pub(crate) decision: Decision,
-    /// One for each rule, in their order.
-    pub(crate) rules: Vec<RuleExplanation>,
+    /// The rules that speak of such a thing, by their numbers, in order: of a destination the allow and deny rules, of a far end
+    /// the deny and listen rules.
+    pub(crate) rules: Vec<(u32, RuleExplanation)>,
 }
 
 /// What became of one rule.
@@ -35,12 +39,19 @@ pub(crate) enum RuleExplanation {
     OtherAddress,
     /// None of its ranges holds the port.
     OtherPort,
+    /// It denies the far end some of the ports that it may connect from, and not all of them.
+    OtherFarPort,
     /// It matches, but the destination has a form that no rule can speak of.
     NotAsked(Prefix),
 }
 
-/// Explains a destination for a session that stands.
-pub(crate) fn explain(envelope: &Envelope, destination: Destination) -> Result<Explanation, TooLarge> {
+/// Explains what becomes of a session that stands when it sends to a destination; or when somebody begins a connection to it,
+/// where the address is theirs and the port is ours.
+pub(crate) fn explain(
+    envelope: &Envelope,
+    direction: Direction,
+    destination: Destination,
+) -> Result<Explanation, TooLarge> {
     const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
     const NUMBER: u32 = 1;
     let table = CompiledTable::new(NUMBER, &compile(envelope)?);
@@ -57,15 +68,69 @@ pub(crate) fn explain(envelope: &Envelope, destination: Destination) -> Result<E
         now_ns: 0,
         placement: Placement::Home,
     };
-    let decision = decide(&standing, Some(destination), &&table);
-    let rules =
-        envelope.rules.iter().zip(0..).map(|(rule, number)| match longest_match(rule, &destination) {
+    let far = far_end(envelope, destination);
+    let decision = match direction {
+        Direction::Out => decide(&standing, Some(destination), &&table),
+        Direction::In => {
+            let packet = Packet {
+                direction,
+                protocol: destination.protocol,
+                opens: true,
+                resets: false,
+                remote: destination.address,
+                remote_port: far.port,
+                local_port: destination.port,
+            };
+            decide_packet(&standing, &packet, None, &&table)
+        }
+    };
+    let about = |rule: &Rule| match direction {
+        Direction::Out => longest_match(rule, &destination),
+        // Where it connects from is its own choice.
+        Direction::In => longest_match(rule, &far).map_err(|mismatch| {
+            if mismatch == RuleExplanation::OtherPort { RuleExplanation::OtherFarPort } else { mismatch }
+        }),
+    };
+    let speaks = |rule: &Rule| direction == Direction::Out || rule.verdict == Verdict::Deny;
+    let rules = envelope.rules.iter().zip(0..).filter(|(rule, _)| speaks(rule));
+    let listen = envelope.listen.iter().zip((0..).skip(envelope.rules.len()));
+    let listen = listen.filter(|_| direction == Direction::In);
+    let found = rules
+        .map(|(rule, number)| (number, about(rule)))
+        .chain(listen.map(|(rule, number)| (number, lets_in(rule, &destination))));
+    let rules = found.map(|(number, found)| {
+        let said = match found {
             Err(mismatch) => mismatch,
             Ok(prefix) if number == decision.rule => RuleExplanation::Decides(prefix),
             Ok(prefix) if decision.rule == NO_RULE => RuleExplanation::NotAsked(prefix),
             Ok(by) => RuleExplanation::Beaten { by, winner: decision.rule },
-        });
+        };
+        (number, said)
+    });
     Ok(Explanation { decision, rules: rules.collect() })
+}
+
+/// The far end with the port from which it gets furthest: the first that no deny rule matches, or at least none that is carried
+/// out.
+fn far_end(envelope: &Envelope, destination: Destination) -> Destination {
+    let free = |is_asked: &dyn Fn(&Rule) -> bool| {
+        let denying = envelope.rules.iter().filter(|rule| rule.verdict == Verdict::Deny && is_asked(rule));
+        let denying = denying.filter(|rule| {
+            rule.protocols.contains(&destination.protocol) && holding(&rule.to, &destination).is_some()
+        });
+        let mut denied: Vec<PortRange> = denying.flat_map(|rule| rule.ports.iter().copied()).collect();
+        denied.sort_unstable();
+        let mut port = Some(1);
+        for range in denied {
+            if port.is_some_and(|port| range.holds(port)) {
+                port = range.last.checked_add(1);
+            }
+        }
+        port
+    };
+    let carried_out = |rule: &Rule| rule.effective_mode(envelope.mode) == Mode::Enforce;
+    let port = free(&|_| true).or_else(|| free(&carried_out)).unwrap_or(u16::MAX);
+    Destination { port, ..destination }
 }
 
 /// The longest prefix of a rule that matches, or the first thing that does not.
@@ -76,12 +141,26 @@ fn longest_match(rule: &Rule, destination: &Destination) -> Result<Prefix, RuleE
     if rule.to.is_empty() {
         return Err(RuleExplanation::ByName);
     }
-    let holding = rule.to.iter().filter(|prefix| prefix.holds(destination.address));
-    let longest = holding.max_by_key(|prefix| prefix.bits()).ok_or(RuleExplanation::OtherAddress)?;
-    let in_range = |range: &super::PortRange| (range.first..=range.last).contains(&destination.port);
-    if !destination.protocol.has_ports() || rule.ports.iter().any(in_range) {
-        Ok(*longest)
+    let longest = holding(&rule.to, destination).ok_or(RuleExplanation::OtherAddress)?;
+    if !destination.protocol.has_ports() || rule.speaks_of_port(destination.port) {
+        Ok(longest)
     } else {
         Err(RuleExplanation::OtherPort)
     }
+}
+
+/// Likewise of a listen rule, for a far end that connects to a port of ours.
+fn lets_in(rule: &ListenRule, destination: &Destination) -> Result<Prefix, RuleExplanation> {
+    if !rule.protocols.contains(&destination.protocol) {
+        return Err(RuleExplanation::OtherProtocol);
+    }
+    let longest = holding(&rule.from, destination).ok_or(RuleExplanation::OtherAddress)?;
+    let in_range = rule.ports.iter().any(|range| range.holds(destination.port));
+    if in_range { Ok(longest) } else { Err(RuleExplanation::OtherPort) }
+}
+
+/// The longest prefix that holds the address.
+fn holding(prefixes: &[Prefix], destination: &Destination) -> Option<Prefix> {
+    let holding = prefixes.iter().filter(|prefix| prefix.holds(destination.address));
+    holding.max_by_key(|prefix| prefix.bits()).copied()
 }

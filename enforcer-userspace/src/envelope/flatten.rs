@@ -9,11 +9,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use enforcer_common::rules::selector;
+use enforcer_common::rules::{INBOUND, selector};
 use enforcer_common::verdict::{Mode, Verdict};
 
 use super::spans::{Span, layer, mark_audited};
-use super::{Prefix, Rule};
+use super::{ListenRule, PortRange, Prefix, Rule};
 
 /// What holds at a prefix, except where a longer one says something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,17 @@ pub(super) struct Flat {
     pub(super) prefix: Prefix,
     /// In order, without overlap. What is not in it, no rule decides.
     pub(super) spans: Rc<[Span]>,
+}
+
+/// The rules to flatten, numbered as in records. What listen rules say stands under selectors of its own, so that both are laid
+/// over each other without meeting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RuleSet<'e> {
+    pub(super) mode: Mode,
+    pub(super) rules: &'e [Rule],
+    pub(super) listen: &'e [ListenRule],
+    /// Where every listen rule holds besides.
+    pub(super) anybody: &'e [Prefix],
 }
 
 /// Compiling would take more than the caller gives it.
@@ -32,16 +43,18 @@ pub(crate) enum TooLarge {
     Blocks { max_blocks: usize },
 }
 
-/// Flattens the rules of an envelope of this mode in at most `max_steps` steps of combining port ranges. In order: a prefix
-/// stands directly before those that it contains. One that says what the one around it says is left out.
+/// Flattens rules in at most `max_steps` steps of combining port ranges. In order: a prefix stands directly before those that it
+/// contains. One that says what the one around it says is left out.
 ///
 /// Usually a step or two per prefix. But each prefix needs every port range that holds there, also those of the prefixes
 /// around it: m ranges for 0.0.0.0/0 and n single addresses make m times n steps.
-pub(super) fn flatten(mode: Mode, rules: &[Rule], max_steps: u64) -> Result<Vec<Flat>, TooLarge> {
-    let mut flattener = Flattener::new(mode, rules, max_steps)?;
-    let mut claims: Vec<(Prefix, u32)> = Vec::with_capacity(rules.len());
-    for (rule, number) in rules.iter().zip(0..) {
-        claims.extend(rule.to.iter().map(|prefix| (*prefix, number)));
+pub(super) fn flatten(set: RuleSet<'_>, max_steps: u64) -> Result<Vec<Flat>, TooLarge> {
+    let mut flattener = Flattener::new(set, max_steps)?;
+    let mut claims: Vec<(Prefix, u32)> = Vec::with_capacity(set.rules.len() + set.listen.len());
+    let to = set.rules.iter().map(|rule| (&rule.to[..], &[][..]));
+    let from = set.listen.iter().map(|rule| (&rule.from[..], set.anybody));
+    for ((prefixes, others), number) in to.chain(from).zip(0..) {
+        claims.extend(prefixes.iter().chain(others).map(|prefix| (*prefix, number)));
     }
     claims.sort_unstable();
     claims.dedup();
@@ -97,23 +110,27 @@ struct Flattener {
 }
 
 impl Flattener {
-    fn new(mode: Mode, rules: &[Rule], max_steps: u64) -> Result<Self, TooLarge> {
+    fn new(set: RuleSet<'_>, max_steps: u64) -> Result<Self, TooLarge> {
+        let RuleSet { mode, rules, listen, .. } = set;
         let kind = |rule: &Rule| match (rule.verdict, rule.effective_mode(mode)) {
             (Verdict::Allow, _) => Kind::Allow,
             (Verdict::Deny, Mode::Enforce) => Kind::Enforced,
             (Verdict::Deny, Mode::Audit) => Kind::Audited,
         };
+        let count = rules.len() + listen.len();
         let mut flattener = Self {
-            kinds: rules.iter().map(kind).collect(),
-            rule_spans: Vec::with_capacity(rules.len()),
-            tables: Vec::with_capacity(rules.len()),
-            known: HashMap::with_capacity(rules.len()),
+            kinds: rules.iter().map(kind).chain(listen.iter().map(|_| Kind::Allow)).collect(),
+            rule_spans: Vec::with_capacity(count),
+            tables: Vec::with_capacity(count),
+            known: HashMap::with_capacity(count),
             nothing: Rc::new([]),
             steps_left: max_steps,
             max_steps,
         };
-        for (rule, number) in rules.iter().zip(0..) {
-            let spans = flattener.combine(written(rule, number), &[])?;
+        let out = rules.iter().zip(0..).map(|(rule, number)| written(mode, rule, number));
+        let numbers = (0..).skip(rules.len());
+        for spans in out.chain(listen.iter().zip(numbers).map(|(rule, number)| listened(rule, number))) {
+            let spans = flattener.combine(spans, &[])?;
             flattener.rule_spans.push(spans);
         }
         Ok(flattener)
@@ -173,16 +190,32 @@ impl Flattener {
     }
 }
 
-/// Every protocol and port of a rule.
-pub(super) fn written(rule: &Rule, number: u32) -> Vec<Span> {
-    // What is audited is let through only where an allow rule matches as well: that is marked there.
-    let mode = rule.mode.filter(|mode| *mode == Mode::Enforce);
+/// Every protocol and port of a rule in an envelope of this mode.
+pub(super) fn written(mode: Mode, rule: &Rule, number: u32) -> Vec<Span> {
+    // A deny that is carried out says so, whatever else holds. What is audited is let through only where an allow rule matches
+    // as well: that is marked there.
+    let own_mode = Some(rule.effective_mode(mode));
+    let mode = own_mode.filter(|mode| (rule.verdict, *mode) == (Verdict::Deny, Mode::Enforce));
     let span = |first, last| Span { first, last, rule: number, mode };
     let spans = rule.protocols.iter().flat_map(|protocol| {
         let at = |port| selector(*protocol, port);
         let icmp = (!protocol.has_ports()).then(|| span(at(0), at(0)));
         let ports = rule.ports.iter().filter(|_| protocol.has_ports());
-        icmp.into_iter().chain(ports.map(move |range| span(at(range.first), at(range.last))))
+        let ports = ports.map(move |range| match (rule.verdict, *range) {
+            (Verdict::Deny, PortRange::ANY) => span(at(0), at(range.last)),
+            _ => span(at(range.first), at(range.last)),
+        });
+        icmp.into_iter().chain(ports)
+    });
+    spans.collect()
+}
+
+/// Every protocol and local port of a listen rule.
+fn listened(rule: &ListenRule, number: u32) -> Vec<Span> {
+    let spans = rule.protocols.iter().flat_map(|protocol| {
+        let at = |port| INBOUND | selector(*protocol, port);
+        let span = move |first, last| Span { first: at(first), last: at(last), rule: number, mode: None };
+        rule.ports.iter().map(move |range| span(range.first, range.last))
     });
     spans.collect()
 }

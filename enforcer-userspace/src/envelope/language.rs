@@ -105,11 +105,15 @@ pub(super) const SPEC: &[Field] = &[
     optional(
         "loopback",
         Form::Choice(&["deny", "allow"]),
-        "Allow stands for a rule to 127.0.0.0/8 and ::1, every port.",
+        "Allow stands for a rule to 127.0.0.0/8 and ::1, every port, and for a listen rule from there.",
     ),
     optional("egress", rules(ALLOW_RULE), "Where a session may connect. What no rule allows is denied."),
     optional("deny", rules(DENY_RULE), "Where it may not, whatever is allowed."),
-    optional("listen", rules(LISTEN_RULE), "On which local ports it may be reached, and from where."),
+    optional(
+        "listen",
+        rules(LISTEN_RULE),
+        "On which local ports it may be reached, and from where. What no rule allows is denied.",
+    ),
     optional("unix", rules(UNIX_RULE), "Which Unix sockets it may connect to."),
     optional("limits", Form::Map(LIMITS), "How much of everything."),
 ];
@@ -164,14 +168,18 @@ pub(super) const UNIX: &[Field] = &[
 ];
 
 pub(super) const LIMITS: &[Field] = &[
-    optional("connections", Form::Number { least: 0, most: MAX_COUNT }, "Connections in total."),
+    optional(
+        "connections",
+        Form::Number { least: 0, most: MAX_COUNT },
+        "Connections and datagrams with a destination of their own, in total.",
+    ),
     optional(
         "connectionRate",
         Form::Text { pattern: "^[1-9][0-9]*/[smh]$", max: 20 },
-        "Connections in a second, minute or hour, such as 100/s.",
+        "So many of them at once, and then in a second, minute or hour, such as 100/s.",
     ),
-    optional("bytesOut", SIZE, "Bytes sent in total, such as 500MB or 10GiB."),
-    optional("bytesIn", SIZE, "Bytes received in total."),
+    optional("bytesOut", SIZE, "Bytes of the IP packets sent in total, such as 500MB or 10GiB."),
+    optional("bytesIn", SIZE, "Bytes of the IP packets received in total."),
     optional("processes", Form::Number { least: 1, most: MAX_PROCESSES }, "Processes at one time."),
     optional("depth", Form::Number { least: 0, most: MAX_DEPTH }, "How deep sub-sessions may nest."),
 ];

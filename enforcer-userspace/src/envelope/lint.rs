@@ -4,7 +4,7 @@
 use enforcer_common::net::Family;
 use enforcer_common::verdict::{Mode, Verdict};
 
-use super::{CompiledRules, Envelope, PortRange, Prefix, Requirement, Rule, sets};
+use super::{CompiledRules, Envelope, ListenRule, PortRange, Prefix, Requirement, Rule, sets};
 
 /// A warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +29,10 @@ pub(crate) fn lint(envelope: &Envelope, compiled: &CompiledRules) -> Vec<Warning
             out.shadowed(envelope, rule);
         }
     }
-    for rule in envelope.listen.iter().flatten() {
+    for (rule, number) in envelope.listen.iter().zip((0..).skip(envelope.rules.len())) {
         out.exposure(rule);
         out.ports(&rule.name, rule.line, &rule.ports);
+        out.closed(envelope, rule, compiled.deciding.contains(&number));
     }
     out.0.sort_by_key(|warning| warning.line);
     out.0
@@ -96,10 +97,6 @@ impl Warnings {
                 "write the address and port that it listens on",
             );
         }
-        if rule.ports.is_empty() && rule.verdict == Verdict::Allow && !Requirement::Icmp.is_held() {
-            let message = format!("rule `{name}`: ICMP sockets are refused whatever the rules say");
-            self.add("icmp-allows-nothing", rule.line, message, "leave the rule out until a later release");
-        }
     }
 
     fn breadth(&mut self, rule: &Rule) {
@@ -123,7 +120,7 @@ impl Warnings {
     }
 
     /// Listening ports that everybody may reach.
-    fn exposure(&mut self, rule: &super::ListenRule) {
+    fn exposure(&mut self, rule: &ListenRule) {
         for prefix in rule.from.iter().filter(|prefix| !is_private(**prefix)) {
             let message = format!("rule `{}`: anybody in `{prefix}` may connect to it", rule.name);
             self.add(
@@ -132,6 +129,27 @@ impl Warnings {
                 message,
                 "name loopback, private networks or single hosts",
             );
+        }
+    }
+
+    /// Listen rules that let nobody in.
+    fn closed(&mut self, envelope: &Envelope, rule: &ListenRule, decides: bool) {
+        let denied = |prefix: &Prefix| {
+            envelope.rules.iter().find(|other| {
+                other.verdict == Verdict::Deny
+                    && other.effective_mode(envelope.mode) == Mode::Enforce
+                    && other.ports.contains(&PortRange::ANY)
+                    && rule.protocols.iter().all(|protocol| other.protocols.contains(protocol))
+                    && other.to.iter().any(|outer| outer.contains(*prefix))
+            })
+        };
+        let denied: Option<Vec<&Rule>> = rule.from.iter().map(denied).collect();
+        if let Some(by) = denied.as_ref().and_then(|all| all.first()) {
+            let message = format!("rule `{}` lets nobody in: `{}` denies them all", rule.name, by.name);
+            self.add("shadowed", rule.line, message, "leave it out, or narrow the other");
+        } else if !decides {
+            let message = format!("rule `{}` decides nothing: others come before it everywhere", rule.name);
+            self.add("shadowed", rule.line, message, "leave it out, or narrow the others");
         }
     }
 
@@ -158,8 +176,7 @@ impl Warnings {
             let others = envelope.rules.iter().filter(|other| other.name != rule.name);
             let mut holding = others.filter(|other| {
                 other.protocols.contains(&protocol)
-                    && (!protocol.has_ports()
-                        || other.ports.iter().any(|range| range.first <= port && port <= range.last))
+                    && (!protocol.has_ports() || other.ports.iter().any(|range| range.holds(port)))
                     && other.to.iter().any(|outer| outer.contains(*prefix))
             });
             holding.find(|other| other.verdict == Verdict::Deny || rule.verdict == Verdict::Allow)
@@ -214,10 +231,13 @@ mod tests {
             codes(
                 "loopback: allow,
                  egress: [{name: a, to: [203.0.113.0/24, private], ports: [443, 8080], protocol: tcp}],
-                 deny: [{name: d, to: ['::/0', metadata-service], ports: any, protocol: any}]"
+                 deny: [{name: d, to: ['2000::/3', metadata-service], ports: any, protocol: any}],
+                 listen: [{name: l, from: [loopback, 10.0.0.0/8], ports: 8080, protocol: tcp}],
+                 limits: {connections: 1, processes: 5, depth: 1}"
             ),
             []
         );
+        assert_eq!(codes("egress: [{name: a, to: [10.0.0.1], protocol: icmp}]"), []);
     }
 
     #[test]
@@ -231,6 +251,16 @@ mod tests {
                  deny: [{name: d, to: [192.0.2.0/24], ports: any, protocol: any}]"
             ),
             [("shadowed", 5), ("shadowed", 7)]
+        );
+        assert_eq!(
+            codes(
+                "deny: [{name: d, to: [10.0.0.0/8], ports: any, protocol: tcp}],
+                 listen: [{name: denied, from: [10.1.0.0/16], ports: 80, protocol: tcp},
+                 {name: part, from: [10.1.0.0/16], ports: 80, protocol: any},
+                 {name: more, from: [10.0.0.0/7], ports: 80, protocol: tcp},
+                 {name: again, from: [10.1.0.0/16], ports: 80, protocol: udp}]"
+            ),
+            [("shadowed", 5), ("public-exposure", 7), ("shadowed", 8)]
         );
     }
 
@@ -247,8 +277,7 @@ mod tests {
                 ("name-allows-nothing", 4),
             ),
             ("egress: [{name: a, to: ['agent:b'], ports: 443, protocol: tcp}]", ("agent-allows-nothing", 4)),
-            ("egress: [{name: a, to: [10.0.0.1], protocol: icmp}]", ("icmp-allows-nothing", 4)),
-            ("limits: {connections: 1}", ("not-held", 0)),
+            ("unix: []", ("not-held", 0)),
             ("requires: [names]", ("not-held", 0)),
             ("mode: audit", ("audit", 0)),
         ] {
@@ -260,7 +289,7 @@ mod tests {
         );
         assert_eq!(
             codes("listen: [{name: a, from: [203.0.113.0/24, loopback], ports: 443, protocol: tcp}]"),
-            [("not-held", 0), ("public-exposure", 4)]
+            [("public-exposure", 4)]
         );
     }
 

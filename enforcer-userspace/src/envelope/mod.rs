@@ -55,7 +55,7 @@ pub(crate) fn compile(envelope: &Envelope) -> Result<CompiledRules, TooLarge> {
     compile::compile_within(envelope, MAX_COMPILE_STEPS, MAX_BLOCKS)
 }
 
-/// What an agent is, who answers for it, and where it may connect.
+/// What an agent is, who answers for it, where it may connect, and who may connect to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Envelope {
     pub(crate) metadata: Metadata,
@@ -67,24 +67,51 @@ pub(crate) struct Envelope {
     /// The allow rules as written, then the rule that `loopback: allow` stands for, then the deny rules. The index is the
     /// rule's number in the kernel and in records.
     pub(crate) rules: Vec<Rule>,
-    /// `None`: the envelope says nothing of it.
-    pub(crate) listen: Option<Vec<ListenRule>>,
+    /// The listen rules as written, then the one that `loopback: allow` stands for. Their numbers follow those of `rules`.
+    pub(crate) listen: Vec<ListenRule>,
     /// `None`: the envelope says nothing of it.
     pub(crate) unix: Option<Vec<UnixRule>>,
     pub(crate) limits: Limits,
 }
 
 impl Envelope {
-    /// What a host must offer to hold a session to this envelope: what it requires by name, and whatever it restricts. Rules
-    /// that only allow something are not among it: where they have no effect, less is allowed.
+    /// What a host must offer to hold a session to this envelope: what it requires by name, and whatever it restricts, which
+    /// is always where a session may connect and who may connect to it. Rules that only allow something are not among it: where
+    /// they have no effect, less is allowed.
     pub(crate) fn needs(&self) -> Vec<Requirement> {
         let mut needs = self.requires.clone();
-        needs.extend(self.listen.is_some().then_some(Requirement::Listen));
+        needs.extend([Requirement::Egress, Requirement::Listen]);
         needs.extend(self.unix.is_some().then_some(Requirement::Unix));
         needs.extend((self.limits != Limits::default()).then_some(Requirement::Limits));
         needs.sort_unstable();
         needs.dedup();
         needs
+    }
+
+    /// The name of the rule with this number in the kernel and in records.
+    pub(crate) fn rule_name(&self, number: u32) -> Option<&str> {
+        Some(self.named(number)?.0)
+    }
+
+    /// Its verdict; those behind the allow and deny rules are listen rules.
+    pub(crate) fn verdict(&self, number: u32) -> Verdict {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        self.rules.get(number).map_or(Verdict::Allow, |rule| rule.verdict)
+    }
+
+    /// Its name, and the line it stands on.
+    pub(crate) fn named(&self, number: u32) -> Option<(&str, u32)> {
+        let number = usize::try_from(number).ok()?;
+        match number.checked_sub(self.rules.len()) {
+            None => self.rules.get(number).map(|rule| (rule.name.as_str(), rule.line)),
+            Some(listen) => self.listen.get(listen).map(|rule| (rule.name.as_str(), rule.line)),
+        }
+    }
+
+    /// Whether no abstract Unix socket may be connected to.
+    pub(crate) fn bars_abstract_unix(&self) -> bool {
+        let is_abstract = |rule: &UnixRule| rule.to.iter().any(|address| address.starts_with('@'));
+        self.unix.as_ref().is_some_and(|rules| !rules.iter().any(is_abstract))
     }
 }
 
@@ -139,7 +166,7 @@ impl Requirement {
 
     /// Whether this release holds sessions to it on every host.
     pub(crate) const fn is_held(self) -> bool {
-        matches!(self, Self::Egress)
+        !matches!(self, Self::Names | Self::Agents | Self::Unix)
     }
 
     /// Whether it does where the guard is.
@@ -173,6 +200,14 @@ impl Rule {
     pub(crate) fn effective_mode(&self, envelope: Mode) -> Mode {
         self.mode.unwrap_or(envelope)
     }
+
+    /// Whether one of its ranges holds the port. A deny rule for any port is one for port 0 as well: no program can connect to
+    /// it, but packets can come from it.
+    pub(crate) fn speaks_of_port(&self, port: u16) -> bool {
+        self.ports.iter().any(|range| {
+            range.holds(port) || port == 0 && self.verdict == Verdict::Deny && *range == PortRange::ANY
+        })
+    }
 }
 
 /// A host name, or every name below one: `api.example.com`, `*.example.com`. In lower case.
@@ -200,7 +235,7 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// From where which local ports may be reached.
+/// From where which local ports may be reached. What no such rule allows is refused, as what no allow rule allows is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenRule {
     pub(crate) name: String,
@@ -248,6 +283,10 @@ pub(crate) struct PortRange {
 impl PortRange {
     /// Every port there is: port 0 is not a port one can connect to.
     pub(crate) const ANY: Self = Self { first: 1, last: u16::MAX };
+
+    pub(crate) fn holds(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
 }
 
 impl fmt::Display for PortRange {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub(super) use value::number;
 
-/// The name of the rule that `loopback: allow` stands for.
+/// The name of the rules that `loopback: allow` stands for.
 pub(super) const LOOPBACK: &str = "loopback";
 
 /// Reads an envelope, or reports everything that is wrong with it.
@@ -64,7 +64,7 @@ struct Spec {
     ttl: Duration,
     requires: Vec<Requirement>,
     rules: Vec<Rule>,
-    listen: Option<Vec<ListenRule>>,
+    listen: Vec<ListenRule>,
     unix: Option<Vec<UnixRule>>,
     limits: Limits,
 }
@@ -84,24 +84,20 @@ fn read_spec(value: &Value<'_>, out: &mut Collector) -> Option<Spec> {
     });
     let deny =
         read_rules(fields.optional("deny"), out, |rule, out| read_rule(rule, Verdict::Deny, &mut names, out));
-    let listen = read_stated(&fields, "listen", out, |rule, out| read_listen_rule(rule, &mut names, out));
-    let unix = read_stated(&fields, "unix", out, |rule, out| read_unix_rule(rule, &mut names, out));
+    let listen =
+        read_rules(fields.optional("listen"), out, |rule, out| read_listen_rule(rule, &mut names, out));
+    let unix = read_unix(&fields, &mut names, out);
     let limits = match fields.optional("limits") {
         None => Some(Limits::default()),
         Some(value) => read_limits(&value, out),
     };
-    let mut rules = allow?;
-    rules.extend(loopback?);
+    let (mut rules, mut listen) = (allow?, listen?);
+    if let Some((rule, listen_rule)) = loopback? {
+        rules.push(rule);
+        listen.push(listen_rule);
+    }
     rules.extend(deny?);
-    Some(Spec {
-        mode: mode?,
-        ttl: ttl?,
-        requires: requires?,
-        rules,
-        listen: listen?,
-        unix: unix?,
-        limits: limits?,
-    })
+    Some(Spec { mode: mode?, ttl: ttl?, requires: requires?, rules, listen, unix: unix?, limits: limits? })
 }
 
 fn read_requires(fields: &Fields<'_>, out: &mut Collector) -> Option<Vec<Requirement>> {
@@ -136,14 +132,19 @@ fn read_limits(value: &Value<'_>, out: &mut Collector) -> Option<Limits> {
     })
 }
 
-/// The rule that `loopback: allow` stands for. The outer `Option` is for errors.
-fn read_loopback(fields: &Fields<'_>, out: &mut Collector) -> Option<Option<Rule>> {
+/// The rules that `loopback: allow` stands for. The outer `Option` is for errors.
+fn read_loopback(fields: &Fields<'_>, out: &mut Collector) -> Option<Option<(Rule, ListenRule)>> {
     let allowed = fields
         .parse_or(out, "loopback", false, |text| value::choice(text, &[("deny", false), ("allow", true)]))?;
     let field = fields.optional("loopback").filter(|_| allowed);
-    Some(field.map(|field| Rule {
+    Some(field.map(|field| loopback_rules(field.at().line)))
+}
+
+/// What `loopback: allow` on this line stands for.
+pub(super) fn loopback_rules(line: u32) -> (Rule, ListenRule) {
+    let rule = Rule {
         name: LOOPBACK.to_owned(),
-        line: field.at().line,
+        line,
         verdict: Verdict::Allow,
         mode: None,
         protocols: Protocol::ALL.to_vec(),
@@ -151,7 +152,15 @@ fn read_loopback(fields: &Fields<'_>, out: &mut Collector) -> Option<Option<Rule
         names: Vec::new(),
         agents: Vec::new(),
         ports: vec![PortRange::ANY],
-    }))
+    };
+    let listen = ListenRule {
+        name: LOOPBACK.to_owned(),
+        line,
+        protocols: vec![Protocol::Tcp, Protocol::Udp],
+        from: sets::addresses(sets::LOOPBACK),
+        ports: vec![PortRange::ANY],
+    };
+    (rule, listen)
 }
 
 fn read_rules<T>(
@@ -167,16 +176,11 @@ fn read_rules<T>(
     every(items, |item| read(&item, out))
 }
 
-/// Rules that restrict something by being there, though there may be none. The outer `Option` is for errors.
-fn read_stated<T>(
-    fields: &Fields<'_>,
-    name: &'static str,
-    out: &mut Collector,
-    read: impl FnMut(&Value<'_>, &mut Collector) -> Option<T>,
-) -> Option<Option<Vec<T>>> {
-    match fields.optional(name) {
+/// They restrict by being there, though there may be none. The outer `Option` is for errors.
+fn read_unix(fields: &Fields<'_>, names: &mut Names, out: &mut Collector) -> Option<Option<Vec<UnixRule>>> {
+    match fields.optional("unix") {
         None => Some(None),
-        list => read_rules(list, out, read).map(Some),
+        list => read_rules(list, out, |rule, out| read_unix_rule(rule, names, out)).map(Some),
     }
 }
 

@@ -31,6 +31,11 @@ impl Prefix {
         Some(Self { address, bits })
     }
 
+    /// This address alone.
+    pub(super) fn single(address: Address) -> Self {
+        Self { address, bits: address.family().bits() }
+    }
+
     /// The first address.
     pub(crate) fn address(self) -> Address {
         self.address

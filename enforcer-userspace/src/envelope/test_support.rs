@@ -4,38 +4,57 @@ pub(super) mod whole;
 
 use std::time::Duration;
 
-use enforcer_common::net::{Address, Destination, Family, Protocol};
+use enforcer_common::net::{Address, Destination, Direction, Family, Protocol};
+use enforcer_common::packet::Packet;
 use enforcer_common::rules::NO_RULE;
 use enforcer_common::verdict::{Mode, Verdict};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::prefix::masked;
-use super::{Envelope, Limits, Metadata, PortRange, Prefix, Rule, parse};
+use super::{Envelope, Limits, ListenRule, Metadata, PortRange, Prefix, Rule, parse};
 
 /// A verdict, the rule it names, and whether the operation is refused.
 pub(super) type Answer = (Verdict, u32, bool);
 
 /// What the language says, rule by rule, for an address as it is.
 pub(super) fn model_of_rules(envelope: &Envelope, destination: &Destination) -> Answer {
-    let best = |verdict: Verdict, mode: Option<Mode>| {
-        let mut best: Option<(u8, u32)> = None;
-        for (rule, number) in envelope.rules.iter().zip(0..) {
-            let own_mode = rule.mode.unwrap_or(envelope.mode);
-            if rule.verdict != verdict || mode.is_some_and(|mode| mode != own_mode) {
-                continue;
-            }
-            let Some(bits) = matches(rule, destination) else { continue };
-            // Strictly longer: of two that are equally long the first written stays.
-            if best.is_none_or(|(best_bits, _)| bits > best_bits) {
-                best = Some((bits, number));
-            }
-        }
-        best.map(|(_, number)| number)
+    let allow = best_rule(envelope, destination, Verdict::Allow, None);
+    with_denies(envelope, destination, allow)
+}
+
+/// The rule of this verdict and mode that is named.
+fn best_rule(
+    envelope: &Envelope,
+    destination: &Destination,
+    verdict: Verdict,
+    mode: Option<Mode>,
+) -> Option<u32> {
+    let asked = |rule: &Rule| {
+        rule.verdict == verdict && mode.is_none_or(|mode| mode == rule.mode.unwrap_or(envelope.mode))
     };
-    let enforced = best(Verdict::Deny, Some(Mode::Enforce));
-    let audited = best(Verdict::Deny, Some(Mode::Audit));
-    let allow = best(Verdict::Allow, None);
+    best(envelope.rules.iter().zip(0..).map(|(rule, number)| {
+        let bits = if asked(rule) { matches(rule, destination) } else { None };
+        (bits, number)
+    }))
+}
+
+/// Of those that match, the one with the longest prefix. Strictly longer: of two that are equally long the first stays.
+fn best(all: impl Iterator<Item = (Option<u8>, u32)>) -> Option<u32> {
+    let mut best: Option<(u8, u32)> = None;
+    for (bits, number) in all {
+        let Some(bits) = bits else { continue };
+        if best.is_none_or(|(best_bits, _)| bits > best_bits) {
+            best = Some((bits, number));
+        }
+    }
+    best.map(|(_, number)| number)
+}
+
+/// What becomes of something that this rule allows, or none, with the deny rules for its far end.
+fn with_denies(envelope: &Envelope, far: &Destination, allow: Option<u32>) -> Answer {
+    let enforced = best_rule(envelope, far, Verdict::Deny, Some(Mode::Enforce));
+    let audited = best_rule(envelope, far, Verdict::Deny, Some(Mode::Audit));
     let default_refused = envelope.mode == Mode::Enforce;
     match (enforced, audited, allow) {
         (Some(rule), ..) => (Verdict::Deny, rule, true),
@@ -48,12 +67,51 @@ pub(super) fn model_of_rules(envelope: &Envelope, destination: &Destination) -> 
 
 /// The length of the longest prefix by which a rule matches.
 pub(super) fn matches(rule: &Rule, destination: &Destination) -> Option<u8> {
-    let port_matches = destination.protocol == Protocol::Icmp
-        || rule.ports.iter().any(|ports| (ports.first..=ports.last).contains(&destination.port));
+    let holds = |ports: &PortRange| {
+        // A deny rule for any port is one for port 0 as well.
+        let first = if rule.verdict == Verdict::Deny && *ports == PortRange::ANY { 0 } else { ports.first };
+        (first..=ports.last).contains(&destination.port)
+    };
+    let port_matches = destination.protocol == Protocol::Icmp || rule.ports.iter().any(holds);
     if !rule.protocols.contains(&destination.protocol) || !port_matches {
         return None;
     }
     rule.to.iter().filter(|prefix| prefix.holds(destination.address)).map(|prefix| prefix.bits()).max()
+}
+
+/// What the language says of a packet, rule by rule: an allow rule for its far end lets it pass, or a listen rule for its far
+/// end and our port; one that begins a connection only that of its direction.
+pub(super) fn model_of_packet(envelope: &Envelope, packet: &Packet) -> Answer {
+    let far = Destination { protocol: packet.protocol, address: packet.remote, port: packet.remote_port };
+    let allow = best_rule(envelope, &far, Verdict::Allow, None);
+    let listen = best_listen(envelope, &Destination { port: packet.local_port, ..far });
+    let lets_pass = match (packet.opens, packet.direction) {
+        (true, Direction::Out) => allow,
+        (true, Direction::In) => listen,
+        (false, _) => allow.or(listen),
+    };
+    with_denies(envelope, &far, lets_pass)
+}
+
+/// The listen rule that is named for a far end, by its address and our port.
+pub(super) fn best_listen(envelope: &Envelope, from: &Destination) -> Option<u32> {
+    let first = u32::try_from(envelope.rules.len()).unwrap();
+    best(envelope.listen.iter().zip(first..).map(|(rule, number)| (listen_matches(rule, from), number)))
+}
+
+/// The length of the longest prefix by which a listen rule matches.
+pub(super) fn listen_matches(rule: &ListenRule, from: &Destination) -> Option<u8> {
+    let port_matches = rule.ports.iter().any(|ports| (ports.first..=ports.last).contains(&from.port));
+    if !rule.protocols.contains(&from.protocol) || !port_matches {
+        return None;
+    }
+    rule.from.iter().filter(|prefix| prefix.holds(from.address)).map(|prefix| prefix.bits()).max()
+}
+
+/// Whether a deny rule that is only recorded speaks of the far end of a packet.
+pub(super) fn is_on_trial(envelope: &Envelope, packet: &Packet) -> bool {
+    let far = Destination { protocol: packet.protocol, address: packet.remote, port: packet.remote_port };
+    best_rule(envelope, &far, Verdict::Deny, Some(Mode::Audit)).is_some()
 }
 
 /// What the language says of any destination.
@@ -140,6 +198,35 @@ pub(super) fn rule() -> impl Strategy<Value = Rule> {
     })
 }
 
+pub(super) fn listen_rule() -> impl Strategy<Value = ListenRule> {
+    let [tcp, udp] = [Protocol::Tcp, Protocol::Udp];
+    let protocols = select(vec![vec![tcp], vec![udp], vec![tcp, udp]]);
+    let from = prop::collection::vec(prefix(), 1..4);
+    let ports = prop::collection::vec(port_range(), 1..4);
+    (protocols, from, ports).prop_map(|(protocols, from, ports)| ListenRule {
+        name: "listen".to_owned(),
+        line: 1,
+        protocols,
+        from,
+        ports,
+    })
+}
+
+/// Listen rules as allow rules, to ask near them.
+pub(super) fn listening(rules: &[ListenRule]) -> impl Iterator<Item = Rule> {
+    rules.iter().map(|rule| Rule {
+        name: rule.name.clone(),
+        line: rule.line,
+        verdict: Verdict::Allow,
+        mode: None,
+        protocols: rule.protocols.clone(),
+        to: rule.from.clone(),
+        names: Vec::new(),
+        agents: Vec::new(),
+        ports: rule.ports.clone(),
+    })
+}
+
 pub(super) fn envelope(mode: Mode, rules: Vec<Rule>) -> Envelope {
     let text = String::new;
     Envelope {
@@ -155,7 +242,7 @@ pub(super) fn envelope(mode: Mode, rules: Vec<Rule>) -> Envelope {
         ttl: Duration::from_secs(1),
         requires: Vec::new(),
         rules,
-        listen: None,
+        listen: Vec::new(),
         unix: None,
         limits: Limits::default(),
     }
@@ -208,6 +295,40 @@ impl Probe {
             destination.port = 0;
         }
         destination
+    }
+}
+
+/// A packet near what the rules name, and near what the listen rules do.
+#[derive(Clone, Debug)]
+pub(super) struct PacketProbe {
+    far: Probe,
+    near: Probe,
+    /// Whether the address is that of `far`.
+    is_far: bool,
+    direction: Direction,
+    opens: bool,
+}
+
+pub(super) fn packet_probe() -> impl Strategy<Value = PacketProbe> {
+    (probe(), probe(), any::<bool>(), select(Direction::ALL), any::<bool>())
+        .prop_map(|(far, near, is_far, direction, opens)| PacketProbe { far, near, is_far, direction, opens })
+}
+
+impl PacketProbe {
+    pub(super) fn packet(&self, rules: &[Rule], listen: &[Rule]) -> Packet {
+        let (far, near) = (self.far.destination(rules), self.near.destination(listen));
+        let protocol = if self.is_far { far.protocol } else { near.protocol };
+        let remote = if self.is_far { far.address } else { near.address };
+        let port = |port| if protocol.has_ports() { port } else { 0 };
+        Packet {
+            direction: self.direction,
+            protocol,
+            opens: self.opens && protocol == Protocol::Tcp,
+            resets: false,
+            remote,
+            remote_port: port(far.port),
+            local_port: port(near.port),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::Verdict;
 
-use super::algebra::is_loopback;
+use super::algebra::{is_loopback, listens_on_loopback};
 use super::{Envelope, Limits, ListenRule, PortRange, Rate, Rule, UnixRule};
 
 /// The text of an envelope that was read, or that `intersect` made: reading it gives the same, but for the lines of the rules.
@@ -46,8 +46,9 @@ pub(crate) fn write(envelope: &Envelope) -> String {
     if !denied.is_empty() {
         out.rules("deny", denied, Text::rule);
     }
-    if let Some(listen) = &envelope.listen {
-        out.rules("listen", listen.iter().collect(), Text::listen_rule);
+    let listen: Vec<_> = envelope.listen.iter().filter(|rule| !listens_on_loopback(rule)).collect();
+    if !listen.is_empty() {
+        out.rules("listen", listen, Text::listen_rule);
     }
     if let Some(unix) = &envelope.unix {
         out.rules("unix", unix.iter().collect(), Text::unix_rule);

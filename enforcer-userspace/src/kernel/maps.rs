@@ -1,13 +1,13 @@
 //! The programs' maps, typed. Opened from their pins, whoever made them; every key and value size is checked when a map
 //! is opened.
 
-use std::path::PathBuf;
+use std::{mem::offset_of, path::PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
-    identity::{EnrolRequest, SessionRef, TaskTag},
+    identity::{EnrolRequest, HeldSocket, SessionRef, TaskTag},
     session::{ControlWord, SessionRow, Usage},
 };
 
@@ -138,6 +138,11 @@ impl SessionMaps {
         }
     }
 
+    /// Takes a process's tag away: for one whose registration did not come about.
+    pub(crate) fn remove_tag(&mut self, tgid: u32) -> Result<(), MapsError> {
+        ignore_absent(self.tasks.remove(&tgid)).map_err(access("write", "TASKS"))
+    }
+
     /// Every tag. Processes come and go meanwhile: one that lives throughout is in it.
     pub(crate) fn tags(&self) -> Result<Vec<(u32, TaskTag)>, MapsError> {
         self.tasks.iter().collect::<Result<_, _>>().map_err(access("read", "TASKS"))
@@ -208,4 +213,24 @@ pub(super) fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other,
     }
+}
+
+/// What the iterator over open files has written: one value after the other.
+pub(super) fn held_sockets(bytes: &[u8]) -> Vec<HeldSocket> {
+    let read = |bytes: &[u8; size_of::<HeldSocket>()]| {
+        let number = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        HeldSocket {
+            cookie: u64::from(number(0)) | u64::from(number(4)) << 32,
+            tgid: number(offset_of!(HeldSocket, tgid)),
+            fd: number(offset_of!(HeldSocket, fd)),
+            netns: number(offset_of!(HeldSocket, netns)),
+            family: short(offset_of!(HeldSocket, family)),
+            protocol: short(offset_of!(HeldSocket, protocol)),
+            native: bytes[offset_of!(HeldSocket, native)],
+            adopted: bytes[offset_of!(HeldSocket, adopted)],
+            pad: [0; 6],
+        }
+    };
+    bytes.as_chunks().0.iter().map(read).collect()
 }

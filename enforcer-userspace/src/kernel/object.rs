@@ -20,7 +20,7 @@ use aya::{
 use enforcer_common::{
     ABI_VERSION,
     config::{Config, Meta},
-    identity::{EnrolKind, EnrolRequest, SessionRef, TaskTag},
+    identity::{EnrolKind, EnrolRequest, HeldSocket, SessionRef, TaskTag},
 };
 use ring::digest::{Context, SHA256};
 
@@ -189,18 +189,46 @@ impl Kernel {
     /// Tags one process. The answer is the tag that the kernel now holds for it, read back.
     pub(crate) fn enrol(&mut self, tgid: u32, session: SessionRef) -> Result<TaskTag, KernelError> {
         self.sessions.set_enrol(EnrolRequest { session, tgid, kind: EnrolKind::Process.raw() })?;
-        let iterated = self.iterate();
+        let iterated = self.iterate("enrol_task");
         // Nobody who reads the iterator later tags anything.
         self.sessions.set_enrol(EnrolRequest::NONE)?;
         iterated.map_err(KernelError::Iterate)?;
         self.sessions.tag(tgid)?.ok_or(KernelError::NotTagged { tgid })
     }
 
-    /// Opening a pinned iterator runs it once.
-    fn iterate(&self) -> io::Result<()> {
+    /// Tags processes that run already: those in the session's cgroup and below it, or one and its descendants. Once through all
+    /// processes of the host; to be done again until it finds no more.
+    pub(crate) fn tag_running(
+        &mut self,
+        session: SessionRef,
+        kind: EnrolKind,
+        tgid: u32,
+    ) -> Result<(), KernelError> {
+        self.sessions.set_enrol(EnrolRequest { session, tgid, kind: kind.raw() })?;
+        let iterated = self.iterate("enrol_task");
+        self.sessions.set_enrol(EnrolRequest::NONE)?;
+        iterated.map(drop).map_err(KernelError::Iterate)
+    }
+
+    /// The network sockets that a session's processes hold. With `take`, those that were made elsewhere are taken for the session's
+    /// from now on.
+    pub(crate) fn held_sockets(
+        &mut self,
+        session: SessionRef,
+        take: bool,
+    ) -> Result<Vec<HeldSocket>, KernelError> {
+        let kind = if take { EnrolKind::Process } else { EnrolKind::Nothing };
+        self.sessions.set_enrol(EnrolRequest { session, tgid: 0, kind: kind.raw() })?;
+        let output = self.iterate("enrol_socket");
+        self.sessions.set_enrol(EnrolRequest::NONE)?;
+        Ok(maps::held_sockets(&output.map_err(KernelError::Iterate)?))
+    }
+
+    /// Opening a pinned iterator runs it once. What it writes.
+    fn iterate(&self, program: &str) -> io::Result<Vec<u8>> {
         let mut output = Vec::new();
-        File::open(self.pins.link("enrol_task"))?.read_to_end(&mut output)?;
-        Ok(())
+        File::open(self.pins.link(program))?.read_to_end(&mut output)?;
+        Ok(output)
     }
 
     /// Attaches the programs anew, beside those that are there, and then removes these: for when one of them is not attached.

@@ -37,6 +37,11 @@ pub(crate) enum EventKind {
     EnvelopeAccepted,
     /// The daemon could not do part of its housekeeping.
     DaemonFault,
+    SessionQuarantined,
+    /// A session in quarantine may go on.
+    SessionReleased,
+    /// Open sockets of a session were destroyed.
+    SocketsDestroyed,
     /// A process is not in the cgroup that its tag says, or in a session's cgroup without a tag. Once for each process.
     EscapeSign,
 }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod reach;
 mod registry;
 mod tree;
 
@@ -16,7 +17,8 @@ use uuid::Uuid;
 
 use crate::envelope::Envelope;
 
-pub(crate) use registry::Registry;
+pub(crate) use reach::{Link, Reach};
+pub(crate) use registry::{Lingering, Registry};
 pub(crate) use tree::{ProcessKey, ProcessTree, ProcessView};
 
 /// An envelope that sessions are held to, under its number in the kernel.
@@ -38,6 +40,8 @@ pub(crate) struct Grant {
     pub(crate) slot: SessionRef,
     pub(crate) cgroup: PathBuf,
     pub(crate) cgroup_id: u64,
+    /// Whether the cgroup is somebody else's, such as a container's: it is used as it stands, and stays.
+    pub(crate) borrowed_cgroup: bool,
     /// Where the first process was before, as /proc names it: it goes back there when the session is released.
     pub(crate) cgroup_before: String,
     /// ns on the boot clock.
@@ -57,6 +61,7 @@ pub(crate) enum Status {
     Active,
     Expired,
     Revoked,
+    Quarantined,
 }
 
 impl Status {
@@ -65,6 +70,7 @@ impl Status {
             Self::Active => "active",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Quarantined => "quarantined",
         }
     }
 }
@@ -84,7 +90,12 @@ pub(crate) struct Session {
     pub(crate) envelope: Arc<EnvelopeInForce>,
     /// What it was held to before, for as long as there may be records that name its rules.
     pub(crate) replaced: Vec<Replaced>,
-    pub(crate) revoked: bool,
+    /// Active, revoked or in quarantine.
+    pub(crate) state: SessionState,
+    /// ns on the boot clock. Before, its processes were still on their way into its cgroup.
+    pub(crate) settled_ns: u64,
+    /// Its processes ran before it did, and not all of them are known to be held to it yet.
+    pub(crate) registering: bool,
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
     pub(crate) processes: ProcessTree,
@@ -99,7 +110,9 @@ impl Session {
             grant,
             envelope,
             replaced: Vec::new(),
-            revoked: false,
+            state: SessionState::Active,
+            settled_ns: 0,
+            registering: false,
             expiry_recorded: false,
             processes,
             misplaced: BTreeSet::new(),
@@ -118,12 +131,11 @@ impl Session {
     }
 
     pub(crate) const fn status(&self, now_ns: u64) -> Status {
-        if self.revoked {
-            Status::Revoked
-        } else if now_ns >= self.grant.expires_ns {
-            Status::Expired
-        } else {
-            Status::Active
+        match self.state {
+            SessionState::Revoked | SessionState::Free => Status::Revoked,
+            SessionState::Quarantined => Status::Quarantined,
+            SessionState::Active if now_ns >= self.grant.expires_ns => Status::Expired,
+            SessionState::Active => Status::Active,
         }
     }
 
@@ -144,7 +156,7 @@ impl Session {
     /// The control word that it would have under another envelope.
     pub(crate) fn control_under(&self, envelope: &EnvelopeInForce) -> ControlWord {
         Control {
-            state: if self.revoked { SessionState::Revoked } else { SessionState::Active },
+            state: self.state,
             mode: envelope.envelope.mode,
             envelope: envelope.number,
             generation: self.grant.slot.generation,
@@ -169,7 +181,16 @@ impl Session {
 
     /// The name of a rule that a record names by its number and its envelope's.
     pub(crate) fn rule_name(&self, envelope: u32, rule: u32) -> Option<&str> {
-        let rules = &self.envelope_of(envelope)?.envelope.rules;
-        Some(rules.get(usize::try_from(rule).ok()?)?.name.as_str())
+        self.envelope_of(envelope)?.envelope.rule_name(rule)
+    }
+}
+
+/// The one of two states that lets less happen: where two places disagree about a session, this is the one to go by.
+pub(crate) const fn stricter(a: SessionState, b: SessionState) -> SessionState {
+    match (a, b) {
+        (SessionState::Free, _) | (_, SessionState::Free) => SessionState::Free,
+        (SessionState::Revoked, _) | (_, SessionState::Revoked) => SessionState::Revoked,
+        (SessionState::Quarantined, _) | (_, SessionState::Quarantined) => SessionState::Quarantined,
+        (SessionState::Active, SessionState::Active) => SessionState::Active,
     }
 }

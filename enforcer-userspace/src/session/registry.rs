@@ -31,6 +31,19 @@ pub(crate) struct Registry {
     /// Slots that a session holds in the kernel and that we know nothing else of. They are revoked, and given out again
     /// when their processes have ended.
     strays: BTreeMap<u32, SessionRef>,
+    /// Sessions without processes whose connections may still have something to send, by slot.
+    lingering: BTreeMap<u32, Lingering>,
+}
+
+/// What is left of a session whose last process has ended by itself: what it sent last may still be on its way, and what the
+/// kernel has to send again, or to close, leaves by the rules that the session had.
+#[derive(Debug)]
+pub(crate) struct Lingering {
+    pub(crate) slot: SessionRef,
+    pub(crate) cgroup_id: u64,
+    pub(crate) envelope: Arc<EnvelopeInForce>,
+    /// ns on the boot clock.
+    pub(crate) until_ns: u64,
 }
 
 impl Registry {
@@ -92,23 +105,45 @@ impl Registry {
         self.strays.remove(&slot.slot);
     }
 
+    pub(crate) fn insert_lingering(&mut self, lingering: Lingering) {
+        self.lingering.insert(lingering.slot.slot, lingering);
+    }
+
+    /// Those that have lingered long enough by now; and the one that has lingered longest, if slots run short.
+    pub(crate) fn take_lingering(&mut self, now_ns: u64) -> Vec<Lingering> {
+        const SPARE_SLOTS: usize = 256;
+        let taken = self.sessions.len() + self.strays.len() + self.lingering.len();
+        let over = (taken + SPARE_SLOTS).saturating_sub(MAX_SESSIONS as usize);
+        let mut by_time: Vec<(u64, u32)> =
+            self.lingering.values().map(|lingering| (lingering.until_ns, lingering.slot.slot)).collect();
+        by_time.sort_unstable();
+        let due = by_time.iter().take_while(|(until_ns, _)| *until_ns <= now_ns).count();
+        let slots = by_time.into_iter().take(due.max(over)).map(|(_, slot)| slot);
+        slots.filter_map(|slot| self.lingering.remove(&slot)).collect()
+    }
+
     /// A slot that no session has.
     pub(crate) fn free_slot(&self) -> Result<u32, RegistryError> {
-        (1..=MAX_SESSIONS)
-            .map(|step| (self.last_slot + step) % MAX_SESSIONS)
-            .find(|slot| !self.sessions.contains_key(slot) && !self.strays.contains_key(slot))
-            .ok_or(RegistryError::NoSlot)
+        let is_free = |slot: &u32| {
+            !self.sessions.contains_key(slot)
+                && !self.strays.contains_key(slot)
+                && !self.lingering.contains_key(slot)
+        };
+        let mut slots = (1..=MAX_SESSIONS).map(|step| (self.last_slot + step) % MAX_SESSIONS);
+        slots.find(is_free).ok_or(RegistryError::NoSlot)
     }
 
     /// The envelope with this digest, if a session is held to it: sessions with equal envelopes share its rules.
     pub(crate) fn envelope(&self, digest: &str) -> Option<Arc<EnvelopeInForce>> {
-        let in_force = self.iter().map(|session| &session.envelope);
+        let lingering = self.lingering.values().map(|lingering| &lingering.envelope);
+        let in_force = self.iter().map(|session| &session.envelope).chain(lingering);
         in_force.into_iter().find(|envelope| envelope.digest == digest).cloned()
     }
 
-    /// Whether any session is held to the envelope with this number.
+    /// Whether any session is held to the envelope with this number, or its connections are.
     pub(crate) fn uses_envelope(&self, number: u32) -> bool {
         self.iter().any(|session| session.envelope.number == number)
+            || self.lingering.values().any(|lingering| lingering.envelope.number == number)
     }
 
     /// A number that no envelope in force has, and that is free in the kernel.

@@ -8,9 +8,10 @@
 #[allow(dead_code, unused_imports, reason = "the targets ask for a part of it")]
 mod envelope;
 
-use enforcer_common::decision::{Claim, Decision, Standing, decide};
+use enforcer_common::decision::{Claim, Decision, Standing, decide, decide_bind, decide_packet};
 use enforcer_common::identity::SessionRef;
-use enforcer_common::net::{Address, Destination, Family, Protocol};
+use enforcer_common::net::{Address, Destination, Direction, Family, Protocol};
+use enforcer_common::packet::Packet;
 use enforcer_common::record::Placement;
 use enforcer_common::rules::NO_RULE;
 use enforcer_common::session::{Control, SessionState};
@@ -81,6 +82,9 @@ pub fn compile(text: &str) {
     for destination in destinations(&envelope, text).take(MAX_DESTINATIONS) {
         check_decision(&envelope, &table, destination);
     }
+    for from in far_ends(&envelope, text).take(MAX_DESTINATIONS) {
+        check_far_end(&envelope, &table, from);
+    }
 }
 
 /// What is written of an envelope is read as one that allows the same; both allow what their intersection does.
@@ -133,8 +137,9 @@ fn end(prefix: envelope::Prefix) -> Address {
 }
 
 fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Destination) {
-    let explained = explain(envelope, destination).expect("it compiled within fewer steps");
-    let decision = decision(table, envelope.mode, destination);
+    let explained =
+        explain(envelope, Direction::Out, destination).expect("it compiled within fewer steps");
+    let decision = decide(&standing(envelope.mode), Some(destination), &table);
     let same = |a: &Decision, b: &Decision| (a.verdict, a.rule, a.mode) == (b.verdict, b.rule, b.mode);
     assert!(same(&decision, &explained.decision), "{decision:?} {explained:?} of {destination:?}");
     assert_eq!(explained.rules.len(), envelope.rules.len());
@@ -145,7 +150,7 @@ fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Desti
     // The order of the language: denies that are carried out, denies that are recorded, allows; then the longest prefix; then
     // the rule written first.
     let matching =
-        envelope.rules.iter().zip(&explained.rules).zip(0u32..).filter_map(|((rule, said), number)| {
+        envelope.rules.iter().zip(&explained.rules).filter_map(|(rule, (number, said))| {
             let by = match said {
                 RuleExplanation::Decides(by) | RuleExplanation::Beaten { by, .. } => by,
                 RuleExplanation::NotAsked(_) => panic!("{said:?} of {destination:?}"),
@@ -156,7 +161,7 @@ fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Desti
                 (Verdict::Deny, Mode::Audit) => 1,
                 (Verdict::Allow, _) => 2,
             };
-            Some((class, u8::MAX - by.bits(), number))
+            Some((class, u8::MAX - by.bits(), *number))
         });
     let expect = matching.min().map_or(NO_RULE, |(.., number)| number);
     assert_eq!(decision.rule, expect, "{destination:?}: {explained:?}");
@@ -164,10 +169,66 @@ fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Desti
     assert_eq!(decision.verdict, verdict, "{destination:?}: {explained:?}");
 }
 
-fn decision(table: &CompiledTable, mode: Mode, destination: Destination) -> Decision {
+/// Where listen rules begin and end, and one place that only the text knows: the address of a far end, and a port of ours.
+fn far_ends<'e>(envelope: &'e Envelope, text: &str) -> impl Iterator<Item = Destination> + use<'e> {
+    let anywhere = destinations(envelope, text).next();
+    let edges = envelope.listen.iter().flat_map(|rule| {
+        rule.from.iter().take(3).flat_map(move |prefix| {
+            let ports = rule.ports.first().map_or([0, 1], |range| [range.first, range.last]);
+            let protocol = rule.protocols.last().copied().unwrap_or(Protocol::Tcp);
+            [prefix.address(), end(*prefix)]
+                .into_iter()
+                .flat_map(move |address| ports.map(|port| Destination { protocol, address, port }))
+        })
+    });
+    anywhere.into_iter().chain(edges)
+}
+
+/// Who is let in is named by a listen rule, and one that lets anybody in lets the port be taken.
+fn check_far_end(envelope: &Envelope, table: &CompiledTable, from: Destination) {
+    // Nobody has that address; what stands there is for `decide_bind`.
+    if from.address.is_unspecified() {
+        return;
+    }
+    let explained = explain(envelope, Direction::In, from).expect("it compiled within fewer steps");
+    let decides = |said: &&(u32, RuleExplanation)| matches!(said.1, RuleExplanation::Decides(_));
+    let deciding = explained.rules.iter().find(decides).map_or(NO_RULE, |(number, _)| *number);
+    assert_eq!(explained.decision.rule, deciding, "{from:?}: {explained:?}");
+    let standing = standing(envelope.mode);
+    let bind = decide_bind(&standing, Some(from.protocol), from.port, &table);
+    let reaches = |rule: &&envelope::ListenRule| {
+        rule.protocols.contains(&from.protocol) && rule.ports.iter().any(|range| range.holds(from.port))
+    };
+    assert_eq!(bind.verdict == Verdict::Allow, envelope.listen.iter().any(|rule| reaches(&rule)));
+    if explained.decision.verdict == Verdict::Allow {
+        assert!(deciding as usize >= envelope.rules.len(), "{from:?}: {explained:?}");
+        assert_eq!(bind.verdict, Verdict::Allow, "{from:?}: {explained:?}");
+    }
+    // Of what does not begin a connection, less is asked.
+    for direction in [Direction::In, Direction::Out] {
+        let packet = |opens| Packet {
+            direction,
+            protocol: from.protocol,
+            opens,
+            resets: false,
+            remote: from.address,
+            remote_port: from.port,
+            local_port: from.port,
+        };
+        let [opening, other] =
+            [true, false].map(|opens| decide_packet(&standing, &packet(opens), None, &table).is_refused());
+        assert!(opening || !other, "{from:?} {direction}");
+    }
+}
+
+fn standing(mode: Mode) -> Standing {
     const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
     let control = Control { state: SessionState::Active, mode, envelope: 1, generation: SESSION.generation };
-    let standing =
-        Standing { claim: Claim::Tagged(SESSION), control: control.pack(), expires_ns: 1, now_ns: 0, placement: Placement::Home };
-    decide(&standing, Some(destination), &&*table)
+    Standing {
+        claim: Claim::Tagged(SESSION),
+        control: control.pack(),
+        expires_ns: 1,
+        now_ns: 0,
+        placement: Placement::Home,
+    }
 }

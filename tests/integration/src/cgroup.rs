@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use crate::{DEADLINE, wait_until};
 
 /// Where version 2 of the hierarchy is mounted.
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
     mounts
         .lines()
@@ -44,7 +44,7 @@ pub(crate) fn kill_members(cgroup: &Path) {
 }
 
 /// Removes `cgroup` and those below it. What it cannot remove, it leaves.
-pub(crate) fn remove(cgroup: &Path) {
+pub fn remove(cgroup: &Path) {
     for child in children(cgroup) {
         remove(&child);
     }

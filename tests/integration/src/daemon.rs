@@ -108,7 +108,8 @@ impl Layout {
 impl Drop for Layout {
     fn drop(&mut self) {
         // With the mount go the pins, and with them whatever a failed teardown has left.
-        let _ = umount2(&self.directory.path().join("bpf"), MntFlags::MNT_DETACH);
+        // More than once, where a test has mounted something over it.
+        while umount2(&self.directory.path().join("bpf"), MntFlags::MNT_DETACH).is_ok() {}
         cgroup::kill_members(&self.cgroup_dir());
         cgroup::remove(&self.cgroup_dir());
     }
@@ -198,6 +199,27 @@ impl Daemon {
             self.wait_for_end();
         }
         lines
+    }
+
+    /// The daemon's process id.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().expect("it is running").id().cast_signed()
+    }
+
+    /// Whether the daemon has ended, for whatever reason.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().expect("it is our child").is_some())
+    }
+
+    /// Ends the processes of all sessions.
+    pub fn kill_sessions(&self) {
+        cgroup::kill_members(&self.layout.cgroup_dir());
+    }
+
+    /// For a test that has wrecked what there is to tear down: with its places goes all that is left.
+    pub fn abandon(mut self) {
+        self.established = false;
     }
 
     pub fn layout(&self) -> &Layout {

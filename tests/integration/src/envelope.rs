@@ -14,6 +14,7 @@ pub struct Envelope {
     ttl: String,
     egress: Vec<String>,
     deny: Vec<String>,
+    no_unix: bool,
 }
 
 impl Envelope {
@@ -29,6 +30,7 @@ impl Envelope {
             ttl: "10m".into(),
             egress: vec![],
             deny: vec![],
+            no_unix: false,
         }
     }
 
@@ -62,6 +64,12 @@ impl Envelope {
         self
     }
 
+    /// Allows no Unix socket; without it, the envelope says nothing of them.
+    pub fn no_unix(mut self) -> Self {
+        self.no_unix = true;
+        self
+    }
+
     /// How long its sessions last.
     pub fn ttl(mut self, ttl: &str) -> Self {
         self.ttl = ttl.into();
@@ -71,7 +79,7 @@ impl Envelope {
 
 impl Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, revision, mode, ttl, egress, deny } = self;
+        let Self { name, revision, mode, ttl, egress, deny, no_unix } = self;
         let owner = Self::OWNER;
         let list = |rules: &[String]| match rules {
             [] => " []".to_owned(),
@@ -91,7 +99,8 @@ impl Display for Envelope {
         writeln!(f, "  ttl: {ttl}")?;
         writeln!(f, "  loopback: deny")?;
         writeln!(f, "  egress:{}", list(egress))?;
-        writeln!(f, "  deny:{}", list(deny))
+        writeln!(f, "  deny:{}", list(deny))?;
+        if *no_unix { writeln!(f, "  unix: []") } else { Ok(()) }
     }
 }
 

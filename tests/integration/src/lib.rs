@@ -16,6 +16,7 @@ mod attempt;
 mod bpf;
 mod cgroup;
 mod daemon;
+mod enrol;
 mod envelope;
 mod event;
 mod process;
@@ -30,6 +31,7 @@ pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
 pub use bpf::{entries, inner_memory, live_ids, pinned_ids};
+pub use cgroup::{remove as remove_cgroup, root as cgroup_root};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};

@@ -73,6 +73,11 @@ impl Process {
         self.child.id().cast_signed()
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
+    }
+
     /// Writes a line to standard input.
     #[track_caller]
     pub fn write_line(&mut self, line: &str) {

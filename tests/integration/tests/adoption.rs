@@ -25,7 +25,7 @@ fn nothing_slips_through_while_programs_are_replaced() {
     for replacement in 0..REPLACEMENTS {
         let before = program_ids(&daemon);
         daemon.kill9();
-        daemon.restart_with(&["--cgroup", if replacement % 2 == 0 { &other } else { &own }]);
+        daemon.restart_with(&["--cgroup-parent", if replacement % 2 == 0 { &other } else { &own }]);
         assert_eq!(daemon.status()["daemon"]["start"], "upgraded");
         let after = program_ids(&daemon);
         assert!(before.iter().all(|id| !after.contains(id)), "{before:?} and {after:?}");

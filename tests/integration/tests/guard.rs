@@ -1,5 +1,5 @@
-//! What a session may not do to others and to enforcement, though it runs as root. Where the kernel runs no LSM programs there is no
-//! guard, and these tests say so.
+//! What a session may not do to others and to enforcement, though it runs as root with all privileges: not by `enforcer run`, which
+//! takes most of this from its command on any host. Where the kernel runs no LSM programs there is no guard, and these tests say so.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,7 +94,8 @@ fn session_of_root_is_kept_from_others_and_from_enforcement() {
     };
     let ground = Ground::new(&daemon);
     let before = daemon.counter("guard_refused");
-    let inside = daemon.run(&Envelope::of("meddler"), &ground.command()).finish(integration::LOAD_DEADLINE);
+    let inside =
+        daemon.run_bare(Envelope::of("meddler"), &ground.command()).finish(integration::LOAD_DEADLINE);
     let inside = results(&inside.success());
     assert_eq!(inside.keys().collect::<Vec<_>>(), outside.keys().collect::<Vec<_>>());
     let mut faults = Vec::new();
@@ -159,7 +160,7 @@ fn enforcement_is_not_undone_from_inside() {
          gdb --version >/dev/null 2>&1; true"
     );
     let finished =
-        daemon.run(&Envelope::of("undoer"), &["sh", "-c", &script]).finish(integration::LOAD_DEADLINE);
+        daemon.run_bare(Envelope::of("undoer"), &["sh", "-c", &script]).finish(integration::LOAD_DEADLINE);
     finished.success();
     assert_eq!(daemon.status()["daemon"]["pid"].to_string(), pid, "the daemon lives");
     for hook in daemon.status()["coverage"].as_array().expect("a list") {
@@ -215,7 +216,7 @@ print("".join(got))
     assert_eq!(passer.read_line(DEADLINE), "listening True");
     let take = ["python3", "-c", taker, &path].map(str::to_owned);
     assert_eq!(run_outside(&take), ["111111"], "control: all are passed on");
-    let inside = daemon.run(&Envelope::of("taker"), &take).finish(integration::LOAD_DEADLINE).success();
+    let inside = daemon.run_bare(Envelope::of("taker"), &take).finish(integration::LOAD_DEADLINE).success();
     assert_eq!(inside, ["000011"], "a Unix socket and a pipe are received, and nothing else");
     let events = daemon.wait_for_events(4, "each is recorded", is_guard("taker"));
     assert!(events.iter().all(|event| event.text("/operation") == "file_receive"), "{events:?}");

@@ -3,13 +3,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use enforcer_common::net::Protocol;
-use enforcer_common::rules::{NO_RULE, selector};
+use enforcer_common::net::{Direction, Protocol};
+use enforcer_common::rules::{INBOUND, NO_RULE, selector};
 use enforcer_common::verdict::{Mode, Verdict};
 
-use super::super::flatten::TooLarge;
+use super::super::Envelope;
+use super::super::flatten::{RuleSet, TooLarge};
 use super::super::spans::Span;
-use super::super::{Envelope, ListenRule, Rule};
 use super::named::Index;
 use super::pairs::{Known, Steps, id, overlay, pairs, segments};
 use super::region::{Range, Region, Selectors};
@@ -30,16 +30,19 @@ pub(super) fn excess_within(
 ) -> Result<Vec<Excess>, TooLarge> {
     let mut steps = Steps::new(max_steps);
     let mut all = Vec::new();
-    let (rules, outer_rules) = (Rules::of(inner), Rules::of(outer));
-    for (by, not_by, region) in regions(rules, outer_rules, &mut steps)? {
-        let (inner, outer) = (rules.named(by), outer_rules.named(not_by));
-        all.push(Excess { what: What::Destinations(region), inner, outer });
+    let mut inbound = Vec::new();
+    for (By { direction, inner: by, outer: not_by, in_part }, region) in regions(inner, outer, &mut steps)? {
+        let (inner, outer) = (named_by(inner, by), named_by(outer, not_by));
+        match direction {
+            Direction::Out => all.push(Excess { what: What::Destinations(region), inner, outer }),
+            Direction::In => inbound.push(Excess { what: What::Listen { region, in_part }, inner, outer }),
+        }
     }
     // In audit mode the outer envelope lets through what a name stands for, whatever it is.
     if outer.mode == Mode::Enforce {
-        named(rules, outer_rules, &mut steps, &mut all)?;
+        named(inner, outer, &mut steps, &mut all)?;
     }
-    listen(inner, outer, &mut steps, &mut all)?;
+    all.append(&mut inbound);
     unix(inner, outer, &mut all);
     if (inner.mode, outer.mode) == (Mode::Audit, Mode::Enforce) {
         all.push(whole(What::Audit));
@@ -73,61 +76,29 @@ fn whole(what: What) -> Excess {
     Excess { what, inner: None, outer: None }
 }
 
-/// Rules, and the mode of their envelope.
-#[derive(Clone, Copy)]
-struct Rules<'e> {
-    mode: Mode,
-    rules: &'e [Rule],
+fn named_by(envelope: &Envelope, number: u32) -> Option<RuleRef> {
+    envelope.named(number).map(|(name, line)| RuleRef { name: name.to_owned(), line })
 }
 
-impl<'e> Rules<'e> {
-    fn of(envelope: &'e Envelope) -> Self {
-        Self { mode: envelope.mode, rules: &envelope.rules }
-    }
-
-    fn named(self, number: u32) -> Option<RuleRef> {
-        let rule = self.rules.get(usize::try_from(number).ok()?)?;
-        Some(RuleRef { name: rule.name.clone(), line: rule.line })
-    }
-
-    /// Every selector that is let through, or every one that is refused, each with the rule that does it or [`NO_RULE`].
-    fn decided(self, spans: &[Span], let_through: bool) -> Vec<Span> {
-        let ports = u16::MAX;
-        let [icmp, tcp, udp] = [(Protocol::Icmp, 0), (Protocol::Tcp, ports), (Protocol::Udp, ports)]
-            .map(|(protocol, last)| (selector(protocol, 0), selector(protocol, last)))
-            .map(|(first, last)| Span { first, last, rule: NO_RULE, mode: None });
-        let by_default = self.mode == Mode::Audit;
-        let mut decided = Vec::with_capacity(spans.len() + 3);
-        for part in overlay(&[icmp, tcp, udp], spans) {
-            let verdict = part.b.map(|span| self.rules[span.rule as usize].verdict);
-            let through = match (verdict, part.b.and_then(|span| span.mode)) {
-                (Some(Verdict::Allow), _) | (Some(Verdict::Deny), Some(Mode::Audit)) => true,
-                (Some(Verdict::Deny), Some(Mode::Enforce)) => false,
-                (Some(Verdict::Deny) | None, _) => by_default,
-            };
-            if through == let_through {
-                let rule = part.b.map_or(NO_RULE, |span| span.rule);
-                decided.push(Span { first: part.first, last: part.last, rule, mode: None });
-            }
-        }
-        decided
-    }
+/// Which way something goes, by which rule of the inner envelope it is let through, and by which of the outer one refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct By {
+    direction: Direction,
+    inner: u32,
+    outer: u32,
+    /// Refused from some of the ports that they may connect from.
+    in_part: bool,
 }
-
-/// By which rule of the inner envelope something is let through, and by which of the outer one refused.
-type By = (u32, u32);
 
 /// What is let through and refused at some address.
 type TooMuch = Vec<(By, Selectors)>;
 
 /// The regions that one lets through and the other refuses, by the rules that do so.
-fn regions(
-    inner: Rules<'_>,
-    outer: Rules<'_>,
-    steps: &mut Steps,
-) -> Result<Vec<(u32, u32, Region)>, TooLarge> {
-    let inner_flat = steps.flatten(inner.mode, inner.rules)?;
-    let outer_flat = steps.flatten(outer.mode, outer.rules)?;
+fn regions(inner: &Envelope, outer: &Envelope, steps: &mut Steps) -> Result<Vec<(By, Region)>, TooLarge> {
+    let flatten = |Envelope { mode, rules, listen, .. }: &Envelope| {
+        steps.flatten(RuleSet { mode: *mode, rules, listen, anybody: &[] })
+    };
+    let (inner_flat, outer_flat) = (flatten(inner)?, flatten(outer)?);
     let pairs = pairs(&inner_flat, &outer_flat);
     // Where the same holds in both, the same is too much.
     let mut known: Known<usize> = HashMap::new();
@@ -139,8 +110,8 @@ fn regions(
             Some(class) => *class,
             None => {
                 steps.take(pair.a.len() + pair.b.len() + 6)?;
-                let too_much = too_much(&inner.decided(&pair.a, true), &outer.decided(&pair.b, false));
-                classes.push((too_much, Vec::new()));
+                let (inner, outer) = (Held::new(inner, &pair.a), Held::new(outer, &pair.b));
+                classes.push((too_much(&inner, &outer), Vec::new()));
                 known.insert(key, classes.len() - 1);
                 classes.len() - 1
             }
@@ -160,32 +131,114 @@ fn regions(
             regions.entry((by, selectors)).or_default().extend_from_slice(&ranges);
         }
     }
-    let regions = regions.into_iter().filter_map(|(((by, not_by), selectors), ranges)| {
-        Some((by, not_by, Region::new(ranges, selectors)?))
-    });
+    let regions = regions
+        .into_iter()
+        .filter_map(|((by, selectors), ranges)| Some((by, Region::new(ranges, selectors)?)));
     Ok(regions.collect())
 }
 
 /// What is let through and refused, by the rules that do so.
-fn too_much(let_through: &[Span], refused: &[Span]) -> TooMuch {
+fn too_much(inner: &Held<'_>, outer: &Held<'_>) -> TooMuch {
     let mut by_rules: BTreeMap<By, Selectors> = BTreeMap::new();
-    for part in overlay(let_through, refused) {
+    let out = Protocol::ALL.iter().map(|protocol| ports_of(*protocol, 0)).collect::<Vec<_>>();
+    for part in overlay(&inner.decided(&out, true), &outer.decided(&out, false)) {
         if let (Some(inner), Some(outer)) = (part.a, part.b) {
-            by_rules.entry((inner.rule, outer.rule)).or_default().push(part.first, part.last);
+            let by = By { direction: Direction::Out, inner: inner.rule, outer: outer.rule, in_part: false };
+            by_rules.entry(by).or_default().push(part.first, part.last);
+        }
+    }
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        // Where they connect from, and to which port of ours: the first is up to deny rules, the second to listen rules, each
+        // whatever the other is. So there is too much if either is, unless nothing comes in at all.
+        let from = inner.open(protocol);
+        if from.is_empty() {
+            continue;
+        }
+        let denied = overlay(&from, &outer.carried_out(protocol));
+        let denied_by = denied.iter().find_map(|part| part.a.and(part.b)).map(|denied| denied.rule);
+        let is_open = denied.iter().any(|part| part.a.is_some() && part.b.is_none());
+        let ports = [ports_of(protocol, INBOUND)];
+        for part in overlay(&inner.decided(&ports, true), &outer.decided(&ports, false)) {
+            let Some(let_in) = part.a else { continue };
+            let (outer, in_part) = match (part.b, denied_by) {
+                (Some(refused), _) => (refused.rule, false),
+                (None, Some(denied_by)) => (denied_by, is_open),
+                (None, None) => continue,
+            };
+            let by = By { direction: Direction::In, inner: let_in.rule, outer, in_part };
+            by_rules.entry(by).or_default().push(part.first & !INBOUND, part.last & !INBOUND);
         }
     }
     by_rules.into_iter().collect()
 }
 
+/// Every port of a protocol; by no rule.
+fn ports_of(protocol: Protocol, direction: u32) -> Span {
+    let last = if protocol.has_ports() { u16::MAX } else { 0 };
+    let at = |port| direction | selector(protocol, port);
+    Span { first: at(0), last: at(last), rule: NO_RULE, mode: None }
+}
+
+/// What an envelope says at some address.
+struct Held<'e> {
+    envelope: &'e Envelope,
+    spans: &'e [Span],
+}
+
+impl<'e> Held<'e> {
+    fn new(envelope: &'e Envelope, spans: &'e [Span]) -> Self {
+        Self { envelope, spans }
+    }
+
+    /// Of these selectors every one that is let through, or every one that is refused, each with the rule that does it or
+    /// [`NO_RULE`].
+    fn decided(&self, all: &[Span], let_through: bool) -> Vec<Span> {
+        let by_default = self.envelope.mode == Mode::Audit;
+        let mut decided = Vec::with_capacity(self.spans.len() + all.len());
+        for part in overlay(all, self.spans) {
+            if part.a.is_none() {
+                continue;
+            }
+            let verdict = part.b.map(|span| self.envelope.verdict(span.rule));
+            let through = match (verdict, part.b.and_then(|span| span.mode)) {
+                (Some(Verdict::Allow), _) | (Some(Verdict::Deny), Some(Mode::Audit)) => true,
+                (Some(Verdict::Deny), Some(Mode::Enforce)) => false,
+                (Some(Verdict::Deny) | None, _) => by_default,
+            };
+            if through == let_through {
+                let rule = part.b.map_or(NO_RULE, |span| span.rule);
+                decided.push(Span { first: part.first, last: part.last, rule, mode: None });
+            }
+        }
+        decided
+    }
+
+    /// The ports of the far end that a deny rule refuses whoever begins.
+    fn carried_out(&self, protocol: Protocol) -> Vec<Span> {
+        let ports = ports_of(protocol, 0);
+        let denied = self.spans.iter().filter(|span| {
+            span.mode == Some(Mode::Enforce) && span.first <= ports.last && span.last >= ports.first
+        });
+        denied.copied().collect()
+    }
+
+    /// Those that none does.
+    fn open(&self, protocol: Protocol) -> Vec<Span> {
+        let parts = overlay(&[ports_of(protocol, 0)], &self.carried_out(protocol));
+        let open = parts.into_iter().filter(|part| part.a.is_some() && part.b.is_none());
+        open.map(|part| Span { first: part.first, last: part.last, rule: NO_RULE, mode: None }).collect()
+    }
+}
+
 /// Hosts and agents that the inner rules allow by name, and the outer ones neither by that name nor by a wider one.
 fn named(
-    inner: Rules<'_>,
-    outer: Rules<'_>,
+    inner: &Envelope,
+    outer: &Envelope,
     steps: &mut Steps,
     all: &mut Vec<Excess>,
 ) -> Result<(), TooLarge> {
-    let mut index = Index::new(inner.rules, steps)?;
-    let mut outer_index = Index::new(outer.rules, steps)?;
+    let mut index = Index::new(&inner.rules, steps)?;
+    let mut outer_index = Index::new(&outer.rules, steps)?;
     let mut known: Known<Vec<(u32, Selectors)>> = HashMap::new();
     let mut names: BTreeMap<(u32, Selectors), Vec<String>> = BTreeMap::new();
     for named in index.keys() {
@@ -212,46 +265,10 @@ fn named(
     }
     all.extend(names.into_iter().map(|((rule, selectors), names)| Excess {
         what: What::Named { names, services: selectors.services() },
-        inner: inner.named(rule),
+        inner: named_by(inner, rule),
         outer: None,
     }));
     Ok(())
-}
-
-fn listen(
-    inner: &Envelope,
-    outer: &Envelope,
-    steps: &mut Steps,
-    all: &mut Vec<Excess>,
-) -> Result<(), TooLarge> {
-    let Some(outer) = &outer.listen else { return Ok(()) };
-    let Some(inner) = &inner.listen else {
-        all.push(whole(What::AnyListen));
-        return Ok(());
-    };
-    let (inner, outer) = (as_rules(inner), as_rules(outer));
-    let [inner, outer] = [&inner, &outer].map(|rules| Rules { mode: Mode::Enforce, rules });
-    for (by, not_by, region) in regions(inner, outer, steps)? {
-        let (inner, outer) = (inner.named(by), outer.named(not_by));
-        all.push(Excess { what: What::Listen(region), inner, outer });
-    }
-    Ok(())
-}
-
-/// Listening rules as allow rules: those who may connect as the addresses.
-pub(super) fn as_rules(listen: &[ListenRule]) -> Vec<Rule> {
-    let rules = listen.iter().map(|rule| Rule {
-        name: rule.name.clone(),
-        line: rule.line,
-        verdict: Verdict::Allow,
-        mode: None,
-        protocols: rule.protocols.clone(),
-        to: rule.from.clone(),
-        names: Vec::new(),
-        agents: Vec::new(),
-        ports: rule.ports.clone(),
-    });
-    rules.collect()
 }
 
 fn unix(inner: &Envelope, outer: &Envelope, all: &mut Vec<Excess>) {

@@ -6,11 +6,10 @@ use std::rc::Rc;
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::{Mode, Verdict};
 
-use super::super::flatten::TooLarge;
+use super::super::flatten::{RuleSet, TooLarge};
 use super::super::spans::Span;
-use super::super::{Envelope, HostPattern, Limits, ListenRule, PortRange, Rule, UnixRule, parse, sets};
+use super::super::{Envelope, HostPattern, Limits, ListenRule, PortRange, Rule, UnixRule, parse};
 use super::MAX_STEPS;
-use super::excess::as_rules;
 use super::named::{Index, Named};
 use super::pairs::{Known, Steps, id, overlay, pairs};
 use super::region::{Selectors, Service};
@@ -33,23 +32,26 @@ pub(super) fn intersect_within(a: &Envelope, b: &Envelope, max_steps: u64) -> Re
         _ => Mode::Enforce,
     };
     let mut names = Names::new(b);
-    // An envelope in audit mode lets through what the allow rules of the other say, whatever its own say.
-    let mut rules = match (a.mode, b.mode) {
-        (Mode::Enforce, Mode::Audit) => give_names(allowed(a), &mut names, false),
-        (Mode::Audit, Mode::Enforce) => give_names(allowed(b), &mut names, true),
-        _ => give_names(met(&allowed(a), &allowed(b), false, &mut steps)?, &mut names, true),
+    // An envelope in audit mode lets through what the rules of the other allow, whatever its own say.
+    let mut meet = |rules: fn(&Envelope) -> Vec<Rule>, joined| match (a.mode, b.mode) {
+        (Mode::Enforce, Mode::Audit) => Ok((rules(a), false)),
+        (Mode::Audit, Mode::Enforce) => Ok((rules(b), true)),
+        _ => met(&rules(a), &rules(b), joined, &mut steps).map(|rules| (rules, true)),
     };
+    let (mut rules, is_b) = meet(allowed, false)?;
+    let (listen, _) = meet(|envelope| as_rules(&envelope.listen), true)?;
+    let mut listen: Vec<ListenRule> = listen.into_iter().map(as_listen).collect();
+    // One word stands for both rules, so either both are kept as they are or both are written out.
+    let loopback = rules.iter().any(is_loopback) && listen.iter().any(listens_on_loopback);
+    for rule in rules.iter_mut().filter(|rule| !(loopback && is_loopback(rule))) {
+        rule.name = names.give(&rule.name, is_b);
+    }
     rules.sort_by_key(is_loopback);
     rules.append(&mut denied(a, b, mode, &mut names));
-    let listen = match (&a.listen, &b.listen) {
-        (None, None) => None,
-        (Some(only), None) => Some(renamed(only, |name| names.give(name, false))),
-        (None, Some(only)) => Some(renamed(only, |name| names.give(name, true))),
-        (Some(a), Some(b)) => {
-            let rules = give_names(met(&as_rules(a), &as_rules(b), true, &mut steps)?, &mut names, true);
-            Some(rules.into_iter().map(as_listen).collect())
-        }
-    };
+    for rule in listen.iter_mut().filter(|rule| !(loopback && listens_on_loopback(rule))) {
+        rule.name = names.give(&rule.name, is_b);
+    }
+    listen.sort_by_key(listens_on_loopback);
     let mut requires = [&a.requires[..], &b.requires].concat();
     requires.sort_unstable();
     requires.dedup();
@@ -73,9 +75,20 @@ fn as_listen(Rule { name, line, protocols, to, ports, .. }: Rule) -> ListenRule 
     ListenRule { name, line, protocols, from: to, ports }
 }
 
-/// The listening rules, under other names.
-fn renamed(rules: &[ListenRule], mut name: impl FnMut(&str) -> String) -> Vec<ListenRule> {
-    rules.iter().map(|rule| ListenRule { name: name(&rule.name), ..rule.clone() }).collect()
+/// Listen rules as allow rules: those who may connect as the addresses.
+pub(super) fn as_rules(listen: &[ListenRule]) -> Vec<Rule> {
+    let rules = listen.iter().map(|rule| Rule {
+        name: rule.name.clone(),
+        line: rule.line,
+        verdict: Verdict::Allow,
+        mode: None,
+        protocols: rule.protocols.clone(),
+        to: rule.from.clone(),
+        names: Vec::new(),
+        agents: Vec::new(),
+        ports: rule.ports.clone(),
+    });
+    rules.collect()
 }
 
 /// The deny rules of `b`, then those of `a` that are others. They keep their effect if the envelope's mode is another.
@@ -129,31 +142,22 @@ fn stricter(a: &Limits, b: &Limits) -> Limits {
     }
 }
 
-/// Whether it is the rule that `loopback: allow` stands for.
+/// Whether it is the allow rule that `loopback: allow` stands for.
 pub(in super::super) fn is_loopback(rule: &Rule) -> bool {
-    rule.name == parse::LOOPBACK
-        && rule.verdict == Verdict::Allow
-        && rule.protocols == Protocol::ALL
-        && rule.ports == [PortRange::ANY]
-        && rule.to == sets::addresses(sets::LOOPBACK)
-        && rule.names.is_empty()
-        && rule.agents.is_empty()
+    rule.name == parse::LOOPBACK && (Rule { line: 0, ..rule.clone() }) == parse::loopback_rules(0).0
 }
 
-/// Gives each rule its name under its new name; the loopback rule has its own.
-fn give_names(mut rules: Vec<Rule>, names: &mut Names, is_b: bool) -> Vec<Rule> {
-    for rule in rules.iter_mut().filter(|rule| !is_loopback(rule)) {
-        rule.name = names.give(&rule.name, is_b);
-    }
-    rules
+/// Whether it is the listen rule that `loopback: allow` stands for.
+pub(in super::super) fn listens_on_loopback(rule: &ListenRule) -> bool {
+    rule.name == parse::LOOPBACK && (ListenRule { line: 0, ..rule.clone() }) == parse::loopback_rules(0).1
 }
 
 /// What the allow rules of `a` and those of `b` both match, as rules named like those of `b`. `joined`: TCP and UDP to every
 /// port can stand in one rule without ICMP.
 fn met(a: &[Rule], b: &[Rule], joined: bool, steps: &mut Steps) -> Result<Vec<Rule>, TooLarge> {
     let mut meeting = Meeting { b, joined, ..Meeting::default() };
-    let a_flat = steps.flatten(Mode::Enforce, a)?;
-    let b_flat = steps.flatten(Mode::Enforce, b)?;
+    let set = |rules| RuleSet { mode: Mode::Enforce, rules, listen: &[], anybody: &[] };
+    let (a_flat, b_flat) = (steps.flatten(set(a))?, steps.flatten(set(b))?);
     let nothing: Rc<[Span]> = Rc::new([]);
     let mut both: Vec<Rc<[Span]>> = Vec::new();
     // Lists of spans are known by where they stand, so all of them stay until the end.
@@ -317,7 +321,7 @@ impl Names {
 
     fn new(b: &Envelope) -> Self {
         let rules = b.rules.iter().map(|rule| &rule.name);
-        let listen = b.listen.iter().flatten().map(|rule| &rule.name);
+        let listen = b.listen.iter().map(|rule| &rule.name);
         let unix = b.unix.iter().flatten().map(|rule| &rule.name);
         let of_b = rules.chain(listen).chain(unix).cloned().collect();
         Self { of_b, given: HashSet::from([parse::LOOPBACK.to_owned()]), numbers: HashMap::new() }

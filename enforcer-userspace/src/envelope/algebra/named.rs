@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
-use enforcer_common::verdict::Verdict;
+use enforcer_common::verdict::{Mode, Verdict};
 
 use super::super::flatten::{TooLarge, written};
 use super::super::spans::{Span, layer};
@@ -79,7 +79,8 @@ impl<'e> Index<'e> {
             if rule.verdict == Verdict::Deny || rule.names.is_empty() && rule.agents.is_empty() {
                 continue;
             }
-            let spans = written(rule, number);
+            // Allow rules: the mode changes nothing in them.
+            let spans = written(Mode::Enforce, rule, number);
             steps.take(spans.len() + rule.names.len() + rule.agents.len())?;
             index.rule_spans.insert(number, layer(spans, &[]));
             for named in Named::of_rule(rule) {

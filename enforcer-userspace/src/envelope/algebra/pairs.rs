@@ -5,11 +5,10 @@ use std::iter::Peekable;
 use std::rc::Rc;
 
 use enforcer_common::net::{Address, Family};
-use enforcer_common::verdict::Mode;
 
-use super::super::flatten::{Flat, TooLarge, flatten};
+use super::super::Prefix;
+use super::super::flatten::{Flat, RuleSet, TooLarge, flatten};
 use super::super::spans::Span;
-use super::super::{Prefix, Rule};
 use super::region::Range;
 
 /// The work that comparing two envelopes may still take.
@@ -30,9 +29,9 @@ impl Steps {
         Ok(())
     }
 
-    /// Flattens the rules of an envelope of this mode; each flattening may take what comparing may.
-    pub(super) fn flatten(self, mode: Mode, rules: &[Rule]) -> Result<Vec<Flat>, TooLarge> {
-        flatten(mode, rules, self.max)
+    /// Flattens rules; each flattening may take what comparing may.
+    pub(super) fn flatten(self, set: RuleSet<'_>) -> Result<Vec<Flat>, TooLarge> {
+        flatten(set, self.max)
     }
 }
 

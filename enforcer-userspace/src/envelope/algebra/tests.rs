@@ -1,8 +1,12 @@
 use super::super::test_support::whole::{AGENTS, HOSTS, SOCKETS, whole, without_lines};
-use super::super::test_support::{envelope, model, model_of_rules, probe, read, rule};
+use super::super::test_support::{
+    best_listen, envelope, listen_rule, listening, matches, model, model_of_packet, model_of_rules,
+    packet_probe, probe, read, rule,
+};
 use super::super::{Envelope, HostPattern, ListenRule, Mode, Rule, parse, write};
 use super::*;
-use enforcer_common::net::{Address, Protocol};
+use enforcer_common::net::{Address, Direction, Protocol};
+use enforcer_common::packet::Packet;
 use enforcer_common::rules::NO_RULE;
 use enforcer_common::verdict::Verdict;
 use proptest::prelude::*;
@@ -17,13 +21,47 @@ fn two() -> impl Strategy<Value = (Envelope, Envelope)> {
     let mode = || select(vec![Mode::Enforce, Mode::Enforce, Mode::Audit]);
     let own = || prop_oneof![1 => Just(Vec::new()), 2 => prop::collection::vec(rule(), 0..4)];
     let shared = prop::collection::vec(rule(), 0..6);
-    (mode(), mode(), own(), own(), shared).prop_map(|(a_mode, b_mode, a, b, shared)| {
-        let numbered = |own: Vec<Rule>| {
-            let rules = shared.iter().cloned().chain(own).zip(0..);
-            rules.map(|(rule, line)| Rule { name: format!("rule-{line}"), line, ..rule }).collect()
-        };
-        (envelope(a_mode, numbered(a)), envelope(b_mode, numbered(b)))
-    })
+    let listen = || prop::collection::vec(listen_rule(), 0..3);
+    let listen = (listen(), listen(), listen());
+    (mode(), mode(), own(), own(), shared, listen).prop_map(
+        |(a_mode, b_mode, a, b, shared, (a_listen, b_listen, shared_listen))| {
+            let numbered = |mode, own: Vec<Rule>, listen: Vec<ListenRule>| {
+                let rules = shared.iter().cloned().chain(own).zip(0..);
+                let rules = rules.map(|(rule, line)| Rule { name: format!("rule-{line}"), line, ..rule });
+                let envelope = envelope(mode, rules.collect());
+                let first = u32::try_from(envelope.rules.len()).unwrap();
+                let listen = shared_listen.iter().cloned().chain(listen).zip(first..);
+                let listen =
+                    listen.map(|(rule, line)| ListenRule { name: format!("listen-{line}"), line, ..rule });
+                Envelope { listen: listen.collect(), ..envelope }
+            };
+            (numbered(a_mode, a, a_listen), numbered(b_mode, b, b_listen))
+        },
+    )
+}
+
+fn all_listen(a: &Envelope, b: &Envelope) -> Vec<Rule> {
+    listening(&a.listen).chain(listening(&b.listen)).collect()
+}
+
+/// Somebody who begins a connection, and every port that they may do it from for which envelopes may say different things.
+fn knocks(a: &Envelope, b: &Envelope, from: &Destination) -> Vec<Packet> {
+    let edges = a.rules.iter().chain(&b.rules).flat_map(|rule| &rule.ports);
+    let ports = edges.flat_map(|range| [range.first, range.last, range.last.wrapping_add(1)]);
+    let knock = |remote_port| Packet {
+        direction: Direction::In,
+        protocol: from.protocol,
+        opens: true,
+        resets: false,
+        remote: from.address,
+        remote_port,
+        local_port: from.port,
+    };
+    ports.chain([0, 1]).map(knock).collect()
+}
+
+fn lets_pass(envelope: &Envelope, packet: &Packet) -> bool {
+    !model_of_packet(envelope, packet).2
 }
 
 fn all_rules(a: &Envelope, b: &Envelope) -> Vec<Rule> {
@@ -93,11 +131,61 @@ proptest! {
     }
 
     #[test]
+    fn excess_is_who_the_model_lets_in_and_keeps_out(
+        (inner, outer) in two(),
+        probes in prop::collection::vec(probe(), 10),
+    ) {
+        let excess = excess(&inner, &outer).unwrap();
+        let regions: Vec<_> = excess
+            .iter()
+            .filter_map(|excess| match &excess.what {
+                What::Listen { region, .. } => Some((excess, region)),
+                _ => None,
+            })
+            .collect();
+        let listen = all_listen(&inner, &outer);
+        let probes = probes.iter().map(|probe| probe.destination(&listen));
+        let corners = regions.iter().flat_map(|(_, region)| corners(region));
+        for from in probes.chain(corners) {
+            if from.address.is_unspecified() || !from.protocol.has_ports() {
+                continue;
+            }
+            let knocks = knocks(&inner, &outer, &from);
+            let differ = |packet: &&Packet| lets_pass(&inner, packet) && !lets_pass(&outer, packet);
+            let knock = knocks.iter().find(differ);
+            let holding: Vec<_> = regions.iter().filter(|(_, region)| region.holds(&from)).collect();
+            prop_assert_eq!(holding.len(), usize::from(knock.is_some()), "{:?}: {:?}", from, knock);
+            let Some((excess, _)) = holding.first() else { continue };
+            let by = excess.inner.as_ref().map(|rule| rule.line);
+            prop_assert_eq!(by, best_listen(&inner, &from), "{:?}", from);
+            let denied = excess.outer.as_ref().map(|rule| &outer.rules[rule.line as usize]);
+            let denies = |rule: &Rule| {
+                let ports = knocks.iter().map(|knock| Destination { port: knock.remote_port, ..from });
+                rule.effective_mode(outer.mode) == Mode::Enforce
+                    && ports.filter_map(|from| matches(rule, &from)).next().is_some()
+            };
+            prop_assert!(denied.is_none_or(denies), "{:?}", excess);
+            let enters = |knock: &Packet| lets_pass(&inner, knock) && lets_pass(&outer, knock);
+            let in_part = matches!(excess.what, What::Listen { in_part: true, .. });
+            prop_assert_eq!(in_part, knocks.iter().any(enters), "{:?}", excess);
+        }
+    }
+
+    #[test]
     fn intersection_lets_through_what_both_do(
         (a, b) in two(),
         probes in prop::collection::vec(probe(), 20),
+        knocking in prop::collection::vec(packet_probe(), 10),
     ) {
         let both = intersect(&a, &b).unwrap();
+        let listen = all_listen(&a, &b);
+        for probe in knocking {
+            let packet = Packet { opens: true, ..probe.packet(&all_rules(&a, &b), &listen) };
+            if !packet.remote.is_unspecified() {
+                let expect = lets_pass(&a, &packet) && lets_pass(&b, &packet);
+                prop_assert_eq!(lets_pass(&both, &packet), expect, "{:?}", packet);
+            }
+        }
         let same = intersect(&a, &a).unwrap();
         for destination in probes.iter().map(|probe| probe.destination(&all_rules(&a, &b))) {
             let expect = lets_through(&a, &destination) && lets_through(&b, &destination);
@@ -122,24 +210,14 @@ fn allows_named(envelope: &Envelope, of: impl Fn(&Rule) -> bool, protocol: Proto
     envelope.mode == Mode::Audit || envelope.rules.iter().any(matches)
 }
 
-fn allows_listen(rules: Option<&Vec<ListenRule>>, from: &Destination) -> bool {
-    rules.is_none_or(|rules| {
-        rules.iter().any(|rule| {
-            rule.protocols.contains(&from.protocol)
-                && rule.from.iter().any(|prefix| prefix.holds(from.address))
-                && rule.ports.iter().any(|ports| (ports.first..=ports.last).contains(&from.port))
-        })
-    })
-}
-
 fn allows_socket(envelope: &Envelope, socket: &str) -> bool {
     envelope.unix.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.to.iter().any(|to| to == socket)))
 }
 
-/// Answers to questions of every kind, at random.
-fn answers(envelope: &Envelope, probes: &[Destination]) -> Vec<bool> {
+/// Answers of one of two envelopes, or of their intersection, to questions of every kind, at random.
+fn answers(envelope: &Envelope, (a, b): (&Envelope, &Envelope), probes: &[Destination]) -> Vec<bool> {
     let mut answers = Vec::new();
-    for probe in probes {
+    for (probe, turn) in probes.iter().zip(0..) {
         for host in HOSTS {
             let host = HostPattern(host.replace('*', "z.y"));
             let of = |rule: &Rule| rule.names.iter().any(|pattern| pattern.covers(&host));
@@ -149,8 +227,9 @@ fn answers(envelope: &Envelope, probes: &[Destination]) -> Vec<bool> {
             let of = |rule: &Rule| rule.agents.iter().any(|known| known == agent);
             answers.push(allows_named(envelope, of, probe.protocol, probe.port));
         }
-        if probe.protocol.has_ports() && probe.port > 0 && !probe.address.is_unspecified() {
-            answers.push(allows_listen(envelope.listen.as_ref(), probe));
+        // Each is a few dozen questions.
+        if turn < 5 && probe.protocol.has_ports() && !probe.address.is_unspecified() {
+            answers.extend(knocks(a, b, probe).iter().map(|knock| lets_pass(envelope, knock)));
         }
         answers.push(lets_through(envelope, probe));
     }
@@ -168,12 +247,11 @@ proptest! {
         probes in prop::collection::vec(probe(), 20),
     ) {
         let both = intersect(&a, &b).unwrap();
-        let as_addresses = [&a, &b].map(|envelope| excess::as_rules(envelope.listen.as_deref().unwrap_or(&[])));
         let mut near = all_rules(&a, &b);
-        near.extend(as_addresses.concat());
+        near.extend(all_listen(&a, &b));
         near.retain(|rule| !rule.to.is_empty());
         let probes: Vec<_> = probes.iter().map(|probe| probe.destination(&near)).collect();
-        let [in_a, in_b, in_both] = [&a, &b, &both].map(|envelope| answers(envelope, &probes));
+        let [in_a, in_b, in_both] = [&a, &b, &both].map(|envelope| answers(envelope, (&a, &b), &probes));
         for ((in_a, in_b), in_both) in in_a.iter().zip(&in_b).zip(&in_both) {
             prop_assert_eq!(*in_a && *in_b, *in_both);
         }
@@ -212,7 +290,8 @@ fn written(all: &[Excess]) -> Vec<String> {
     let each = all.iter().map(|excess| {
         let what = match &excess.what {
             What::Destinations(at) => region(at),
-            What::Listen(at) => format!("listen {}", region(at)),
+            What::Listen { region: at, in_part: false } => format!("listen {}", region(at)),
+            What::Listen { region: at, in_part: true } => format!("listen {} in part", region(at)),
             What::Named { names, services } => format!("{} {}", services[0], names.join(" ")),
             other => format!("{other:?}"),
         };
@@ -277,7 +356,15 @@ fn audit_mode_allows_what_it_does_not_refuse() {
     // Port 0 is let through in audit mode, and is no port to a rule.
     let enforce = "egress: [{name: a, to: [0.0.0.0/1], ports: any, protocol: any}]";
     let excess = excess(&read(audit), &read(enforce)).unwrap();
-    assert_eq!(written(&excess), ["- - tcp+udp 0 0.0.0.0/0 ::/0", "- - Audit",]);
+    assert_eq!(
+        written(&excess),
+        [
+            "soft - tcp+udp 0 10.0.0.0/8",
+            "- - tcp+udp 0 0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2",
+            "- - listen tcp+udp any 0.0.0.0/1",
+            "- - Audit",
+        ]
+    );
 }
 
 #[test]
@@ -299,9 +386,9 @@ fn names_are_covered_by_wider_names_only() {
 #[test]
 fn every_other_dimension_is_compared() {
     let outer =
-        "requires: [egress, listen], listen: [{name: l, from: [10.0.0.0/8], ports: 80, protocol: any}],
+        "requires: [names, listen], listen: [{name: l, from: [10.0.0.0/8], ports: 80, protocol: any}],
          unix: [{name: u, to: [/dev/log]}], limits: {connectionRate: 10/s, bytesOut: 1MB}";
-    let same = "requires: [egress], listen: [{name: l, from: [10.1.0.0/16], ports: 80, protocol: udp}],
+    let same = "requires: [names], listen: [{name: l, from: [10.1.0.0/16], ports: 80, protocol: udp}],
          unix: [], limits: {connectionRate: 10/m, bytesOut: 1MB, depth: 2}";
     check(same, outer, &[]);
     check(
@@ -313,18 +400,74 @@ fn every_other_dimension_is_compared() {
             "v - Unix([\"/x\"])",
             "- - Limit { which: ConnectionRate, inner: Some(Rate(Rate { count: 20, seconds: 60 })), outer: Rate(Rate { count: 10, seconds: 1 }) }",
             "- - Limit { which: BytesOut, inner: Some(Bytes(2000000)), outer: Bytes(1000000) }",
-            "- - Requires([Egress])",
+            "- - Requires([Names])",
         ],
     );
-    check(
-        "requires: [listen, egress], limits: {connectionRate: 1/s, bytesOut: 1B}",
-        outer,
-        &["- - AnyListen", "- - AnyUnix"],
-    );
+    check("requires: [names], limits: {connectionRate: 1/s, bytesOut: 1B}", outer, &["- - AnyUnix"]);
     let longer = Envelope { ttl: Duration::from_secs(3601), ..read("egress: []") };
     assert_eq!(
         written(&excess(&longer, &read("egress: []")).unwrap()),
         ["- - Ttl { inner: 3601s, outer: 3600s }"]
+    );
+}
+
+#[test]
+fn deny_rules_are_for_who_comes_in_as_well() {
+    let listen = "listen: [{name: web, from: [10.0.0.0/8], ports: 80-81, protocol: tcp}]";
+    let denies =
+        |ports| format!("{listen}, deny: [{{name: d, to: [10.1.0.0/16], ports: {ports}, protocol: any}}]");
+    check(listen, &denies("any"), &["web d listen tcp 80-81 10.1.0.0/16"]);
+    check(listen, &denies("1-1023"), &["web d listen tcp 80-81 10.1.0.0/16 in part"]);
+    check(&denies("any"), &denies("1-1023"), &[]);
+    check(
+        &denies("any"),
+        "listen: [{name: web, from: [10.0.0.0/8], ports: 80, protocol: tcp}]",
+        &[
+            "web - listen tcp 81 10.0.0.0/16 10.2.0.0/15 10.4.0.0/14 10.8.0.0/13 10.16.0.0/12 10.32.0.0/11 10.64.0.0/10 10.128.0.0/9",
+        ],
+    );
+    check(
+        "mode: audit",
+        listen,
+        &[
+            "- - icmp+tcp+udp any 0.0.0.0/0 ::/0",
+            "- - listen tcp 1-79,82-65535; udp any 10.0.0.0/8",
+            "- - listen tcp+udp any 0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/1 ::/0",
+            "- - Audit",
+        ],
+    );
+    check(listen, "mode: audit", &[]);
+}
+
+#[test]
+fn loopback_is_written_out_where_it_is_not_whole() {
+    let spec = |a, b| {
+        let text = write(&intersect(&read(a), &read(b)).unwrap());
+        text.split_once("ttl: 1h\n").unwrap().1.to_owned()
+    };
+    let listen = "loopback: allow, listen: [{name: web, from: [127.0.0.0/8], ports: any, protocol: tcp}]";
+    assert_eq!(spec("loopback: allow", "loopback: allow"), "  loopback: allow\n  egress: []\n");
+    assert_eq!(
+        spec("loopback: allow", listen),
+        "  egress:
+    - name: loopback-2
+      to: [127.0.0.0/8, '::1/128']
+      ports: any
+      protocol: any
+  listen:
+    - name: web
+      from: [127.0.0.0/8]
+      ports: any
+      protocol: tcp
+    - name: loopback-3
+      from: [127.0.0.0/8]
+      ports: any
+      protocol: udp
+    - name: loopback-4
+      from: ['::1/128']
+      ports: any
+      protocol: any
+"
     );
 }
 

@@ -83,7 +83,13 @@ fn every_field_is_read() {
             ),
             rule("metadata", 20, Verdict::Deny, &[udp], &[prefix("169.254.169.254")], &[PortRange::ANY]),
         ],
-        listen: None,
+        listen: vec![ListenRule {
+            name: "loopback".to_owned(),
+            line: 12,
+            protocols: vec![tcp, udp],
+            from: sets::addresses(sets::LOOPBACK),
+            ports: vec![PortRange::ANY],
+        }],
         unix: None,
         limits: Limits::default(),
     };
@@ -95,7 +101,19 @@ fn defaults_are_the_strict_choice() {
     let text = "{apiVersion: enforcer/v1, kind: Envelope, \
                 metadata: {name: a, owner: b, operator: c, purpose: d, model: e}, spec: {ttl: 1d, egress: }}";
     let envelope = parse(text).unwrap();
-    assert_eq!((envelope.mode, envelope.rules), (Mode::Enforce, vec![]));
+    assert_eq!((envelope.mode, envelope.rules, envelope.listen), (Mode::Enforce, vec![], vec![]));
+}
+
+#[test]
+fn abstract_sockets_are_barred_by_rules_that_name_none() {
+    for (unix, barred) in [
+        ("", false),
+        ("  unix: []\n", true),
+        ("  unix: [{name: a, to: [/run/a]}]\n", true),
+        ("  unix: [{name: a, to: [/run/a]}, {name: b, to: ['@b']}]\n", false),
+    ] {
+        assert_eq!(parse(&format!("{VALID}{unix}")).unwrap().bars_abstract_unix(), barred, "{unix}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use proptest::sample::{select, subsequence};
 
 use super::super::{
     Envelope, HostPattern, Limits, ListenRule, Metadata, PortRange, Prefix, Rate, Requirement, Rule,
-    UnixRule, sets,
+    UnixRule, parse,
 };
 use super::{port_range, prefix};
 
@@ -168,20 +168,6 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-fn loopback() -> Rule {
-    Rule {
-        name: "loopback".to_owned(),
-        line: 0,
-        verdict: Verdict::Allow,
-        mode: None,
-        protocols: Protocol::ALL.to_vec(),
-        to: sets::addresses(sets::LOOPBACK),
-        names: Vec::new(),
-        agents: Vec::new(),
-        ports: vec![PortRange::ANY],
-    }
-}
-
 fn metadata() -> impl Strategy<Value = Metadata> {
     ("[a-z0-9]([a-z0-9.-]{0,5}[a-z0-9])?", text(), text(), text(), text(), select(vec![0, 1, (1 << 53) - 1]))
         .prop_map(|(name, owner, operator, purpose, model, revision)| Metadata {
@@ -200,7 +186,7 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
     let ttl = prop_oneof![1u64..5, 1u64..=365 * 86_400].prop_map(Duration::from_secs);
     let rules =
         (prop::collection::vec(allow_rule(), 0..5), any::<bool>(), prop::collection::vec(deny_rule(), 0..4));
-    let listen = prop::option::of(prop::collection::vec(listen_rule(), 0..3));
+    let listen = prop::collection::vec(listen_rule(), 0..3);
     let unix = prop::option::of(prop::collection::vec(unix_rule(), 0..3));
     let requires = subsequence(Requirement::ALL.to_vec(), 0..=2);
     // Names are long, so that cutting them can make them equal.
@@ -217,16 +203,18 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
             limits,
             long,
         )| {
-            rules.extend(with_loopback.then(loopback));
+            let loopback = with_loopback.then(|| parse::loopback_rules(0));
+            rules.extend(loopback.iter().map(|(rule, _)| rule.clone()));
             rules.extend(deny);
             let names = rules.iter_mut().map(|rule| &mut rule.name).filter(|name| name.is_empty());
-            let listen_names = listen.iter_mut().flatten().map(|rule| &mut rule.name);
+            let listen_names = listen.iter_mut().map(|rule: &mut ListenRule| &mut rule.name);
             let unix_names = unix.iter_mut().flatten().map(|rule| &mut rule.name);
             let mut number = 0;
             for name in names.chain(listen_names).chain(unix_names) {
                 number += 1;
                 *name = if long { format!("{}{number}", "x-".repeat(30)) } else { format!("rule-{number}") };
             }
+            listen.extend(loopback.map(|(_, rule)| rule));
             Envelope { metadata, mode, ttl, requires, rules, listen, unix, limits }
         },
     )
@@ -235,7 +223,7 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
 /// Without the lines, which the text decides.
 pub(in super::super) fn without_lines(mut envelope: Envelope) -> Envelope {
     envelope.rules.iter_mut().for_each(|rule| rule.line = 0);
-    envelope.listen.iter_mut().flatten().for_each(|rule| rule.line = 0);
+    envelope.listen.iter_mut().for_each(|rule| rule.line = 0);
     envelope.unix.iter_mut().flatten().for_each(|rule| rule.line = 0);
     envelope
 }

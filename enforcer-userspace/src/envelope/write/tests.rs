@@ -22,7 +22,7 @@ fn writes_as_one_would() {
          egress: [{name: a, to: [10.0.0.0/8, '::1', api.example.com, '*.example.com', 'agent:b'], ports: [443, 8000-8010], protocol: tcp},
                   {name: ping, to: ['2001:db8::/32'], protocol: icmp}],
          deny: [{name: d, to: [10.0.0.1], ports: any, protocol: any, mode: audit}],
-         listen: [], unix: [{name: log, to: [/dev/log, '@x']}],
+         listen: [{name: web, from: [10.0.0.0/8], ports: [80, 443], protocol: any}], unix: [{name: log, to: [/dev/log, '@x']}],
          limits: {connections: 5, connectionRate: 10/m, bytesOut: 1500MB, bytesIn: 10GiB}",
     );
     let expect = "\
@@ -53,7 +53,11 @@ spec:
       ports: any
       protocol: any
       mode: audit
-  listen: []
+  listen:
+    - name: web
+      from: [10.0.0.0/8]
+      ports: [80, 443]
+      protocol: any
   unix:
     - name: log
       to: ['/dev/log', '@x']

@@ -3,6 +3,8 @@
 //!
 //! ```text
 //! probe net MAGIC [SPEC...]                       attempts; without SPEC, one per line of standard input
+//! probe system SPEC...                            attempts at what is not the network: calls, processes, terminals
+//! probe target                                    lets anybody trace it, says so, and waits for standard input to close
 //! probe shape NAME MAGIC ALLOWED REFUSED          two TCP connections from a process of a certain shape
 //! probe connect NAME MAGIC CHAIN ALLOWED REFUSED  what the shapes that exec run
 //! probe quick-forks COUNT ADDRESS                 many short-lived children, each with one UDP connect()
@@ -15,6 +17,7 @@ mod attempt;
 mod load;
 mod shapes;
 mod sys;
+mod system;
 
 use std::io::{self, BufRead};
 
@@ -32,6 +35,8 @@ fn main() {
                 attempt::run(magic, spec);
             }
         }
+        ["system", ref specs @ ..] => specs.iter().for_each(|spec| system::run(spec)),
+        ["target"] => system::be_target(),
         ["shape", name, magic, allowed, refused] => {
             shapes::run(&shapes::Job::new(name, magic, allowed, refused));
         }

@@ -1,0 +1,152 @@
+//! Changing a session's standing: revocation, quarantine, and release from it. Each is one store in the kernel, in force for
+//! every operation and every packet after it; then it is written down, and connections are cut.
+
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use enforcer_common::session::SessionState;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{
+    Daemon, DaemonError,
+    cut::{Reply, Which},
+    internal, reply_to,
+};
+use crate::{
+    clock,
+    control::{
+        dto,
+        server::{Answer, Refusal},
+    },
+    record::{EventKind, EventLine},
+    state::SessionFile,
+};
+
+type To = oneshot::Sender<Result<Answer, Refusal>>;
+
+impl Daemon {
+    /// Revokes a session, and answers when its sockets are destroyed.
+    pub(super) fn revoke(&mut self, id: &str, then: dto::Then, to: To) {
+        self.change(id, SessionState::Revoked, then, to);
+    }
+
+    /// Puts a session in quarantine, and answers when its sockets are destroyed.
+    pub(super) fn quarantine(&mut self, id: &str, to: To) {
+        self.change(id, SessionState::Quarantined, dto::Then::Freeze, to);
+    }
+
+    fn change(&mut self, id: &str, state: SessionState, then: dto::Then, to: To) {
+        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state, then)?))) {
+            Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, revoked })),
+            Err(refusal) => reply_to(to, Err(refusal)),
+        }
+    }
+
+    fn try_change(
+        &mut self,
+        id: Uuid,
+        state: SessionState,
+        then: dto::Then,
+    ) -> Result<dto::Revoked, Refusal> {
+        let session = self.registry.get(id).ok_or_else(ended)?;
+        if session.state == SessionState::Revoked && state != SessionState::Revoked {
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "revoked",
+                "the session is revoked: there is no way back",
+            ));
+        }
+        let already = session.state == state;
+        let processes = session.processes.live().count();
+        let store = self.store_state(id, state)?;
+        if !already {
+            let kind = match state {
+                SessionState::Quarantined => EventKind::SessionQuarantined,
+                _ => EventKind::SessionRevoked,
+            };
+            self.write_down(id, kind)?;
+        }
+        let processes_are = self.stop_processes(id, then)?;
+        Ok(dto::Revoked {
+            version: dto::VERSION,
+            id: id.to_string(),
+            state: state.name().to_owned(),
+            processes,
+            processes_are: processes_are.to_owned(),
+            store_us: u64::try_from(store.as_micros()).unwrap_or(u64::MAX),
+            sockets: None,
+        })
+    }
+
+    /// Lets a session in quarantine go on, under the envelope that it is held to.
+    pub(super) fn lift(&mut self, id: &str) -> Result<dto::Lifted, Refusal> {
+        let id = self.find(id)?;
+        let session = self.registry.get(id).ok_or_else(ended)?;
+        if session.state != SessionState::Quarantined {
+            let message = format!("the session is not in quarantine: it is {}", session.state);
+            return Err(Refusal::new(StatusCode::CONFLICT, "not-quarantined", message));
+        }
+        let (cgroup, processes) = (session.grant.cgroup.clone(), session.processes.live().count());
+        self.store_state(id, SessionState::Active)?;
+        self.write_down(id, EventKind::SessionReleased)?;
+        self.cgroups.freeze(&cgroup, false).map_err(|error| internal(&error))?;
+        Ok(dto::Lifted { version: dto::VERSION, id: id.to_string(), processes })
+    }
+
+    /// The one session whose id begins so.
+    pub(super) fn find(&self, id: &str) -> Result<Uuid, Refusal> {
+        let found = self.registry.starting_with(id);
+        let [id] = found[..] else {
+            let (status, code, message) = if found.is_empty() {
+                (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`"))
+            } else {
+                (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len()))
+            };
+            return Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"));
+        };
+        Ok(id)
+    }
+
+    /// One store. How long it took.
+    fn store_state(&mut self, id: Uuid, state: SessionState) -> Result<Duration, Refusal> {
+        let session = self.registry.get_mut(id).ok_or_else(ended)?;
+        session.state = state;
+        let began = Instant::now();
+        let stored = self.kernel.sessions.set_control(session.grant.slot.slot, session.control());
+        stored.map_err(|error| internal(&error))?;
+        Ok(began.elapsed())
+    }
+
+    /// In the kernel it is in force, whatever becomes of the file: a daemon that starts again believes whichever is stricter.
+    fn write_down(&mut self, id: Uuid, kind: EventKind) -> Result<(), Refusal> {
+        let session = self.registry.get(id).ok_or_else(ended)?;
+        let line = EventLine::new(kind, &clock::wall(clock::boot_ns())).session(session);
+        let file = SessionFile::new(session, &self.host.boot_id);
+        self.events.write(line);
+        self.state.save(&file).map_err(|error| internal(&error))
+    }
+
+    /// What becomes of the processes: nothing, unless it is asked for. In words.
+    fn stop_processes(&mut self, id: Uuid, then: dto::Then) -> Result<&'static str, Refusal> {
+        let Some(session) = self.registry.get(id) else { return Ok("gone") };
+        let cgroup = session.grant.cgroup.clone();
+        let (done, word) = match then {
+            dto::Then::Nothing => return Ok("running"),
+            dto::Then::Freeze => (self.cgroups.freeze(&cgroup, true), "frozen"),
+            dto::Then::Kill => (self.cgroups.kill(&cgroup), "killed"),
+        };
+        match done {
+            Ok(()) => Ok(word),
+            // Refused it is, all the same.
+            Err(error) => {
+                self.survive(Err(DaemonError::from(error)));
+                Ok("running")
+            }
+        }
+    }
+}
+
+fn ended() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "no-such-session", "the session has just ended")
+}
