@@ -11,6 +11,7 @@ mod fuzz;
 mod lint;
 mod setup;
 mod test;
+mod veristat;
 mod vm;
 
 use std::path::PathBuf;
@@ -51,6 +52,8 @@ enum Task {
     },
     /// Run integration tests on Debian's kernels, in virtual machines; needs root
     Vm(vm::Options),
+    /// Show or check what verifying the kernel programs takes; needs root
+    Veristat(veristat::Options),
     /// Try every way out of a session that we know, and compare with what the threat model declares; needs root
     Adversary {
         /// Where the results are written; those that are kept are in `tests/adversary/results`, as `KERNEL-lsm.json` or
@@ -75,9 +78,10 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench { bench } => bench::run(bench),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
-        Task::Vm(options) => vm::run(&options),
         Task::Adversary { document: true, .. } => adversary::document(),
         Task::Adversary { results, only, document: false } => adversary::run(results.as_deref(), &only),
+        Task::Veristat(options) => veristat::run(&options),
+        Task::Vm(options) => vm::run(&options),
         Task::Demo => demo::run(),
     };
     match outcome {

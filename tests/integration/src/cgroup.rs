@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{DEADLINE, wait_until};
+use crate::{DEADLINE, scaled, wait_until};
 
 /// Where version 2 of the hierarchy is mounted.
 pub fn root() -> PathBuf {
@@ -29,7 +29,7 @@ pub(crate) fn members(cgroup: &Path) -> Vec<i32> {
 /// Kills the processes in `cgroup` and below it, one by one, until there are none. They are the test's own: nobody else
 /// knows of this cgroup.
 pub(crate) fn kill_members(cgroup: &Path) {
-    let end = std::time::Instant::now() + DEADLINE;
+    let end = std::time::Instant::now() + scaled(DEADLINE);
     loop {
         let members = members(cgroup);
         if members.is_empty() || std::time::Instant::now() > end {

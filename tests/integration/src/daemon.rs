@@ -16,8 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Conversation, DEADLINE, Envelope, Event, Finished, Process, Refusal, cgroup, enforcer_path, unique,
-    wait_until,
+    Conversation, DEADLINE, Envelope, Event, Finished, Process, Refusal, cgroup, enforcer_path, scaled,
+    unique, wait_until,
 };
 
 /// Places for one daemon that no other uses: directories, a BPF file system, a name for a cgroup. All gone on drop.
@@ -336,7 +336,7 @@ fn try_teardown(layout: &Layout) -> Result<(), String> {
     let mut command = layout.command(&["teardown"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let end = Instant::now() + DEADLINE;
+    let end = Instant::now() + scaled(DEADLINE);
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `ENFORCER_BIN` | the `enforcer` to test; required |
 //! | `ENFORCER_PROBE` | the `probe` to use, if it is not where cargo puts it beside the test |
+//! | `ENFORCER_TEST_SLOWNESS` | how many times slower than an ordinary machine this one is: see [`scaled`] and [`fewer`] |
 //!
 //! A deny test has four parts: reachable outside a session; refused inside; nothing at the server and a record of it;
 //! reachable again afterwards. Without the first and the last, a broken network passes.
@@ -23,6 +24,7 @@ mod process;
 mod server;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,7 +40,7 @@ pub use event::{Event, Refusal};
 pub use process::{Finished, Process, wrap};
 pub use server::{Pair, Server};
 
-/// How long anything may take that takes no time on an idle machine.
+/// How long anything may take that takes no time on an idle machine. Whoever waits for it lets it be [`scaled`].
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a load test may run.
@@ -47,6 +49,7 @@ pub const LOAD_DEADLINE: Duration = Duration::from_secs(600);
 /// Asks until there is an answer. Panics with `what` when there is none in time.
 #[track_caller]
 pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let limit = scaled(limit);
     let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -55,8 +58,30 @@ pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Optio
         }
         assert!(Instant::now() < end, "not within {limit:?}: {what}");
         thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+        pause = (pause * 2).min(scaled(Duration::from_millis(50)));
     }
+}
+
+/// A time limit, on this machine. An emulated one is slower, and no more wrong for it.
+pub fn scaled(limit: Duration) -> Duration {
+    limit * slowness()
+}
+
+/// How often to do what is done often for load; at least so often that the test still says something. On an ordinary machine
+/// it is `often`.
+pub fn fewer(often: u32, at_least: u32) -> u32 {
+    (often / slowness()).max(at_least)
+}
+
+/// What the environment says; 1 if it says nothing.
+fn slowness() -> u32 {
+    static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+        std::env::var("ENFORCER_TEST_SLOWNESS").map_or(1, |text| {
+            let slowness = text.parse().ok().filter(|slowness| *slowness > 0);
+            slowness.unwrap_or_else(|| panic!("ENFORCER_TEST_SLOWNESS={text}: not a number above 0"))
+        })
+    });
+    *SLOWNESS
 }
 
 /// Prints a line that is seen though the test passes: `eprintln` is captured.

@@ -9,6 +9,9 @@ use clap::ValueEnum;
 
 use crate::command::{output, run as run_command};
 
+/// In the folder of an unpacked package: made last, so that a package that has it is whole.
+const COMPLETE: &str = "complete";
+
 /// A kernel of Debian's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kernel {
@@ -41,40 +44,58 @@ impl Kernel {
         })
     }
 
-    /// The newest of Debian's packages of this kernel, unpacked below `folder`; its image.
+    /// This kernel, unpacked below `folder`; its image. What was unpacked before is used, though Debian may have a newer one.
     pub(super) fn fetch(self, folder: &Path) -> Result<PathBuf> {
+        if let Some(image) = self.unpacked(folder)? {
+            return Ok(image);
+        }
+        if let Err(error) = self.unpack(folder) {
+            // On a fresh system apt knows of nothing; on an old one, of packages that are not there any more.
+            eprintln!("vm: {error:#}; bring apt's list of packages up to date");
+            run_command(Command::new("apt-get").args(["update", "--quiet=2"]))?;
+            self.unpack(folder)?;
+        }
+        self.unpacked(folder)?.with_context(|| format!("kernel {} has no image", self.name()))
+    }
+
+    /// The image of the newest one that is unpacked, and whole.
+    fn unpacked(self, folder: &Path) -> Result<Option<PathBuf>> {
+        let entries = fs::read_dir(folder).with_context(|| format!("list `{}`", folder.display()))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let whole = |name: &String| self.is_package(name) && folder.join(name).join(COMPLETE).is_file();
+        let newest = names.filter(whole).max_by_key(|name| numbers(name));
+        Ok(newest.map(|name| {
+            let version = name.trim_start_matches("linux-image-");
+            folder.join(&name).join("boot").join(format!("vmlinuz-{version}"))
+        }))
+    }
+
+    /// Downloads and unpacks the newest of Debian's packages of this kernel.
+    fn unpack(self, folder: &Path) -> Result<()> {
         let list = output(Command::new("apt-cache").args(["search", "--names-only", "^linux-image-6"]))?;
         let names =
             list.lines().filter_map(|line| line.split(' ').next()).filter(|name| self.is_package(name));
         let package = names
             .max_by_key(|name| numbers(name))
-            .with_context(|| format!("apt offers no kernel {}\nhint: `apt-get update`", self.name()))?;
-        let version = package.trim_start_matches("linux-image-");
+            .with_context(|| format!("apt offers no kernel {}", self.name()))?;
         let root = folder.join(package);
-        let image = root.join("boot").join(format!("vmlinuz-{version}"));
-        // Made last, so that whatever has it is whole.
-        let complete = root.join("complete");
-        if !complete.is_file() {
-            eprintln!("vm: fetch {package}");
-            run_command(
-                Command::new("apt-get").args(["download", "--quiet=2", package]).current_dir(folder),
-            )?;
-            let downloaded = fs::read_dir(folder).with_context(|| format!("list `{}`", folder.display()))?;
-            let is_it = |path: &PathBuf| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_")))
-            };
-            let archive = downloaded
-                .flatten()
-                .map(|entry| entry.path())
-                .find(is_it)
-                .context("apt-get fetched nothing")?;
-            run_command(Command::new("dpkg").arg("--extract").arg(&archive).arg(&root))?;
-            run_command(Command::new("depmod").arg("--basedir").arg(&root).arg(version))?;
-            fs::remove_file(&archive).with_context(|| format!("remove `{}`", archive.display()))?;
-            fs::write(&complete, "").with_context(|| format!("write `{}`", complete.display()))?;
-        }
-        Ok(image)
+        eprintln!("vm: fetch {package}");
+        // It warns that it downloads as root, which is who owns the folder.
+        let mut download = Command::new("apt-get");
+        download.args(["download", "--quiet=2", "--option=APT::Sandbox::User=root", package]);
+        run_command(download.current_dir(folder))?;
+        let downloaded = fs::read_dir(folder).with_context(|| format!("list `{}`", folder.display()))?;
+        let is_it = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_")))
+        };
+        let archive =
+            downloaded.flatten().map(|entry| entry.path()).find(is_it).context("apt-get fetched nothing")?;
+        run_command(Command::new("dpkg").arg("--extract").arg(&archive).arg(&root))?;
+        let version = package.trim_start_matches("linux-image-");
+        run_command(Command::new("depmod").arg("--basedir").arg(&root).arg(version))?;
+        fs::remove_file(&archive).with_context(|| format!("remove `{}`", archive.display()))?;
+        let complete = root.join(COMPLETE);
+        fs::write(&complete, "").with_context(|| format!("write `{}`", complete.display()))
     }
 }
 
