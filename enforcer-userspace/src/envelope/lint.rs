@@ -277,7 +277,7 @@ mod tests {
                 ("name-allows-nothing", 4),
             ),
             ("egress: [{name: a, to: ['agent:b'], ports: 443, protocol: tcp}]", ("agent-allows-nothing", 4)),
-            ("unix: []", ("not-held", 0)),
+            ("unix: []", ("needs-guard", 0)),
             ("requires: [names]", ("not-held", 0)),
             ("mode: audit", ("audit", 0)),
         ] {

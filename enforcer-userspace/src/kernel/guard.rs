@@ -114,7 +114,7 @@ impl Guard {
                 pins.remove_new_guard()?;
                 Ok(Self::Absent(match attached {
                     Ok(()) => Absence::Broken,
-                    Err(error) => Absence::Refused(one_line(&error)),
+                    Err(error) => Absence::Refused(without_log(&one_line(&error))),
                 }))
             }
         }
@@ -145,6 +145,11 @@ impl Guard {
             links.clear();
         }
     }
+}
+
+/// An error without the heading of the verifier's log, which is empty where the kernel did not look at the program.
+fn without_log(error: &str) -> String {
+    error.trim_end_matches(". Verifier output:").to_owned()
 }
 
 /// Loads and attaches every program, on the maps that are pinned; all or, if this fails, some.

@@ -196,7 +196,9 @@ print("listening", ring >= 0, flush=True)
 while True:
     peer = listener.accept()[0]
     for fd in [udp.fileno(), packet.fileno(), ring, cgroup, unix.fileno(), pipe]:
-        socket.send_fds(peer, [b"x"], [fd])
+        try: socket.send_fds(peer, [b"x"], [fd])
+        # Since Linux 6.7 nobody can pass on a ring.
+        except OSError: peer.send(b"x")
     peer.close()
 "#;
     let taker = r#"
@@ -215,10 +217,13 @@ print("".join(got))
     let mut passer = Process::spawn(command);
     assert_eq!(passer.read_line(DEADLINE), "listening True");
     let take = ["python3", "-c", taker, &path].map(str::to_owned);
-    assert_eq!(run_outside(&take), ["111111"], "control: all are passed on");
-    let inside = daemon.run_bare(Envelope::of("taker"), &take).finish(integration::LOAD_DEADLINE).success();
-    assert_eq!(inside, ["000011"], "a Unix socket and a pipe are received, and nothing else");
-    let events = daemon.wait_for_events(4, "each is recorded", is_guard("taker"));
+    let outside = run_outside(&take).concat();
+    assert!(["111111", "110111"].contains(&outside.as_str()), "control: all are passed on: {outside}");
+    let inside =
+        daemon.run_bare(Envelope::of("taker"), &take).finish(integration::LOAD_DEADLINE).success().concat();
+    assert_eq!(inside, "000011", "a Unix socket and a pipe are received, and nothing else");
+    let refused = outside.matches('1').count() - 2;
+    let events = daemon.wait_for_events(refused, "each is recorded", is_guard("taker"));
     assert!(events.iter().all(|event| event.text("/operation") == "file_receive"), "{events:?}");
 }
 
