@@ -5,9 +5,9 @@
 
 use std::{fs::File, path::Path};
 
+use aya::EbpfLoader;
 use aya::maps::{Array, MapData};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::{Btf, EbpfLoader};
 use enforcer_common::{config::Config, guard::Canary};
 
 use super::{
@@ -194,9 +194,4 @@ fn open_links(pins: &Pins) -> Result<Vec<FdLink>, KernelError> {
 fn open_link(path: &Path) -> Result<FdLink, KernelError> {
     let link = PinnedLink::from_pin(path).map(FdLink::from);
     link.map_err(|source: LinkError| KernelError::Link { path: path.to_owned(), source: Box::new(source) })
-}
-
-/// Which of the guard's programs the kernel's verifier accepts. Attaches none.
-pub(super) fn probe(object: &mut aya::Ebpf, btf: &Btf) -> Vec<super::object::Probed> {
-    GUARD.iter().map(|hook| (hook, hook.load(object, btf).err().map(|error| one_line(&error)))).collect()
 }

@@ -11,13 +11,15 @@ mod maps;
 mod object;
 mod offsets;
 mod pins;
+mod probe;
 mod ring;
 mod rules;
 
 pub(crate) use attach::HOOKS;
 pub(crate) use guard::{Absence, Guard};
 pub(crate) use maps::MapsError;
-pub(crate) use object::{Kernel, KernelError, Start, probe_guard, probe_programs, remove_pins};
+pub(crate) use object::{Kernel, KernelError, Start, remove_pins};
 pub(crate) use offsets::{OffsetError, guard_offsets, kernel_offsets};
 pub(crate) use pins::{PinError, Pins};
+pub(crate) use probe::{probe_guard, probe_programs};
 pub(crate) use ring::Ring;

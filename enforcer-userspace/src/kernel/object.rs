@@ -28,7 +28,7 @@ use crate::exit::one_line;
 
 use super::{
     attach::{Coverage, HOOKS, Linked},
-    guard::{self, GUARD, Guard},
+    guard::{GUARD, Guard},
     maps::{self, MapsError, SessionMaps},
     pins::{PinError, Pins},
     ring::Ring,
@@ -281,31 +281,6 @@ impl Kernel {
         });
         hooks.chain(guard).collect()
     }
-}
-
-/// A hook, and why this kernel refuses its program if it does.
-pub(crate) type Probed = (&'static super::attach::Hook, Option<String>);
-
-/// Verifies every program on this kernel without attaching one: what `doctor` reports.
-pub(crate) fn probe_programs(config: &Config) -> Result<Vec<Probed>, KernelError> {
-    let btf = read_btf()?;
-    let mut object = EbpfLoader::new()
-        .override_global("CONFIG", config, true)
-        .load(OBJECT)
-        .map_err(|error| KernelError::Object(Box::new(error)))?;
-    let mut refused =
-        |hook: &'static super::attach::Hook| hook.load(&mut object, &btf).err().map(|error| one_line(&error));
-    Ok(HOOKS.iter().map(|hook| (hook, refused(hook))).collect())
-}
-
-/// Likewise for the guard's.
-pub(crate) fn probe_guard(config: &Config) -> Result<Vec<Probed>, KernelError> {
-    let btf = read_btf()?;
-    let mut object = EbpfLoader::new()
-        .override_global("CONFIG", config, true)
-        .load(OBJECT)
-        .map_err(|error| KernelError::Object(Box::new(error)))?;
-    Ok(guard::probe(&mut object, &btf))
 }
 
 pub(super) fn read_btf() -> Result<Btf, KernelError> {
