@@ -80,13 +80,18 @@ pub(crate) enum Open {
     /// Where no guard in the kernel (BPF LSM, or `fmod_ret`) runs.
     WithoutGuard(&'static str),
     Always(&'static str),
+    /// Where Landlock does not keep signals inside a session, which it does from Linux 6.12; and there only without a guard,
+    /// or (if the second is true) also with one.
+    WithoutScope(&'static str, bool),
 }
 
 impl Open {
     /// The reason, if it is open there.
-    pub(crate) fn reason(self, guard: bool) -> Option<&'static str> {
+    pub(crate) fn reason(self, guard: bool, kernel: &str) -> Option<&'static str> {
         match self {
             Self::Always(why) => Some(why),
+            Self::WithoutScope(why, always) if kernel == "6.1" && (always || !guard) => Some(why),
+            Self::WithoutScope(..) => None,
             Self::WithoutGuard(why) if !guard => Some(why),
             Self::WithoutGuard(_) | Self::No => None,
         }
@@ -158,6 +163,16 @@ impl Technique {
 
     const fn open_without_guard(mut self, why: &'static str) -> Self {
         self.open = Open::WithoutGuard(why);
+        self
+    }
+
+    const fn open_without_scope_ever(mut self, why: &'static str) -> Self {
+        self.open = Open::WithoutScope(why, true);
+        self
+    }
+
+    const fn open_without_scope(mut self, why: &'static str) -> Self {
+        self.open = Open::WithoutScope(why, false);
         self
     }
 
@@ -344,9 +359,9 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("memory-file", "the same, by `/proc/PID/mem`", processes::memory_file).with("victim"),
     Technique::new("memory-call", "the same, by `process_vm_writev`", processes::memory_call).with("victim"),
     Technique::new("proc-descriptor", "another's nameless file, by `/proc/PID/fd`", foreign::opened_through_proc).with("victim"),
-    Technique::new("signal", "ends a process of the same user", processes::signal).with("victim").proof(Proof::OutsiderEnds).open_without_guard(SIGNAL),
-    Technique::new("signal-pidfd", "the same, by a descriptor of the process", processes::signal_by_descriptor).with("victim").proof(Proof::OutsiderEnds).open_without_guard(SIGNAL),
-    Technique::new("signal-owner", "the same, by the owner of a pipe", processes::signal_by_file_owner).with("victim").proof(Proof::OutsiderEnds).open(FILE_SIGNAL),
+    Technique::new("signal", "ends a process of the same user", processes::signal).with("victim").proof(Proof::OutsiderEnds).open_without_scope(SIGNAL),
+    Technique::new("signal-pidfd", "the same, by a descriptor of the process", processes::signal_by_descriptor).with("victim").proof(Proof::OutsiderEnds).open_without_scope(SIGNAL),
+    Technique::new("signal-owner", "the same, by the owner of a pipe", processes::signal_by_file_owner).with("victim").proof(Proof::OutsiderEnds).open_without_scope_ever(FILE_SIGNAL),
     Technique::new("limit", "the same, by a limit on its time", processes::limit).with("victim").proof(Proof::OutsiderEnds).open(SAME_USER),
     Technique::new("cgroup-kill", "ends all processes of another cgroup", processes::cgroup_kill).root().with_root("cgroup-member").proof(Proof::OutsiderEnds).open(ROOT_CGROUPS),
     Technique::new("core-pattern", "a program that the kernel starts, in no session", files::core_pattern).root().proof(Proof::CorePattern).open(ROOT_SETTINGS),
@@ -354,11 +369,11 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("enrol-again", "a second session, of an envelope that allows everything", control::enrol_again).root(),
     Technique::new("teardown", "the end of all enforcement, by asking for it", control::teardown).destructive().proof(Proof::PinsGone),
     Technique::new("passed-control", "the same, over a daemon's connection by `SCM_RIGHTS`", foreign::passed_control_connection).destructive().with_root("donor-control").proof(Proof::PinsGone).open_without_guard(HANDED),
-    Technique::new("kill-daemon", "ends the daemon", processes::kill_daemon).destructive().proof(Proof::DaemonEnds).open_without_guard(ROOT_DAEMON),
+    Technique::new("kill-daemon", "ends the daemon", processes::kill_daemon).destructive().proof(Proof::DaemonEnds).open_without_scope(ROOT_DAEMON),
     Technique::new("detach-links", "detaches programs, by number", objects::detach_links).destructive().proof(Proof::LinksGone),
-    Technique::new("detach-pins", "detaches programs, by their pins", objects::detach_pinned_links).destructive().proof(Proof::LinksGone).open_without_guard(ROOT_PINS),
+    Technique::new("detach-pins", "detaches programs, by their pins", objects::detach_pinned_links).destructive().proof(Proof::LinksGone),
     Technique::new("delete-tags", "deletes tags from their map, by number", objects::delete_tags).destructive().proof(Proof::TagsGone),
-    Technique::new("delete-tags-pin", "the same, by the map's pin", objects::delete_tags_by_pin).destructive().proof(Proof::TagsGone).open_without_guard(ROOT_PINS),
+    Technique::new("delete-tags-pin", "the same, by the map's pin", objects::delete_tags_by_pin).destructive().proof(Proof::TagsGone),
     Technique::new("unlink-pins", "removes the pins", objects::unlink_pins).destructive().proof(Proof::PinsGone).open_without_guard(ROOT_PINS),
     Technique::new("rename-pins", "moves the pins", objects::rename_pins).destructive().proof(Proof::PinsGone).open_without_guard(ROOT_PINS),
     Technique::new("unmount-pins", "unmounts the file system that the pins are in", objects::unmount_pins).destructive().proof(Proof::PinsGone),

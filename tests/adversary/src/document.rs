@@ -84,7 +84,7 @@ fn cell(technique: &Technique, guard: bool, line: Option<&&Line>, reasons: &mut 
     if outcome != GOT_OUT {
         return line.stopped_by.clone().unwrap_or_default();
     }
-    match technique.open.reason(guard) {
+    match technique.open.reason(guard, &line.kernel) {
         Some(why) => format!("open ({})", reason(why)),
         None => "**got out**".into(),
     }

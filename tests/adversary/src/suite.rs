@@ -182,7 +182,7 @@ fn problem(line: &Line) -> Option<String> {
     {
         return Some(format!("{name}: there was no session: {by}"));
     }
-    match (&line.outcome, expected, technique.open.reason(line.lsm)) {
+    match (&line.outcome, expected, technique.open.reason(line.lsm, &line.kernel)) {
         (None, None, _) => {
             let why = line.why.as_deref().unwrap_or_default();
             Some(format!("{name}: the control did not get out, which is not expected here: {why}"))

@@ -137,8 +137,7 @@ fn end(prefix: envelope::Prefix) -> Address {
 }
 
 fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Destination) {
-    let explained =
-        explain(envelope, Direction::Out, destination).expect("it compiled within fewer steps");
+    let explained = explain(envelope, Direction::Out, destination).expect("it compiled within fewer steps");
     let decision = decide(&standing(envelope.mode), Some(destination), &table);
     let same = |a: &Decision, b: &Decision| (a.verdict, a.rule, a.mode) == (b.verdict, b.rule, b.mode);
     assert!(same(&decision, &explained.decision), "{decision:?} {explained:?} of {destination:?}");
@@ -149,20 +148,19 @@ fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Desti
     }
     // The order of the language: denies that are carried out, denies that are recorded, allows; then the longest prefix; then
     // the rule written first.
-    let matching =
-        envelope.rules.iter().zip(&explained.rules).filter_map(|(rule, (number, said))| {
-            let by = match said {
-                RuleExplanation::Decides(by) | RuleExplanation::Beaten { by, .. } => by,
-                RuleExplanation::NotAsked(_) => panic!("{said:?} of {destination:?}"),
-                _ => return None,
-            };
-            let class = match (rule.verdict, rule.effective_mode(envelope.mode)) {
-                (Verdict::Deny, Mode::Enforce) => 0,
-                (Verdict::Deny, Mode::Audit) => 1,
-                (Verdict::Allow, _) => 2,
-            };
-            Some((class, u8::MAX - by.bits(), *number))
-        });
+    let matching = envelope.rules.iter().zip(&explained.rules).filter_map(|(rule, (number, said))| {
+        let by = match said {
+            RuleExplanation::Decides(by) | RuleExplanation::Beaten { by, .. } => by,
+            RuleExplanation::NotAsked(_) => panic!("{said:?} of {destination:?}"),
+            _ => return None,
+        };
+        let class = match (rule.verdict, rule.effective_mode(envelope.mode)) {
+            (Verdict::Deny, Mode::Enforce) => 0,
+            (Verdict::Deny, Mode::Audit) => 1,
+            (Verdict::Allow, _) => 2,
+        };
+        Some((class, u8::MAX - by.bits(), *number))
+    });
     let expect = matching.min().map_or(NO_RULE, |(.., number)| number);
     assert_eq!(decision.rule, expect, "{destination:?}: {explained:?}");
     let verdict = envelope.rules.get(expect as usize).map_or(Verdict::Deny, |rule| rule.verdict);

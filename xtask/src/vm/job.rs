@@ -52,16 +52,19 @@ pub(super) enum Speaks {
 
 /// A program that is no test harness's, to be run in every machine.
 struct Suite {
+    /// Whose program has the same name.
     package: &'static str,
-    /// The `[[test]]` with `harness = false`.
-    target: &'static str,
     arguments: &'static [&'static str],
     limit: Duration,
 }
 
 /// Whoever adds one has it run on all kernels, with and without BPF among the security modules; what it writes below
 /// `{results}` is in `target/vm/<machine>/results` afterwards.
-const SUITES: &[Suite] = &[];
+const SUITES: &[Suite] = &[Suite {
+    package: "adversary",
+    arguments: &["suite", "--results", "{results}/adversary.json"],
+    limit: Duration::from_secs(900),
+}];
 
 /// The name of all integration tests together.
 const INTEGRATION: &str = "integration";
@@ -83,13 +86,11 @@ pub(super) fn jobs(wanted: &[String]) -> Result<Jobs> {
     // As it is in a release, but for what takes long to build.
     run_command(cargo().args(["build", "--package", "enforcer-userspace", "--profile", "emulated"]))?;
     let mut jobs = Jobs::default();
-    for suite in SUITES.iter().filter(|suite| is_wanted(&[suite.target])) {
-        let program = programs(suite.package)?
-            .remove(suite.target)
-            .with_context(|| format!("`{}` has no program `{}`", suite.package, suite.target))?;
+    for suite in SUITES.iter().filter(|suite| is_wanted(&[suite.package])) {
+        run_command(cargo().args(["build", "--package", suite.package, "--profile", "emulated"]))?;
         let job = Job {
-            name: suite.target.to_owned(),
-            program,
+            name: suite.package.to_owned(),
+            program: target_dir().join("emulated").join(suite.package),
             arguments: suite.arguments.iter().map(ToString::to_string).collect(),
             limit: suite.limit,
             speaks: Speaks::Status,
