@@ -212,6 +212,33 @@ pub fn decide_socket<R: RuleTables>(standing: &Standing, kind: u32, protocol: u3
     }
 }
 
+/// Judges reaching a Unix socket of somebody else's. `named` is the number of the rule of this envelope that names the socket,
+/// or [`NO_RULE`].
+#[inline(always)]
+pub fn decide_unix<R: RuleTables>(
+    standing: &Standing,
+    named: impl FnOnce(u32) -> u32,
+    rules: &R,
+) -> Decision {
+    let control = match check_standing(standing) {
+        Ok(control) => control,
+        Err(reason) => return Decision::refusal(reason),
+    };
+    let restricted = match rules.envelope(control.envelope) {
+        Some(rules) => rules.restricts_unix(),
+        None => Err(Broken),
+    };
+    let allowed = Decision { verdict: Verdict::Allow, reason: Reason::AllowRule, ..decision_of(&control) };
+    match restricted {
+        Ok(false) => allowed,
+        Ok(true) => match named(control.envelope) {
+            NO_RULE => denied(&control, Reason::NoRule, NO_RULE),
+            rule => Decision { rule, ..allowed },
+        },
+        Err(Broken) => denied(&control, Reason::Fault, NO_RULE),
+    }
+}
+
 /// The limits of the envelope that decided; none are known of one that is missing: nothing may be spent then.
 #[inline(always)]
 pub fn limits_of<R: RuleTables>(decision: &Decision, rules: &R) -> Result<Limits, Broken> {

@@ -20,6 +20,9 @@ use crate::net::{Address, Destination, Direction, Family, Protocol};
 /// being replaced.
 pub const MAX_ENVELOPES: u32 = crate::config::MAX_SESSIONS + 1024;
 
+/// Unix sockets that all envelopes together may name.
+pub const MAX_UNIX_RULES: u32 = 65_536;
+
 /// The most nodes from the root to a leaf: enough for as many IPv6 intervals as fit an envelope's array.
 pub const MAX_LEVELS: usize = 8;
 

@@ -2,7 +2,12 @@
 
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
-use enforcer_common::{counter::Counter, decision::Claim, identity::TaskTag, record::Placement};
+use enforcer_common::{
+    counter::Counter,
+    decision::Claim,
+    identity::{SessionRef, TaskTag},
+    record::Placement,
+};
 
 use crate::{
     cgroup, counters,
@@ -27,7 +32,9 @@ pub(crate) fn current_uid() -> u32 {
 /// Kernel workers that act for a process (io_uring) have its tgid, and so its tag.
 #[inline(always)]
 pub(crate) fn current_tag() -> Option<TaskTag> {
-    tag_of(Task::current(), current_tgid())
+    // Read from the task: the helper for its id is not there for cgroup_skb on 6.1.
+    let current = Task::current();
+    tag_of(current, current.tgid())
 }
 
 /// The tag of a task's process, likewise.
@@ -41,6 +48,25 @@ pub(crate) fn tag_of(task: Task, tgid: u32) -> Option<TaskTag> {
         return None;
     }
     Some(tag)
+}
+
+/// The session that the current process belongs to: by its tag, or by its cgroup, where a child is that could not be tagged.
+#[inline(always)]
+pub(crate) fn current_session() -> Option<SessionRef> {
+    match current_tag() {
+        Some(tag) => Some(tag.session),
+        None => cgroup::session_of(|level| ancestor_cgroup(level)),
+    }
+}
+
+/// The session that another process belongs to, likewise. What cannot be read is in none.
+#[inline(always)]
+pub(crate) fn session_of(task: Task) -> Option<SessionRef> {
+    if let Some(tag) = tag_of(task, task.tgid()) {
+        return Some(tag.session);
+    }
+    let cgroup = task.cgroup()?;
+    cgroup::session_of(|level| cgroup.ancestor_id(level).unwrap_or(0))
 }
 
 /// Who acts.

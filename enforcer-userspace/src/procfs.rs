@@ -52,6 +52,11 @@ pub(crate) fn pid_max() -> Result<u32, ProcError> {
     text.trim().parse().map_err(|_| parse(path)(procfs::ProcError::Other("not a number".into())))
 }
 
+/// The names of the kernel's security modules, with commas between them. In securityfs, which need not be mounted.
+pub(crate) fn security_modules() -> Result<String, ProcError> {
+    Ok(read("/sys/kernel/security/lsm")?.trim().to_owned())
+}
+
 /// The release of the running kernel.
 pub(crate) fn kernel_release() -> Result<String, ProcError> {
     Ok(read("/proc/sys/kernel/osrelease")?.trim().to_owned())

@@ -167,7 +167,7 @@ pub(crate) extern "C" fn enrol_socket(ctx: *mut FileIterContext) -> i32 {
 
 /// Whether a socket was made in the session's own cgroup.
 #[inline(always)]
-fn is_native(sock: Sock, session: SessionRef) -> bool {
+pub(super) fn is_native(sock: Sock, session: SessionRef) -> bool {
     let Some(cgroup) = sock.cgroup() else {
         return false;
     };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use enforcer_common::config::{Config, Offsets};
+use enforcer_common::config::{Config, GuardOffsets, Offsets};
 use serde::Serialize;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     confinement::{self, Landlock},
     exit::{ExitStatus, Failure, one_line},
-    host::HostError,
+    host::{self, HostError},
     kernel::{self, HOOKS, PinError, Pins},
     procfs,
     settings::Settings,
@@ -26,6 +26,8 @@ struct Report {
     kernel: String,
     checks: Vec<Check>,
     hooks: Vec<Check>,
+    /// Of use, and not needed.
+    guard: Vec<Check>,
     /// Lines of defence that this release does not use.
     not_covered: Vec<&'static str>,
 }
@@ -77,11 +79,12 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
         pins(settings),
         seccomp(),
         landlock(),
-        lsm(),
     ];
-    let hooks = hooks(root, offsets.ok(), args.verbose);
-    // BPF LSM is of use, and not needed by anything in this release; without Landlock `run` warns and goes on.
-    let needed = checks.iter().filter(|check| ![LSM, LANDLOCK].contains(&&*check.name)).chain(&hooks);
+    let offsets = offsets.ok();
+    let hooks = hooks(root, offsets, args.verbose);
+    let guard = guard(root, offsets);
+    // Without Landlock `run` warns and goes on.
+    let needed = checks.iter().filter(|check| check.name != LANDLOCK).chain(&hooks);
     let ready = needed.into_iter().all(|check| check.state == State::Ok);
     let report = Report {
         version: 1,
@@ -89,6 +92,7 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
         kernel: procfs::kernel_release()?,
         checks,
         hooks,
+        guard,
         not_covered: NOT_COVERED.to_vec(),
     };
     match format {
@@ -98,7 +102,6 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
     Ok(if ready { ExitStatus::Ok } else { ExitStatus::Unsupported })
 }
 
-const LSM: &str = "BPF LSM";
 const LANDLOCK: &str = "Landlock";
 
 const NOT_COVERED: &[&str] = &[
@@ -106,7 +109,7 @@ const NOT_COVERED: &[&str] = &[
     "packets whose real header differs from the named destination",
     "open connections of a session that is revoked or expires",
     "inbound connections",
-    "Unix sockets",
+    "without the guard (BPF LSM): Unix sockets; other families of sockets, unless `run` began the session",
     "a session that runs as root and undoes enforcement through files that root may write",
 ];
 
@@ -192,25 +195,37 @@ fn landlock() -> Check {
     }
 }
 
-/// Listed means active; that programs of this type load and attach means nothing (Linux 6.1 and 6.12 let them, and never
-/// run them, where `bpf` is not in `lsm=`).
-fn lsm() -> Check {
-    match std::fs::read_to_string("/sys/kernel/security/lsm") {
-        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => {
-            Check::ok(LSM, "active; not used yet")
-        }
-        Ok(list) => Check::missing(
-            LSM,
-            format!("not active: {}", list.trim()),
-            "boot with `bpf` in `lsm=`; not needed yet",
-        ),
-        Err(_) => Check {
-            state: State::Unknown,
+/// Whether sessions can be kept from others and from enforcement itself. That the programs load means nothing yet (Linux 6.1 and
+/// 6.12 let them, and never run them, where `bpf` is not in `lsm=`): a daemon that starts finds out, and `enforcer status` says it.
+fn guard(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
+    const LSM: &str = "BPF LSM";
+    let without = |state, detail: String| {
+        vec![Check {
+            state,
             ..Check::missing(
                 LSM,
-                "securityfs is not mounted",
-                "mount -t securityfs none /sys/kernel/security; not needed yet",
+                detail,
+                "boot with `bpf` in `lsm=`; sessions run without the guard, and `run --user` makes up for part of it",
             )
+        }]
+    };
+    let guard = match host::inspect_guard() {
+        Ok(guard) => guard,
+        Err(why) => return without(State::Missing, why),
+    };
+    let (true, Some(offsets)) = (root, offsets) else {
+        return without(State::Unknown, "not tried".to_owned());
+    };
+    let config = Config { offsets, guard, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
+    match kernel::probe_guard(&config) {
+        Err(error) => without(State::Unknown, one_line(&error)),
+        Ok(found) => match found.iter().find_map(|(_, refused)| refused.clone()) {
+            Some(error) => without(State::Missing, error),
+            None => {
+                let detail = format!("the kernel accepts the guard's {} programs", found.len());
+                let hint = "whether it runs them, a daemon finds out: `enforcer status`".to_owned();
+                vec![Check { hint: Some(hint), ..Check::ok(LSM, detail) }]
+            }
         },
     }
 }
@@ -218,7 +233,8 @@ fn lsm() -> Check {
 fn hooks(root: bool, offsets: Option<Offsets>, verbose: bool) -> Vec<Check> {
     let tried = match (root, offsets) {
         (true, Some(offsets)) => {
-            let config = Config { offsets, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
+            let guard = GuardOffsets::UNKNOWN;
+            let config = Config { offsets, guard, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
             kernel::probe_programs(&config).map_err(|error| one_line(&error))
         }
         _ => Err("not tried".to_owned()),
@@ -250,10 +266,11 @@ fn hooks(root: bool, offsets: Option<Offsets>, verbose: bool) -> Vec<Check> {
 fn render(report: &Report) -> String {
     let mut out = String::new();
     let _infallible = writeln!(out, "kernel {}", report.kernel);
-    for check in report.checks.iter().chain(&report.hooks) {
+    let needed = report.checks.iter().chain(&report.hooks).map(|check| (check, Colour::Red));
+    for (check, missing) in needed.chain(report.guard.iter().map(|check| (check, Colour::Yellow))) {
         let state = match check.state {
             State::Ok => colour("ok     ", Colour::Green),
-            State::Missing => colour("MISSING", Colour::Red),
+            State::Missing => colour("MISSING", missing),
             State::Unknown => colour("unknown", Colour::Yellow),
         };
         let _infallible = writeln!(out, "{state} {:<25} {}", check.name, check.detail);
@@ -261,7 +278,7 @@ fn render(report: &Report) -> String {
             let _infallible = writeln!(out, "        hint: {hint}");
         }
     }
-    let _infallible = writeln!(out, "not covered by this release, on any host:");
+    let _infallible = writeln!(out, "not covered by this release:");
     for line in &report.not_covered {
         let _infallible = writeln!(out, "  - {line}");
     }

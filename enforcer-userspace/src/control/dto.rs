@@ -161,6 +161,7 @@ pub(crate) struct Status {
     pub(crate) version: u32,
     pub(crate) daemon: DaemonInfo,
     pub(crate) coverage: Vec<HookInfo>,
+    pub(crate) guard: GuardInfo,
     pub(crate) sessions: usize,
     /// The ids of the keys that may sign envelopes; without any, unsigned envelopes are accepted.
     pub(crate) trust_keys: Vec<String>,
@@ -183,12 +184,24 @@ pub(crate) struct DaemonInfo {
     pub(crate) kernel: String,
 }
 
+/// Whether the guard keeps sessions from others and from enforcement itself.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct GuardInfo {
+    /// `active`: seen to run; `absent`; `broken`: its programs were attached and did not run.
+    pub(crate) state: String,
+    /// Why it is not active.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HookInfo {
     pub(crate) hook: String,
     pub(crate) program: String,
     pub(crate) covers: String,
     pub(crate) attached: bool,
+    /// Whether sessions are not begun without it.
+    pub(crate) needed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) program_id: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

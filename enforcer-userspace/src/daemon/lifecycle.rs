@@ -16,7 +16,7 @@ use crate::{
     cgroup::SessionCgroup,
     clock,
     control::{dto, peer::Peer, server::Refusal},
-    envelope::{self, Envelope},
+    envelope::{self, Envelope, Requirement},
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
@@ -71,7 +71,8 @@ impl Daemon {
     /// A session is not begun where one of its promises is not kept.
     pub(super) fn require_every_hook(&self) -> Result<(), Refusal> {
         let detached = procfs::detached_links().map_err(|error| internal(&error))?;
-        let missing = self.kernel.coverage().into_iter().find(|hook| !hook.is_attached(&detached));
+        let missing =
+            self.kernel.coverage().into_iter().find(|hook| hook.needed && !hook.is_attached(&detached));
         missing.map_or(Ok(()), |missing| {
             let message = format!("`{}` is not in place at `{}`", missing.hook.program, missing.hook.hook);
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "hook-missing", message);
@@ -378,13 +379,14 @@ impl Daemon {
     }
 }
 
-/// An envelope that this host can hold a session to.
-pub(super) fn read_envelope(text: &str) -> Result<Envelope, Refusal> {
+/// An envelope that this host can hold a session to, with the guard or without.
+pub(super) fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
     let envelope = envelope::parse(text).map_err(|diagnostics| {
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
     })?;
+    let is_held = |need: &&Requirement| need.is_held() || (guarded && need.is_held_by_guard());
     let not_held: Vec<&str> =
-        envelope.needs().iter().filter(|need| !need.is_held()).map(|need| need.name()).collect();
+        envelope.needs().iter().filter(|need| !is_held(need)).map(|need| need.name()).collect();
     if not_held.is_empty() {
         return Ok(envelope);
     }

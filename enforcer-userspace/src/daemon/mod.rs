@@ -32,7 +32,7 @@ use crate::{
     },
     exit::one_line,
     host::Host,
-    kernel::{Kernel, KernelError, MapsError, Ring},
+    kernel::{Absence, Guard, Kernel, KernelError, MapsError, Ring},
     path_error::PathError,
     procfs::{self, ProcError},
     record::{EventKind, EventLine},
@@ -261,6 +261,7 @@ impl Daemon {
             hook: coverage.hook.hook.to_owned(),
             program: coverage.hook.program.to_owned(),
             covers: coverage.hook.covers.to_owned(),
+            needed: coverage.needed,
             program_id: coverage.link.as_ref().ok().map(|linked| linked.program_id),
             error: match &coverage.link {
                 Ok(linked) if detached.contains(&linked.link_id) => Some("somebody detached it".to_owned()),
@@ -279,6 +280,7 @@ impl Daemon {
                 kernel: self.host.release.clone(),
             },
             coverage: coverage.collect(),
+            guard: guard_info(&self.kernel.guard),
             sessions: self.registry.len(),
             trust_keys: self.trusted(),
             tasks: self.kernel.sessions.tags()?.len(),
@@ -360,6 +362,15 @@ impl Daemon {
         self.survive(reconciled);
         Ok(self.state.save_lost(&self.host.boot_id, lost)?)
     }
+}
+
+fn guard_info(guard: &Guard) -> dto::GuardInfo {
+    let state = match guard.absence() {
+        None => "active",
+        Some(absence) if absence.is_broken() => "broken",
+        Some(_) => "absent",
+    };
+    dto::GuardInfo { state: state.to_owned(), why: guard.absence().map(Absence::to_string) }
 }
 
 /// Whether a process is in a session's cgroup. What cannot be told counts as yes.

@@ -91,6 +91,14 @@ impl Daemon {
             let thawed = self.cgroups.freeze(&session.grant.cgroup, false);
             self.survive(thawed.map_err(DaemonError::from));
         }
+        if session.state == SessionState::Active
+            && session.envelope.envelope.unix.is_some()
+            && !self.kernel.guard.is_active()
+        {
+            session.state = SessionState::Revoked;
+            let why = "its envelope restricts Unix sockets, and there is no guard any more";
+            self.note(EventKind::SessionRevoked, format!("session {id}: {why}"));
+        }
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
         session.replaced.extend(other.map(|envelope| Replaced { envelope, at_ns: clock::boot_ns() }));

@@ -164,9 +164,14 @@ impl Requirement {
         }
     }
 
-    /// Whether this release holds sessions to it.
+    /// Whether this release holds sessions to it on every host.
     pub(crate) const fn is_held(self) -> bool {
         !matches!(self, Self::Names | Self::Agents | Self::Unix)
+    }
+
+    /// Whether it does where the guard is.
+    pub(crate) const fn is_held_by_guard(self) -> bool {
+        matches!(self, Self::Unix)
     }
 }
 

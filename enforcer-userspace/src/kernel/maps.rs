@@ -15,8 +15,21 @@ use super::{control::ControlWords, pins::Pins};
 
 /// The names of all maps, as pinned.
 pub(super) const NAMES: &[&str] = &[
-    "TASKS", "CGROUPS", "LEVELS", "CONTROL", "SESSIONS", "PROCS", "USAGE", "SOCKETS", "RULES", "ENROL",
-    "RECORDS", "COUNTERS", "META",
+    "TASKS",
+    "CGROUPS",
+    "LEVELS",
+    "CONTROL",
+    "SESSIONS",
+    "PROCS",
+    "USAGE",
+    "SOCKETS",
+    "RULES",
+    "UNIX_RULES",
+    "CANARY",
+    "ENROL",
+    "RECORDS",
+    "COUNTERS",
+    "META",
 ];
 
 /// Why a map could not be used.

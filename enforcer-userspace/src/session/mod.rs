@@ -173,6 +173,12 @@ impl Session {
             .find(|known| known.number == number)
     }
 
+    /// The name of a rule for Unix sockets, likewise.
+    pub(crate) fn unix_rule_name(&self, envelope: u32, rule: u32) -> Option<&str> {
+        let rules = self.envelope_of(envelope)?.envelope.unix.as_ref()?;
+        Some(rules.get(usize::try_from(rule).ok()?)?.name.as_str())
+    }
+
     /// The name of a rule that a record names by its number and its envelope's.
     pub(crate) fn rule_name(&self, envelope: u32, rule: u32) -> Option<&str> {
         self.envelope_of(envelope)?.envelope.rule_name(rule)

@@ -17,6 +17,7 @@ mod attempt;
 mod bpf;
 mod cgroup;
 mod daemon;
+mod enrol;
 mod envelope;
 mod event;
 mod holder;
