@@ -35,8 +35,9 @@ use super::{
     rules::RuleMaps,
 };
 
-/// How long the kernel may take to let go of programs whose pins are gone.
-const UNLOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to let go of programs whose pins are gone: of the guard only after each task of the host was seen to
+/// leave the kernel, or to wait.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The kernel programs this build was made with.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf.o"));

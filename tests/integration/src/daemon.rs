@@ -356,7 +356,9 @@ fn try_teardown(layout: &Layout) -> Result<(), String> {
     let log = layout.file("teardown.log");
     let output = File::create(&log).map_err(|error| error.to_string())?;
     let mut command = layout.command(&["teardown"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+    let errors = output.try_clone().map_err(|error| error.to_string())?;
+    // What could not be removed is on standard output.
+    command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let end = Instant::now() + scaled(DEADLINE);
     let status = loop {

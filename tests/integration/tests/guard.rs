@@ -200,7 +200,7 @@ while True:
     peer = listener.accept()[0]
     for fd in [udp.fileno(), packet.fileno(), ring, cgroup, unix.fileno(), pipe]:
         try: socket.send_fds(peer, [b"x"], [fd])
-        # Since Linux 6.7 nobody can pass on a ring.
+        # Since Linux 6.7, if not before, nobody can pass on a ring.
         except OSError: peer.send(b"x")
     peer.close()
 "#;
