@@ -3,6 +3,8 @@
 //!
 //! What is declared is what the design leaves open, with its reason. It is compared with what happens: a technique that gets
 //! out undeclared fails the run, and so does one that is declared and does not get out.
+//!
+//! It is over 400 lines because it is one table, and each technique is a line of it.
 
 use crate::context::Context;
 use crate::sys::Attempt;
