@@ -85,7 +85,7 @@ impl SocketTags {
     ///
     /// `socket` must be a socket that the verifier knows as such.
     #[inline(always)]
-    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&mut SocketTag> {
+    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut SocketTag> {
         let map = core::ptr::from_ref(self).cast_mut().cast();
         // SAFETY: a map that the kernel gave out, and the caller's socket.
         let tag = unsafe { bpf_sk_storage_get(map, socket, core::ptr::null_mut(), 0) };
@@ -99,7 +99,7 @@ impl SocketTags {
     ///
     /// As [`Self::get`].
     #[inline(always)]
-    pub(crate) unsafe fn get_or_insert(&self, socket: *mut c_void) -> Option<&mut SocketTag> {
+    pub(crate) unsafe fn get_or_insert(&self, socket: *mut c_void) -> Option<&'static mut SocketTag> {
         let map = core::ptr::from_ref(self).cast_mut().cast();
         let flags = BPF_SK_STORAGE_GET_F_CREATE.into();
         // Without a value the new one is zeros: of no session, and nothing was refused.

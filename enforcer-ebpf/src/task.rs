@@ -55,7 +55,7 @@ pub(crate) fn tag_of(task: Task, tgid: u32) -> Option<TaskTag> {
 pub(crate) fn current_session() -> Option<SessionRef> {
     match current_tag() {
         Some(tag) => Some(tag.session),
-        None => cgroup::session_of(|level| ancestor_cgroup(level)),
+        None => cgroup::session_of(ancestor_cgroup),
     }
 }
 

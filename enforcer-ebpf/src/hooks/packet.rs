@@ -16,12 +16,12 @@ use aya_ebpf::{
 use enforcer_common::{
     counter::Counter,
     decision::{Claim, Decision, check_standing, decide_packet, limits_of, spend},
-    identity::{SessionRef, Told},
-    net::{Address, Direction, Family, Protocol},
+    identity::Told,
+    net::{Direction, Protocol},
     packet::{self, Packet},
     record::{Operation, Placement},
     session::{Control, ControlWord, SessionState},
-    verdict::{Mode, Reason, Verdict},
+    verdict::{Reason, Verdict},
 };
 
 mod facts;
@@ -374,8 +374,10 @@ fn read_packet(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reas
 /// The socket of a packet as what storage may be kept for; null if there is none.
 #[inline(always)]
 fn full_socket(ctx: &SkBuffContext) -> *mut c_void {
+    // SAFETY: the context of the running program.
+    let field = unsafe { &raw const (*ctx.skb.skb).__bindgen_anon_2.sk };
     // SAFETY: a context field; volatile, so that it is not loaded again.
-    let socket: *mut bpf_sock = unsafe { (&raw const (*ctx.skb.skb).__bindgen_anon_2.sk).read_volatile() };
+    let socket: *mut bpf_sock = unsafe { field.read_volatile() };
     if socket.is_null() {
         return core::ptr::null_mut();
     }

@@ -73,11 +73,15 @@ pub(crate) fn guard_bpf(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn sing() {
     let Some(canary) = CANARY.get_ptr_mut(0) else { return };
-    // SAFETY: a live map value; what the daemon stores meanwhile is another number.
-    let tgid = unsafe { (&raw const (*canary).tgid).read_volatile() };
+    // SAFETY: a field of a live map value.
+    let tgid = unsafe { &raw const (*canary).tgid };
+    // SAFETY: as above; what the daemon stores meanwhile is another number.
+    let tgid = unsafe { tgid.read_volatile() };
     if tgid != 0 && tgid == current_tgid() {
-        // SAFETY: a live map value; several CPUs add to it, hence atomic.
-        unsafe { atomic::add(&raw mut (*canary).hits, 1) };
+        // SAFETY: a field of a live map value.
+        let hits = unsafe { &raw mut (*canary).hits };
+        // SAFETY: as above; several CPUs add to it, hence atomic.
+        unsafe { atomic::add(hits, 1) };
     }
 }
 

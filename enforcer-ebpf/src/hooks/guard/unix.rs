@@ -107,7 +107,8 @@ extern "C" fn guard_unix(address: u64, session: u64, hook: u64) -> u64 {
 #[inline(always)]
 fn named(key: &mut UnixKey, envelope: u32) -> u32 {
     key.envelope = envelope;
-    match UNIX_RULES.get_ptr(&*key) {
+    let key: &UnixKey = key;
+    match UNIX_RULES.get_ptr(key) {
         // SAFETY: a live map value, which does not change while it is there.
         Some(rule) => unsafe { *rule },
         None => NO_RULE,
