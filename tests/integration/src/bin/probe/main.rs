@@ -11,8 +11,10 @@
 //! probe connect-loop ALLOWED REFUSED              connects to both until standard input closes
 //! probe connect-times FILE                        timed UDP connects, as standard input asks for them
 //! probe verdicts THREADS ADDRESS...               UDP connects from each thread to all, until standard input closes
+//! probe act                                       what standard input says, with one socket: see probe/act.rs
 //! ```
 
+mod act;
 mod attempt;
 mod load;
 mod shapes;
@@ -43,6 +45,7 @@ fn main() {
         ["connect", name, magic, chain, allowed, refused] => {
             shapes::Job::new(name, magic, allowed, refused).connect_after_exec(chain);
         }
+        ["act"] => act::run(),
         ["quick-forks", count, address] => load::quick_forks(number(count), parse(address)),
         ["connect-loop", allowed, refused] => load::connect_loop(parse(allowed), parse(refused)),
         ["connect-times", file] => load::connect_times(file.as_ref()),
