@@ -359,15 +359,14 @@ fn daemon_is_not_registered_with_what_started_it() {
     });
     let envelope = layout.write_envelope(Envelope::of("ancestor")).to_string_lossy().into_owned();
     let pid = starter.pid().to_string();
-    let asked =
+    let mut asked =
         Process::spawn(layout.command(&["register", "--envelope", &envelope, "--pid", &pid, "--children"]));
-    let mut answers = Process::spawn(layout.command(&["status"]));
     let end = Instant::now() + scaled(NEVER);
-    while !answers.has_ended() && Instant::now() < end {
+    while !asked.has_ended() && Instant::now() < end {
         thread::sleep(Duration::from_millis(20));
     }
-    let answered = answers.has_ended();
-    drop((answers, asked));
+    let answered = asked.has_ended();
+    drop(asked);
     // For what is in it to end.
     for cgroup in fs::read_dir(layout.cgroup_dir()).expect("the daemon made it").flatten() {
         // Only directories have the file.
