@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Layout, Process, cgroup_root, probe, remove_cgroup, scaled, unique,
-    wait_until, wrap,
+    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Layout, Process, cgroup_root, probe, remove_cgroup, scaled,
+    unique, wait_until, wrap,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -409,6 +409,33 @@ fn member_of_the_group_does_not_end_what_is_roots() {
     }
     assert!(!victim.has_ended(), "a member of the group has ended root's process");
     victim.finish(DEADLINE).success();
+}
+
+/// However many descriptors there are on the host, a session's sockets are found, and destroyed: the kernel gives up a walk through
+/// a million of them that has found nothing, and wants to be asked again.
+#[test]
+fn sockets_are_destroyed_whatever_others_hold() {
+    const DESCRIPTORS: u32 = 1_200_000;
+    let daemon = Daemon::start();
+    let (listener, address) = far_end();
+    let mut hoarder = daemon.run(&Envelope::of("hoarder"), &probe(&["act"]));
+    hoarder.write_line(&format!("hoard {DESCRIPTORS}"));
+    let mut inside =
+        daemon.run(&Envelope::of("cut").allow("all", "127.0.0.0/8", "any", "tcp"), &probe(&["act"]));
+    must(&mut inside, &format!("connect {address}"));
+    let (stream, _) = listener.accept().expect("it is connected");
+    assert_eq!(hoarder.read_line(LOAD_DEADLINE), "ok");
+    let id = daemon.session_id("cut");
+    let text = daemon.layout().outcome(&["revoke", "--format", "json", &id]).stdout.join("\n");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    stream.set_read_timeout(Some(scaled(NEVER))).expect("it is not zero");
+    let read = (&stream).read(&mut [0]);
+    daemon.kill_sessions();
+    drop((hoarder, inside));
+    assert_eq!(answer["sockets"]["errors"], serde_json::json!([]), "{answer}");
+    assert_eq!(answer["sockets"]["destroyed"], 1, "{answer}");
+    let error = read.expect_err("the far end is told");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 /// Killed between any two steps of a registration, the daemon leaves nothing standing still for ever.

@@ -30,6 +30,7 @@ pub(crate) fn run() {
                 MsgFlags::MSG_DONTWAIT | MsgFlags::from_bits_retain(libc::MSG_MORE),
             ),
             ["join", device, text] => join(device, text),
+            ["hoard", count] => hoard(crate::number(count)),
             ["orphan", address, signal] => orphan(parse(address), Path::new(signal)),
             _ => panic!("not a command: {line}"),
         };
@@ -110,6 +111,34 @@ fn join(device: &str, text: &str) -> io::Result<()> {
     }
     // Not left again before the report has been made, which the kernel does some time later.
     std::mem::forget(socket);
+    Ok(())
+}
+
+/// Makes processes that hold as many descriptors as they may, so many all together at least.
+fn hoard(count: u32) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let mut held = 0;
+    while held < u64::from(count) {
+        let (mut done, said) = io::pipe()?;
+        // SAFETY: this program has one thread.
+        if let ForkResult::Child = unsafe { fork() }? {
+            drop(done);
+            let nothing = File::open("/dev/null")?;
+            while let Ok(copy) = nothing.try_clone() {
+                std::mem::forget(copy);
+            }
+            drop(said);
+            loop {
+                nix::unistd::pause();
+            }
+        }
+        drop(said);
+        // The child has filled its table when it closes this.
+        io::copy(&mut done, &mut io::sink())?;
+        held += most;
+    }
     Ok(())
 }
 
