@@ -174,7 +174,8 @@ fn orphan_that_another_process_than_the_first_took_in_is_found_or_said() {
 /// What is not sent at once is sent from a timer, when no process is seen to use the socket: the peer has no part in it.
 #[test]
 fn what_is_held_back_on_a_received_socket_does_not_leave() {
-    for command in ["send", "more"] {
+    let mut found = Vec::new();
+    for (command, ends) in [("send", false), ("more", false), ("more", true)] {
         let daemon = Daemon::start();
         let (listener, address) = far_end();
         let mailbox = daemon.layout().file("mailbox");
@@ -191,11 +192,18 @@ fn what_is_held_back_on_a_received_socket_does_not_leave() {
         sendmsg::<()>(taker.as_raw_fd(), &text, &[message], MsgFlags::empty(), None)
             .expect("it is connected");
         assert_eq!(inside.read_line(DEADLINE), "ok");
-        must(&mut inside, &format!("{command} secret"));
+        if ends {
+            // The last who has it open: its end sends what is still to be sent, from a process that has no tag any more.
+            drop(given);
+            inside.write_line("last secret");
+            inside.finish(DEADLINE).success();
+        } else {
+            must(&mut inside, &format!("{command} secret"));
+        }
         let arrived = arrives(&stream);
-        assert!(arrived.is_empty(), "{command}: {:?}", String::from_utf8_lossy(&arrived));
-        inside.finish(DEADLINE).success();
+        found.extend((!arrived.is_empty()).then_some((command, ends)));
     }
+    assert!(found.is_empty(), "left, by command and whether the process has ended: {found:?}");
 }
 
 /// Joining a multicast group makes the kernel tell the network which sources are wanted: in a packet that is no socket's of the
@@ -257,6 +265,25 @@ impl Sniffer {
         }
         false
     }
+}
+
+/// A process without a tag in a session's cgroup is refused everything: on a socket that it has connected before, too.
+#[test]
+fn untagged_process_sends_nothing_on_a_socket_that_it_brings() {
+    let daemon = Daemon::start();
+    let (listener, address) = far_end();
+    let inside = daemon.run(&Envelope::of("home"), &probe(&["act"]));
+    let (_, cgroup) = session_cgroup(&daemon, "home");
+    let mut untagged = actor();
+    must(&mut untagged, &format!("connect {address}"));
+    let (stream, _) = listener.accept().expect("it is connected");
+    fs::write(cgroup.join("cgroup.procs"), untagged.pid().to_string()).expect("it is there");
+    assert_eq!(ask(&mut untagged, &format!("connect {address}")), libc::EPERM.to_string());
+    must(&mut untagged, "send secret");
+    let arrived = arrives(&stream);
+    untagged.finish(DEADLINE).success();
+    inside.finish(DEADLINE).success();
+    assert!(arrived.is_empty(), "{:?}", String::from_utf8_lossy(&arrived));
 }
 
 fn session_cgroup(daemon: &Daemon, agent: &str) -> (String, PathBuf) {

@@ -29,6 +29,13 @@ pub(crate) fn run() {
                 text,
                 MsgFlags::MSG_DONTWAIT | MsgFlags::from_bits_retain(libc::MSG_MORE),
             ),
+            // Likewise, and ends at once.
+            ["last", text] => {
+                let more = MsgFlags::MSG_DONTWAIT | MsgFlags::from_bits_retain(libc::MSG_MORE);
+                let done = write(stream.as_ref(), text, more);
+                // SAFETY: ends this process; what it has open, the kernel closes.
+                unsafe { libc::_exit(i32::from(done.is_err())) }
+            }
             ["join", device, text] => join(device, text),
             ["hoard", count] => hoard(crate::number(count)),
             ["orphan", address, signal] => orphan(parse(address), Path::new(signal)),
