@@ -42,6 +42,8 @@ wire_enum! {
         Descendants = 2 => "descendants",
         /// Those in the session's cgroup and below it.
         Cgroup = 3 => "cgroup",
+        /// None; sockets that were taken for the session are given back.
+        Release = 4 => "release",
     }
 }
 

@@ -156,6 +156,13 @@ impl Cgroups {
             .map_err(PathError::at(if frozen { "freeze the cgroup" } else { "thaw the cgroup" }, path))
     }
 
+    /// Whether somebody wants every process in a cgroup to stop.
+    pub(crate) fn is_to_be_frozen(&self, path: &Path) -> Result<bool, PathError> {
+        let text =
+            fs::read_to_string(path.join("cgroup.freeze")).map_err(PathError::at("read the cgroup", path))?;
+        Ok(text.trim() == "1")
+    }
+
     /// Whether every process in a cgroup and below it has stopped.
     pub(crate) fn is_frozen(&self, path: &Path) -> Result<bool, PathError> {
         let text =

@@ -189,6 +189,29 @@ pub(crate) fn all_processes() -> Result<Vec<(u32, u32)>, ProcError> {
     Ok(all.flatten().filter_map(read).collect())
 }
 
+/// The processes that a process descends from, up to the first one.
+pub(crate) fn ancestors(pid: u32) -> Result<HashSet<u32>, ProcError> {
+    let mut above = HashSet::from([1]);
+    let mut next = pid;
+    while let Some(stat) = stat(next)? {
+        match u32::try_from(stat.ppid) {
+            Ok(parent) if parent > 1 && above.insert(parent) => next = parent,
+            _ => break,
+        }
+    }
+    Ok(above)
+}
+
+/// The user that a process runs as; `None` if there is no such process.
+pub(crate) fn uid_of(pid: u32) -> Result<Option<u32>, ProcError> {
+    let path = format!("/proc/{pid}");
+    match std::fs::metadata(&path) {
+        Ok(metadata) => Ok(Some(metadata.uid())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ProcError::Read { path, source }),
+    }
+}
+
 /// Whether a process has an io_uring open: files can be registered in it that it has no descriptor for.
 pub(crate) fn has_io_uring(pid: u32) -> bool {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };

@@ -74,7 +74,7 @@ fn is_meant(request: &EnrolRequest, task: Task, tgid: u32) -> bool {
         return false;
     }
     match request.kind() {
-        None | Some(EnrolKind::Nothing) => false,
+        None | Some(EnrolKind::Nothing | EnrolKind::Release) => false,
         Some(EnrolKind::Process) => tgid == request.tgid,
         Some(EnrolKind::Descendants) => {
             let parent = task.parent();
@@ -145,7 +145,11 @@ pub(crate) extern "C" fn enrol_socket(ctx: *mut FileIterContext) -> i32 {
         return 0;
     }
     let native = is_native(sock, request.session);
-    let take = !matches!(request.kind(), None | Some(EnrolKind::Nothing));
+    let kind = request.kind();
+    let take = !matches!(kind, None | Some(EnrolKind::Nothing | EnrolKind::Release));
+    if matches!(kind, Some(EnrolKind::Release)) {
+        give_back(sk, request.session);
+    }
     let held = HeldSocket {
         // SAFETY: a socket that the verifier knows as such.
         cookie: unsafe { bpf_get_socket_cookie(sk) },
@@ -172,6 +176,17 @@ pub(super) fn is_native(sock: Sock, session: SessionRef) -> bool {
         return false;
     };
     cgroup::session_of(|level| cgroup.ancestor_id(level).unwrap_or(0)) == Some(session)
+}
+
+/// Takes nothing for the session's any more.
+#[inline(always)]
+fn give_back(sk: *mut c_void, session: SessionRef) {
+    // SAFETY: a socket that the verifier knows as such.
+    if let Some(tag) = unsafe { SOCKETS.get(sk) }
+        && tag.adopted() == Some(session)
+    {
+        tag.adopted = SessionRef { slot: 0, generation: 0 };
+    }
 }
 
 /// Whether a socket is taken for the session's; if `take`, makes it so.

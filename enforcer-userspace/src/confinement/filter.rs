@@ -77,6 +77,17 @@ const SOCK_PACKET: u64 = 10;
 /// What of a socket's type is the type; the rest are flags (v6.1/include/linux/net.h).
 const SOCK_TYPE_MASK: u64 = 0xf;
 
+/// Joining multicast groups, and saying from which sources (v6.1/include/uapi/linux/in.h, in6.h). The kernel tells the network of
+/// it, in reports of its own that are no socket's of the session: whatever is written as a source address would leave in them.
+#[rustfmt::skip]
+const MEMBERSHIPS: &[(i32, i32)] = &[
+    (libc::IPPROTO_IP, 35), (libc::IPPROTO_IP, 37), (libc::IPPROTO_IP, 38), (libc::IPPROTO_IP, 39),
+    (libc::IPPROTO_IP, 41), (libc::IPPROTO_IP, 42), (libc::IPPROTO_IP, 43), (libc::IPPROTO_IP, 44),
+    (libc::IPPROTO_IP, 46), (libc::IPPROTO_IP, 48),
+    (libc::IPPROTO_IPV6, 20), (libc::IPPROTO_IPV6, 27), (libc::IPPROTO_IPV6, 42), (libc::IPPROTO_IPV6, 43),
+    (libc::IPPROTO_IPV6, 44), (libc::IPPROTO_IPV6, 46), (libc::IPPROTO_IPV6, 48),
+];
+
 /// Two programs, since one can answer with one error only.
 #[derive(Debug)]
 pub(super) struct Filter([BpfProgram; 2]);
@@ -126,6 +137,13 @@ fn refused() -> Result<Rules, BackendError> {
         argument(1, SeccompCmpOp::Eq, request).and_then(|condition| SeccompRule::new(vec![condition]))
     });
     rules.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
+    let memberships = MEMBERSHIPS.iter().map(|(level, option)| {
+        SeccompRule::new(vec![
+            argument(1, SeccompCmpOp::Eq, number(*level))?,
+            argument(2, SeccompCmpOp::Eq, number(*option))?,
+        ])
+    });
+    rules.insert(libc::SYS_setsockopt, memberships.collect::<Result<_, _>>()?);
     Ok(rules)
 }
 

@@ -27,6 +27,8 @@ use crate::{
 /// How long after the end of its last process what a session sent may still be on its way: TCP gives up on what nobody answers after
 /// some 100 s if no process has it open any more (tcp_orphan_retries).
 const LINGER_NS: u64 = 120_000_000_000;
+/// Likewise where the cgroup is somebody else's: until what the envelope does not allow has been destroyed.
+const BORROWED_LINGER_NS: u64 = 2_000_000_000;
 
 /// SHA-256 of an envelope's text, hexadecimal.
 pub(super) fn digest(text: &str) -> String {
@@ -310,9 +312,20 @@ impl Daemon {
             return Ok(());
         };
         let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
-        // Somebody else's stays, with whatever is in it.
-        if !session.grant.borrowed_cgroup && !self.cgroups.remove(&session.grant.cgroup)? {
+        // Somebody else's stays; while anybody is in it, who has no tag then, so does the session.
+        let is_left = match session.grant.borrowed_cgroup {
+            true => self.cgroups.all_processes(&session.grant.cgroup)?.is_empty(),
+            false => self.cgroups.remove(&session.grant.cgroup)?,
+        };
+        if !is_left {
             return Ok(());
+        }
+        let level = self.cgroups.level_of(&session.grant.cgroup);
+        let borrowed_level = session.grant.borrowed_cgroup.then_some(level);
+        if borrowed_level.is_some() {
+            // What was kept outside the envelope must not be free when its cgroup is.
+            let envelope = Arc::clone(&session.envelope);
+            self.begin_cut(id, Which::Outside(envelope), None);
         }
         // From here on it is over, whatever becomes of the rest.
         let Some(session) = self.registry.remove(id) else {
@@ -322,13 +335,14 @@ impl Daemon {
         self.events.write(line.session(&session));
         let now_ns = clock::boot_ns();
         let until_ns = match session.status(now_ns) {
+            // Whoever comes to be in somebody else's cgroup is not to be refused everything for long.
+            Status::Active if borrowed_level.is_some() => now_ns.saturating_add(BORROWED_LINGER_NS),
             Status::Active => now_ns.saturating_add(LINGER_NS).min(session.grant.expires_ns),
             Status::Expired | Status::Revoked | Status::Quarantined => now_ns,
         };
         let envelope = Arc::clone(&session.envelope);
-        self.registry.insert_lingering(Lingering { slot, cgroup_id, envelope, until_ns });
+        self.registry.insert_lingering(Lingering { slot, cgroup_id, borrowed_level, envelope, until_ns });
         self.state.forget(id)?;
-        self.note_levels()?;
         self.end_lingering()
     }
 
@@ -341,7 +355,7 @@ impl Daemon {
             drop(envelope);
             self.remove_unused_rules(number);
         }
-        Ok(())
+        self.note_levels()
     }
 
     /// Gives a slot back. The generation stays in it, so that whoever still holds it is refused.

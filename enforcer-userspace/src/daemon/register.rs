@@ -48,6 +48,8 @@ struct Report {
     tagged: BTreeSet<u32>,
     kept: u64,
     cut: u64,
+    /// Somebody had frozen it before.
+    stood_still: bool,
 }
 
 impl Daemon {
@@ -99,8 +101,8 @@ impl Daemon {
         session.registering = true;
         self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
         let cgroup = session.grant.cgroup.clone();
-        let frozen = self.cgroups.freeze(&cgroup, true);
-        if let Err(error) = frozen {
+        report.stood_still = self.cgroups.is_to_be_frozen(&cgroup)?;
+        if let Err(error) = self.cgroups.freeze(&cgroup, true) {
             report.reasons.push(format!("its processes ran meanwhile: {}", one_line(&error)));
         }
         self.put_in_tables(session)?;
@@ -118,7 +120,7 @@ impl Daemon {
         self.take_sockets(session, keep_connections, report)?;
         session.registering = false;
         self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
-        Ok(self.cgroups.freeze(&cgroup, false)?)
+        Ok(self.cgroups.freeze(&cgroup, report.stood_still)?)
     }
 
     fn wait_until_frozen(&self, cgroup: &std::path::Path, report: &mut Report) -> Result<(), DaemonError> {
@@ -211,7 +213,8 @@ impl Daemon {
             if !orphans.is_empty() {
                 let list: Vec<String> = orphans.iter().take(8).map(u32::to_string).collect();
                 report.reasons.push(format!(
-                    "{} processes that stand where it stood have lost their parents, and may be its own: {}",
+                    "{} processes that stand where it stood are younger than it, and children of the first process or of its \
+                     own ancestors: whether it made them, and they were orphaned, cannot be told: {}",
                     orphans.len(),
                     list.join(" ")
                 ));
@@ -229,11 +232,13 @@ impl Daemon {
     /// Processes that have been handed to another parent, and are in the cgroup that the registered one was in.
     fn orphans(&self, session: &Session, pid: u32) -> Result<Vec<u32>, ProcError> {
         let Some(started) = procfs::start_ticks(pid)? else { return Ok(Vec::new()) };
+        let above = procfs::ancestors(pid)?;
         let mut orphans = Vec::new();
         for (other, parent) in procfs::all_processes()? {
             let younger = procfs::start_ticks(other)?.is_some_and(|ticks| ticks >= started);
-            if parent == 1
+            if above.contains(&parent)
                 && younger
+                && other != std::process::id()
                 && !self.is_in_session(other)
                 && procfs::cgroup2_of(other)?.is_some_and(|cgroup| cgroup == session.grant.cgroup_before)
             {
@@ -317,6 +322,9 @@ impl Daemon {
     /// Puts everything back. What cannot be put back is refused everything, and the answer says so.
     fn undo(&mut self, session: Session, report: Report, error: &DaemonError) -> Refusal {
         let mut left = 0;
+        // While they have their tags still, by which their sockets are found.
+        let released = self.kernel.release_sockets(session.grant.slot);
+        self.survive(released.map_err(DaemonError::from));
         for tgid in &report.tagged {
             if let Err(error) = self.kernel.sessions.remove_tag(*tgid) {
                 self.survive(Err(error.into()));
@@ -329,7 +337,7 @@ impl Daemon {
         let envelope = Arc::clone(&session.envelope);
         drop(session);
         let undone = if borrowed {
-            self.note_levels().and_then(|()| Ok(self.cgroups.freeze(&cgroup, false)?))
+            self.note_levels().and_then(|()| Ok(self.cgroups.freeze(&cgroup, report.stood_still)?))
         } else {
             self.empty(&cgroup, &before)
         };
@@ -364,6 +372,8 @@ impl Daemon {
 
     fn levels(&self) -> u64 {
         let borrowed = self.registry.iter().filter(|session| session.grant.borrowed_cgroup);
-        borrowed.fold(0, |levels, session| levels | 1 << self.cgroups.level_of(&session.grant.cgroup))
+        let borrowed = borrowed.map(|session| self.cgroups.level_of(&session.grant.cgroup));
+        let lingering = self.registry.lingering().filter_map(|lingering| lingering.borrowed_level);
+        borrowed.chain(lingering).fold(0, |levels, level| levels | 1 << level)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    path::Path,
     sync::Arc,
 };
 
@@ -13,11 +14,11 @@ use enforcer_common::{
     verdict::Mode,
 };
 
-use super::{Daemon, DaemonError, apply::replaced_line, lifecycle};
+use super::{Daemon, DaemonError, apply::replaced_line, cut::Which, lifecycle};
 use crate::{
     clock, envelope, procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Replaced, Session, stricter},
+    session::{EnvelopeInForce, Grant, ProcessKey, Replaced, Session, Status, stricter},
     state::{EnvelopeFile, SessionFile},
 };
 
@@ -37,6 +38,13 @@ impl Daemon {
         let in_use = self.registry.iter().map(|session| &session.envelope);
         let in_use = in_use.map(|envelope| (envelope.number, envelope.blocks)).collect();
         self.kernel.rules.sweep(&in_use)?;
+        // What is refused everything by now has its connections cut, whoever was there when it came to that.
+        let now_ns = clock::boot_ns();
+        let is_over = |session: &&Session| session.status(now_ns) != Status::Active;
+        let over: Vec<_> = self.registry.iter().filter(is_over).map(|session| session.grant.id).collect();
+        for id in over {
+            self.begin_cut(id, Which::All, None);
+        }
         self.remove_leftovers()
     }
 
@@ -55,6 +63,9 @@ impl Daemon {
             Some((self.read_envelope(envelope)?, other.and_then(|other| self.read_envelope(other))))
         });
         let (Some(control), Some((envelope, other))) = (standing, envelopes) else {
+            if file.registering {
+                self.thaw(&file.cgroup);
+            }
             self.state.forget(id)?;
             self.note(EventKind::SessionEnded, format!("session {id} is not in the kernel any more"));
             return Ok(());
@@ -86,10 +97,8 @@ impl Daemon {
                 format!("session {id} was being registered when the daemon was killed"),
             );
         }
-        if session.state != SessionState::Quarantined && session.grant.cgroup.is_dir() {
-            // Frozen by a registration or a revocation that was cut short; refused everything, if it was one.
-            let thawed = self.cgroups.freeze(&session.grant.cgroup, false);
-            self.survive(thawed.map_err(DaemonError::from));
+        if file.registering {
+            self.thaw(&session.grant.cgroup);
         }
         if session.state == SessionState::Active
             && session.envelope.envelope.unix.is_some()
@@ -109,6 +118,14 @@ impl Daemon {
         }
         self.registry.insert(session);
         Ok(())
+    }
+
+    /// Lets go on what a registration that was cut short had stopped.
+    fn thaw(&mut self, cgroup: &Path) {
+        if cgroup.is_dir() {
+            let thawed = self.cgroups.freeze(cgroup, false);
+            self.survive(thawed.map_err(DaemonError::from));
+        }
     }
 
     /// The envelope that a file holds, if this release still reads it.

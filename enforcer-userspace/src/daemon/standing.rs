@@ -132,7 +132,10 @@ impl Daemon {
         let Some(session) = self.registry.get(id) else { return Ok("gone") };
         let cgroup = session.grant.cgroup.clone();
         let (done, word) = match then {
-            dto::Then::Nothing => return Ok("running"),
+            dto::Then::Nothing => {
+                let frozen = self.cgroups.is_to_be_frozen(&cgroup).unwrap_or(false);
+                return Ok(if frozen { "frozen" } else { "running" });
+            }
             dto::Then::Freeze => (self.cgroups.freeze(&cgroup, true), "frozen"),
             dto::Then::Kill => (self.cgroups.kill(&cgroup), "killed"),
         };

@@ -225,11 +225,25 @@ impl Kernel {
         Ok(maps::held_sockets(&output.map_err(KernelError::Iterate)?))
     }
 
+    /// Gives back the sockets that were taken for a session: one that did not come about.
+    pub(crate) fn release_sockets(&mut self, session: SessionRef) -> Result<(), KernelError> {
+        self.sessions.set_enrol(EnrolRequest { session, tgid: 0, kind: EnrolKind::Release.raw() })?;
+        let iterated = self.iterate("enrol_socket");
+        self.sessions.set_enrol(EnrolRequest::NONE)?;
+        iterated.map(drop).map_err(KernelError::Iterate)
+    }
+
     /// Opening a pinned iterator runs it once. What it writes.
     fn iterate(&self, program: &str) -> io::Result<Vec<u8>> {
+        let mut iterator = File::open(self.pins.link(program))?;
         let mut output = Vec::new();
-        File::open(self.pins.link(program))?.read_to_end(&mut output)?;
-        Ok(output)
+        loop {
+            match iterator.read_to_end(&mut output) {
+                // After a million objects of which the program said nothing (v6.1/kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS): it goes on.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read.map(|_| output),
+            }
+        }
     }
 
     /// Attaches the programs anew, beside those that are there, and then removes these: for when one of them is not attached.

@@ -41,6 +41,8 @@ pub(crate) struct Registry {
 pub(crate) struct Lingering {
     pub(crate) slot: SessionRef,
     pub(crate) cgroup_id: u64,
+    /// The level of a cgroup that was somebody else's: its sockets are still told by it.
+    pub(crate) borrowed_level: Option<u32>,
     pub(crate) envelope: Arc<EnvelopeInForce>,
     /// ns on the boot clock.
     pub(crate) until_ns: u64,
@@ -107,6 +109,10 @@ impl Registry {
 
     pub(crate) fn insert_lingering(&mut self, lingering: Lingering) {
         self.lingering.insert(lingering.slot.slot, lingering);
+    }
+
+    pub(crate) fn lingering(&self) -> impl Iterator<Item = &Lingering> {
+        self.lingering.values()
     }
 
     /// Those that have lingered long enough by now; and the one that has lingered longest, if slots run short.

@@ -25,7 +25,7 @@ use User::{Nobody, Root};
 fn run_command(daemon: &Daemon, user: User, command: &[String]) -> Command {
     let layout = daemon.layout();
     let mut run = layout.command(&["run", "--envelope"]);
-    run.arg(layout.write_envelope(Envelope::of("confined")));
+    run.arg(layout.write_envelope(Envelope::of("confined").loopback()));
     if user == Nobody {
         run.args(["--user", "nobody"]);
     }

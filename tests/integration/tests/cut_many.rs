@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -131,8 +132,12 @@ fn time_of(text: &str) -> SystemTime {
     SystemTime::from(time)
 }
 
+/// One after the other: each takes as many descriptors as a process may have.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn revocation_of_ten_thousand_busy_connections() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     raise_limit();
     let daemon = Daemon::start();
     let sink = Sink::new();
@@ -195,6 +200,7 @@ fn revocation_of_ten_thousand_busy_connections() {
 #[test]
 fn expiry_of_ten_thousand_busy_connections_without_a_daemon() {
     const TTL_SECONDS: u32 = 45;
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     raise_limit();
     let mut daemon = Daemon::start();
     let sink = Sink::new();

@@ -121,7 +121,12 @@ fn nothing_of_a_tree_that_forks_all_the_while_is_missed() {
     let answer = register(&daemon, &envelope, &["--pid", &root.to_string(), "--children"]);
     tree.write_line("registered");
     assert!(answer["processes"].as_u64().unwrap() > workers as u64, "{answer}");
-    assert_eq!(answer["incomplete_because"], serde_json::json!([]), "{answer}");
+    // What else this test's own process has started cannot be told from orphans; there is no other reason.
+    let reasons = answer["incomplete_because"].as_array().expect("a list");
+    assert!(
+        reasons.iter().all(|why| why.as_str().is_some_and(|why| why.contains("cannot be told"))),
+        "{answer}"
+    );
     assert!(answer["sockets_destroyed"].as_u64().unwrap() >= pairs as u64, "{answer}");
     // Every process that lives now is known to the session, or ends before it is looked for.
     let alive = descendants(root);
@@ -226,7 +231,7 @@ fn a_cgroup_is_used_as_it_stands() {
     wait_until(DEADLINE, "the session has ended", || daemon.session("container").is_none().then_some(()));
     assert!(borrowed.0.join("inner").is_dir());
     let mut after = borrowed.converse(&unique("after"));
-    assert!(attempt(&mut after, &refused), "reachable afterwards");
+    wait_until(DEADLINE, "reachable afterwards", || attempt(&mut after, &refused).then_some(()));
 }
 
 #[test]

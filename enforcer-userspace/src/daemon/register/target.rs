@@ -56,6 +56,16 @@ impl Daemon {
         if pid == std::process::id() || pid == peer.pid {
             return no("it takes part in registering it");
         }
+        // With its descendants, it would stand still itself.
+        for taking_part in [std::process::id(), peer.pid] {
+            if procfs::ancestors(taking_part).map_err(|error| internal(&error))?.contains(&pid) {
+                return no("it is an ancestor of a process that takes part in registering it");
+            }
+        }
+        let owner = procfs::uid_of(pid).map_err(|error| internal(&error))?;
+        if peer.uid != 0 && owner != Some(peer.uid) {
+            return Err(not_theirs(format!("process {pid} is another user's")));
+        }
         if pid == 1 {
             return no("it is the parent of everything");
         }
@@ -73,6 +83,9 @@ impl Daemon {
     }
 
     fn find_cgroup(&self, peer: &Peer, path: &str) -> Result<Target, Refusal> {
+        if peer.uid != 0 {
+            return Err(not_theirs("a cgroup is registered by root".to_owned()));
+        }
         let found = self.cgroups.borrow(path.as_ref()).map_err(|error| no_target(one_line(&error)))?;
         let cgroup = found.map_err(|why| bad_target(format!("`{path}` cannot be registered: {why}")))?;
         for pid in [std::process::id(), peer.pid] {
@@ -102,6 +115,11 @@ impl Daemon {
 
 fn no_target(message: String) -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "no-such-target", message)
+}
+
+/// Whoever may operate the daemon may end what is registered: not what they could not end otherwise.
+fn not_theirs(message: String) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "not-yours", message)
 }
 
 fn bad_target(message: String) -> Refusal {

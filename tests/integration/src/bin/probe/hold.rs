@@ -125,7 +125,8 @@ impl Held {
             }
             ["namespace", "new"] => {
                 self.home = Some(File::open("/proc/thread-self/ns/net")?);
-                unshare(CloneFlags::CLONE_NEWNET)?;
+                // Of its own user, who is root in it: a session's root may make no other.
+                unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
                 done(sys::loopback_up())
             }
             ["namespace", "back"] => {

@@ -16,8 +16,10 @@
 //! probe flood COUNT ADDRESS                       so many TCP connections that all send, until none is left
 //! probe dial COUNT ADDRESS                        so many TCP connections, one after another
 //! probe race THREADS COUNT ADDRESS                so many UDP connects from threads that begin at one time
+//! probe act                                       what standard input says, with one socket: see probe/act.rs
 //! ```
 
+mod act;
 mod attempt;
 mod flood;
 mod hold;
@@ -55,6 +57,7 @@ fn main() {
         ["flood", count, address] => flood::run(number(count), parse(address)),
         ["dial", count, address] => flood::dial(number(count), parse(address)),
         ["race", threads, count, address] => flood::race(number(threads), number(count), parse(address)),
+        ["act"] => act::run(),
         ["quick-forks", count, address] => load::quick_forks(number(count), parse(address)),
         ["connect-loop", allowed, refused] => load::connect_loop(parse(allowed), parse(refused)),
         ["connect-times", file] => load::connect_times(file.as_ref()),
