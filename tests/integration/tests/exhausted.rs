@@ -125,7 +125,7 @@ fn a_thousand_sessions_leave_nothing() {
             .ttl(&format!("{}s", 10 * slowness()))
             .allow_server("only", &pair.allowed);
         let command = probe(&["net", &unique("many"), &spec]);
-        if number % 10 != 0 {
+        if !number.is_multiple_of(10) {
             daemon.run(&envelope, &command).finish(LOAD_DEADLINE).success();
             return;
         }
