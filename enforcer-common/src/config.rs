@@ -69,11 +69,72 @@ pub struct Offsets {
     pub pad: u32,
 }
 
+/// Likewise, what only the guard reads. Apart, because a kernel that lacks one of these can still do everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuardOffsets {
+    /// `file.f_inode`.
+    pub file_inode: u32,
+    /// `file.f_mode`.
+    pub file_mode: u32,
+    /// `file.f_path.dentry`.
+    pub file_dentry: u32,
+    /// `inode.i_mode`.
+    pub inode_mode: u32,
+    /// `inode.i_rdev`.
+    pub inode_rdev: u32,
+    /// `inode.i_sb`.
+    pub inode_sb: u32,
+    /// `super_block.s_magic`.
+    pub super_block_magic: u32,
+    /// `dentry.d_name.name`.
+    pub dentry_name: u32,
+    /// `proc_inode.pid`.
+    pub proc_inode_pid: u32,
+    /// `proc_inode.vfs_inode`.
+    pub proc_inode_vfs_inode: u32,
+    /// `cred.user_ns`.
+    pub cred_user_ns: u32,
+    /// `user_namespace.level`.
+    pub user_namespace_level: u32,
+    /// `unix_sock.addr`.
+    pub unix_sock_addr: u32,
+    /// `unix_address.len`.
+    pub unix_address_len: u32,
+    /// `unix_address.name`.
+    pub unix_address_name: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+impl GuardOffsets {
+    /// Nothing is known: the verifier refuses a program that reads at such an offset.
+    pub const UNKNOWN: Self = Self {
+        file_inode: u32::MAX,
+        file_mode: u32::MAX,
+        file_dentry: u32::MAX,
+        inode_mode: u32::MAX,
+        inode_rdev: u32::MAX,
+        inode_sb: u32::MAX,
+        super_block_magic: u32::MAX,
+        dentry_name: u32::MAX,
+        proc_inode_pid: u32::MAX,
+        proc_inode_vfs_inode: u32::MAX,
+        cred_user_ns: u32::MAX,
+        user_namespace_level: u32::MAX,
+        unix_sock_addr: u32::MAX,
+        unix_address_len: u32::MAX,
+        unix_address_name: u32::MAX,
+        pad: 0,
+    };
+}
+
 /// The one global that the loader sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
     pub offsets: Offsets,
+    pub guard: GuardOffsets,
     /// The id of the cgroup whose children are the sessions' cgroups.
     pub cgroup_parent_id: u64,
     /// Its depth below the root of the hierarchy.
@@ -105,4 +166,4 @@ impl Meta {
 /// Sessions at one time on one host.
 pub const MAX_SESSIONS: u32 = 16_384;
 
-kernel_pod!(Offsets: 120, Config: 136, Meta: 48);
+kernel_pod!(Offsets: 120, GuardOffsets: 64, Config: 200, Meta: 48);

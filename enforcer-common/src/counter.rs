@@ -35,6 +35,8 @@ wire_enum! {
         FaultSocketStorage = 13 => "fault_socket_storage",
         /// Processes that were not in their session's cgroup when they were judged.
         Displaced = 14 => "displaced",
+        /// What processes of sessions wanted to do to others, or to enforcement, and was refused.
+        GuardRefused = 15 => "guard_refused",
     }
 }
 

@@ -138,11 +138,14 @@ pub fn decide_packet<R: RuleTables>(
     }
     let Packet { direction, protocol, opens, remote, remote_port, local_port, resets: _ } = *packet;
     let far = Destination { protocol, address: remote, port: remote_port };
-    let outbound = decide_rules(&control, Direction::Out, far, rules);
+    let (outbound, deny_holds) = decide_rules_of(&control, Direction::Out, far, rules);
+    // A deny rule that is only recorded: it takes nothing away, and lets nothing in.
+    let on_trial = matches!(outbound.reason, Reason::DenyRule) && !deny_holds;
     let opens_out = opens && matches!(direction, Direction::Out);
     let opens_in = opens && matches!(direction, Direction::In);
     let settled = match outbound.verdict {
         Verdict::Allow => !opens_in,
+        Verdict::Deny if on_trial => opens_out || !opens_in && !outbound.is_refused(),
         Verdict::Deny => opens_out || !matches!(outbound.reason, Reason::NoRule),
     };
     if settled {
@@ -150,6 +153,8 @@ pub fn decide_packet<R: RuleTables>(
     }
     let inbound = decide_rules(&control, Direction::In, Destination { port: local_port, ..far }, rules);
     match inbound.verdict {
+        Verdict::Allow if on_trial => Decision { mode: Mode::Audit, ..outbound },
+        Verdict::Deny if on_trial => Decision { mode: control.mode, ..outbound },
         Verdict::Deny if !opens_in => outbound,
         Verdict::Allow | Verdict::Deny => inbound,
     }
@@ -207,6 +212,33 @@ pub fn decide_socket<R: RuleTables>(standing: &Standing, kind: u32, protocol: u3
     }
 }
 
+/// Judges reaching a Unix socket of somebody else's. `named` is the number of the rule of this envelope that names the socket,
+/// or [`NO_RULE`].
+#[inline(always)]
+pub fn decide_unix<R: RuleTables>(
+    standing: &Standing,
+    named: impl FnOnce(u32) -> u32,
+    rules: &R,
+) -> Decision {
+    let control = match check_standing(standing) {
+        Ok(control) => control,
+        Err(reason) => return Decision::refusal(reason),
+    };
+    let restricted = match rules.envelope(control.envelope) {
+        Some(rules) => rules.restricts_unix(),
+        None => Err(Broken),
+    };
+    let allowed = Decision { verdict: Verdict::Allow, reason: Reason::AllowRule, ..decision_of(&control) };
+    match restricted {
+        Ok(false) => allowed,
+        Ok(true) => match named(control.envelope) {
+            NO_RULE => denied(&control, Reason::NoRule, NO_RULE),
+            rule => Decision { rule, ..allowed },
+        },
+        Err(Broken) => denied(&control, Reason::Fault, NO_RULE),
+    }
+}
+
 /// The limits of the envelope that decided; none are known of one that is missing: nothing may be spent then.
 #[inline(always)]
 pub fn limits_of<R: RuleTables>(decision: &Decision, rules: &R) -> Result<Limits, Broken> {
@@ -256,18 +288,29 @@ fn decide_rules<R: RuleTables>(
     destination: Destination,
     rules: &R,
 ) -> Decision {
+    decide_rules_of(control, direction, destination, rules).0
+}
+
+/// Likewise; and whether a deny rule is carried out, whatever else holds: the compiler says so in its entry.
+#[inline(always)]
+fn decide_rules_of<R: RuleTables>(
+    control: &Control,
+    direction: Direction,
+    destination: Destination,
+    rules: &R,
+) -> (Decision, bool) {
     let found = match rules.envelope(control.envelope) {
         Some(rules) => rules.find(direction, &destination),
         None => Err(Broken),
     };
     let hit = match found {
         Ok(Some(hit)) => hit,
-        Ok(None) => return denied(control, Reason::NoRule, NO_RULE),
+        Ok(None) => return (denied(control, Reason::NoRule, NO_RULE), true),
         // Also in audit mode: that there are no rules is not what rules say.
-        Err(Broken) => return denied(control, Reason::Fault, NO_RULE),
+        Err(Broken) => return (denied(control, Reason::Fault, NO_RULE), true),
     };
     // Anything but a clean allow is a deny.
-    match Verdict::try_from(hit.verdict) {
+    let decision = match Verdict::try_from(hit.verdict) {
         Ok(Verdict::Allow) => Decision {
             verdict: Verdict::Allow,
             reason: Reason::AllowRule,
@@ -281,7 +324,8 @@ fn decide_rules<R: RuleTables>(
             };
             Decision { mode, ..denied(control, Reason::DenyRule, hit.rule) }
         }
-    }
+    };
+    (decision, hit.mode != 0 && hit.mode != Mode::Audit.raw())
 }
 
 #[inline(always)]

@@ -17,6 +17,7 @@
 pub mod config;
 pub mod counter;
 pub mod decision;
+pub mod guard;
 pub mod identity;
 pub mod limits;
 pub mod net;

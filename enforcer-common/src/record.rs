@@ -20,6 +20,8 @@ wire_enum! {
         Exec = 3 => "exec",
         /// [`ExitRecord`].
         Exit = 4 => "exit",
+        /// [`GuardRecord`].
+        Guard = 5 => "guard",
     }
 }
 
@@ -171,4 +173,46 @@ pub struct ExitRecord {
     pub comm: [u8; COMM_LEN],
 }
 
-kernel_pod!(RecordHeader: 16, EgressRecord: 104, ForkRecord: 64, ExecRecord: 312, ExitRecord: 48);
+/// The bytes of a name that a record of the guard keeps: as long as the address of a Unix socket.
+pub const NAME_LEN: usize = 108;
+
+/// What the guard refused; or a Unix socket that a rule allowed.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct GuardRecord {
+    pub header: RecordHeader,
+    pub session: SessionRef,
+    pub tgid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    /// [`crate::rules::NO_RULE`] when none decided.
+    pub rule: u32,
+    /// 0 if none was asked.
+    pub envelope: u32,
+    /// The process that it was to be done to; 0: it is none.
+    pub target_tgid: u32,
+    /// The family of a socket, such as `AF_PACKET`; 0: it is about none.
+    pub family: u32,
+    /// Of a socket its protocol, of `bpf` its command, of a signal its number; else 0.
+    pub number: u32,
+    /// [`crate::guard::GuardHook`] as a number.
+    pub hook: u8,
+    /// [`crate::verdict::Verdict`] as a number.
+    pub verdict: u8,
+    /// [`crate::verdict::Reason`] as a number.
+    pub reason: u8,
+    /// 1 if the operation was refused; a deny in audit mode is not.
+    pub refused: u8,
+    /// [`crate::guard::NameKind`] as a number.
+    pub name_kind: u8,
+    /// The bytes of `name` that are filled.
+    pub name_len: u8,
+    /// Always zero.
+    pub pad: [u8; 2],
+    pub name: [u8; NAME_LEN],
+    pub comm: [u8; COMM_LEN],
+    /// Always zero.
+    pub pad2: [u8; 4],
+}
+
+kernel_pod!(GuardRecord: 192, RecordHeader: 16, EgressRecord: 104, ForkRecord: 64, ExecRecord: 312, ExitRecord: 48);

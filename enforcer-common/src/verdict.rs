@@ -55,6 +55,8 @@ wire_enum! {
         /// A packet with IP options, a routing header, a fragment, or a header that cannot be read: it may go somewhere
         /// else than it says.
         Header = 14 => "header",
+        /// What the guard keeps sessions from, whatever their rules say: others' processes, and enforcement itself.
+        Guarded = 15 => "guarded",
     }
 }
 

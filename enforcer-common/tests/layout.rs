@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::mem::{offset_of, size_of};
 
-use enforcer_common::{ABI_VERSION, config::*, identity::*, record::*, rules::*, session::*};
+use enforcer_common::{ABI_VERSION, config::*, guard::*, identity::*, record::*, rules::*, session::*};
 
 macro_rules! describe {
     ($out:ident, $($ty:ty { $($field:ident),+ $(,)? })+) => {
@@ -37,13 +37,24 @@ fn layout_is_as_reviewed() {
         ForkRecord { header, session, child_start_ns, parent_tgid, child_tgid, comm, untagged, pad }
         ExecRecord { header, session, tgid, uid, comm, path_len, path_cut, pad, path }
         ExitRecord { header, session, tgid, wait_status, comm }
+        GuardRecord {
+            header, session, tgid, tid, uid, rule, envelope, target_tgid, family, number, hook, verdict, reason, refused,
+            name_kind, name_len, pad, name, comm, pad2
+        }
+        UnixKey { envelope, kind, len, name }
+        Canary { tgid, pad, hits }
         Offsets {
             task_pid, task_tgid, task_group_leader, task_start_boottime, task_signal, task_exit_code, task_comm,
             signal_live, binprm_filename, task_real_parent, task_cgroups, task_cred, cred_uid, task_nsproxy,
             nsproxy_net_ns, css_set_dfl_cgrp, cgroup_kn, cgroup_level, cgroup_ancestors, kernfs_node_id, sock_cgroup,
             sock_net, sock_family, sock_protocol, sock_lock_owned, sock_socket, net_inum, socket_sk, socket_file, pad
         }
-        Config { offsets, cgroup_parent_id, cgroup_parent_level, pad }
+        GuardOffsets {
+            file_inode, file_mode, file_dentry, inode_mode, inode_rdev, inode_sb, super_block_magic, dentry_name,
+            proc_inode_pid, proc_inode_vfs_inode, cred_user_ns, user_namespace_level, unix_sock_addr, unix_address_len,
+            unix_address_name, pad
+        }
+        Config { offsets, guard, cgroup_parent_id, cgroup_parent_level, pad }
         Meta { abi, pad, magic, digest }
     );
     assert_eq!(text, include_str!("layout.txt"), "the ABI changed; now:\n{text}");

@@ -1,7 +1,7 @@
 //! Values fixed at load. The loader overwrites [`CONFIG`] before the map behind it is frozen, so the verifier takes each
 //! field for a constant and can check a load at such an offset against the kernel's own types.
 
-use enforcer_common::config::{Config, Offsets};
+use enforcer_common::config::{Config, GuardOffsets, Offsets};
 
 /// Set by the loader; an object loaded without it has offsets that the verifier refuses.
 #[unsafe(no_mangle)]
@@ -38,6 +38,7 @@ pub(crate) static CONFIG: Config = Config {
         socket_file: u32::MAX,
         pad: 0,
     },
+    guard: GuardOffsets::UNKNOWN,
     cgroup_parent_id: 0,
     cgroup_parent_level: 0,
     pad: 0,

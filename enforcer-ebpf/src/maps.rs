@@ -14,8 +14,9 @@ use aya_ebpf::{
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
+    guard::{Canary, UnixKey},
     identity::{EnrolRequest, SessionRef, SocketTag, TaskTag},
-    rules::{Block, MAX_ENVELOPES},
+    rules::{Block, MAX_ENVELOPES, MAX_UNIX_RULES},
     session::{SessionRow, Usage},
 };
 
@@ -84,7 +85,7 @@ impl SocketTags {
     ///
     /// `socket` must be a socket that the verifier knows as such.
     #[inline(always)]
-    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&mut SocketTag> {
+    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut SocketTag> {
         let map = core::ptr::from_ref(self).cast_mut().cast();
         // SAFETY: a map that the kernel gave out, and the caller's socket.
         let tag = unsafe { bpf_sk_storage_get(map, socket, core::ptr::null_mut(), 0) };
@@ -98,7 +99,7 @@ impl SocketTags {
     ///
     /// As [`Self::get`].
     #[inline(always)]
-    pub(crate) unsafe fn get_or_insert(&self, socket: *mut c_void) -> Option<&mut SocketTag> {
+    pub(crate) unsafe fn get_or_insert(&self, socket: *mut c_void) -> Option<&'static mut SocketTag> {
         let map = core::ptr::from_ref(self).cast_mut().cast();
         let flags = BPF_SK_STORAGE_GET_F_CREATE.into();
         // Without a value the new one is zeros: of no session, and nothing was refused.
@@ -139,6 +140,17 @@ impl Blocks {
 #[btf_map]
 pub(crate) static RULES: btf_maps::HashOfMaps<u32, Blocks, { MAX_ENVELOPES as usize }> =
     btf_maps::HashOfMaps::new();
+
+/// The Unix sockets that rules name, to the rule's number. Written by the daemon: those of an envelope before it is in force, and gone
+/// with it. An envelope whose sockets find no room is refused.
+#[map]
+pub(crate) static UNIX_RULES: HashMap<UnixKey, u32> =
+    HashMap::with_max_entries(MAX_UNIX_RULES, BPF_F_NO_PREALLOC);
+
+/// Whose calls of `bpf()` the guard counts, entry 0: the daemon's, while it looks whether the guard's programs run. Written by the
+/// daemon, counted by the guard.
+#[map]
+pub(crate) static CANARY: Array<Canary> = Array::with_max_entries(1, 0);
 
 /// What the task iterator is asked to tag, entry 0. Written by the daemon.
 #[map]

@@ -1,8 +1,13 @@
 //! Current task to session: the tag first, then the cgroup.
 
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
-use enforcer_common::{counter::Counter, decision::Claim, identity::TaskTag, record::Placement};
+use enforcer_common::{
+    counter::Counter,
+    decision::Claim,
+    identity::{SessionRef, TaskTag},
+    record::Placement,
+};
 
 use crate::{
     cgroup, counters,
@@ -10,10 +15,10 @@ use crate::{
     maps::{SESSIONS, TASKS},
 };
 
-/// The current process's id.
+/// The current process's id. Read from the task: the helper for it is not there for every type of program (cgroup_skb on 6.1).
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+    Task::current().tgid()
 }
 
 /// The current user, as seen from the initial user namespace.
@@ -27,7 +32,9 @@ pub(crate) fn current_uid() -> u32 {
 /// Kernel workers that act for a process (io_uring) have its tgid, and so its tag.
 #[inline(always)]
 pub(crate) fn current_tag() -> Option<TaskTag> {
-    tag_of(Task::current(), current_tgid())
+    // Read from the task: the helper for its id is not there for cgroup_skb on 6.1.
+    let current = Task::current();
+    tag_of(current, current.tgid())
 }
 
 /// The tag of a task's process, likewise.
@@ -41,6 +48,25 @@ pub(crate) fn tag_of(task: Task, tgid: u32) -> Option<TaskTag> {
         return None;
     }
     Some(tag)
+}
+
+/// The session that the current process belongs to: by its tag, or by its cgroup, where a child is that could not be tagged.
+#[inline(always)]
+pub(crate) fn current_session() -> Option<SessionRef> {
+    match current_tag() {
+        Some(tag) => Some(tag.session),
+        None => cgroup::session_of(ancestor_cgroup),
+    }
+}
+
+/// The session that another process belongs to, likewise. What cannot be read is in none.
+#[inline(always)]
+pub(crate) fn session_of(task: Task) -> Option<SessionRef> {
+    if let Some(tag) = tag_of(task, task.tgid()) {
+        return Some(tag.session);
+    }
+    let cgroup = task.cgroup()?;
+    cgroup::session_of(|level| cgroup.ancestor_id(level).unwrap_or(0))
 }
 
 /// Who acts.

@@ -64,6 +64,40 @@ impl Cgroups {
         }
     }
 
+    /// A cgroup that somebody else made, for a session to use: below the root, and none of ours. The path is as the file system has
+    /// it, or as /proc names it.
+    pub(crate) fn borrow(&self, path: &Path) -> Result<Result<SessionCgroup, &'static str>, PathError> {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        let below = below.strip_prefix("/").unwrap_or(below);
+        let wanted = self.root.join(below);
+        let path = fs::canonicalize(&wanted).map_err(PathError::at("look at the cgroup", &wanted))?;
+        if path == self.root || !path.starts_with(&self.root) {
+            return Ok(Err("it is not a cgroup below the root of the v2 hierarchy"));
+        }
+        if path.starts_with(&self.parent) || self.parent.starts_with(&path) {
+            return Ok(Err("it is one of enforcer's own"));
+        }
+        // As a level that a bit can stand for; the programs look at no deeper ones.
+        if self.level_of(&path) >= u64::BITS {
+            return Ok(Err("it is too deep"));
+        }
+        let id = id(&path)?;
+        Ok(Ok(SessionCgroup { path, id }))
+    }
+
+    /// Whether a process, whose cgroup /proc names, is in a cgroup or below it.
+    pub(crate) fn is_inside(&self, cgroup: &str, path: &Path) -> bool {
+        self.root.join(cgroup.trim_start_matches('/')).starts_with(path)
+    }
+
+    /// The cgroups with this name, wherever they are.
+    pub(crate) fn named(&self, name: &str) -> Result<Vec<PathBuf>, PathError> {
+        let mut found = Vec::new();
+        collect(&self.root, &mut found)?;
+        found.retain(|path| path.file_name().is_some_and(|last| last == name));
+        Ok(found)
+    }
+
     /// Moves a process, with all its threads.
     pub(crate) fn enter(&self, path: &Path, pid: u32) -> Result<(), PathError> {
         fs::write(path.join("cgroup.procs"), pid.to_string())

@@ -48,6 +48,8 @@ pub(crate) struct Host {
     /// The root of the cgroup v2 hierarchy.
     pub(crate) cgroup_root: PathBuf,
     pub(crate) offsets: enforcer_common::config::Offsets,
+    /// What the guard reads; or why there can be none, as far as can be told without a try.
+    pub(crate) guard: Result<enforcer_common::config::GuardOffsets, String>,
     /// Room for tagged processes.
     pub(crate) max_tasks: u32,
     pub(crate) release: String,
@@ -76,8 +78,20 @@ pub(crate) fn inspect() -> Result<Host, HostError> {
     Ok(Host {
         cgroup_root: procfs::cgroup2_mount()?.ok_or(HostError::NoCgroup2)?,
         offsets: kernel::kernel_offsets()?,
+        guard: inspect_guard(),
         max_tasks: procfs::pid_max()?.clamp(1024, MAX_TASKS),
         release: procfs::kernel_release()?,
         boot_id: procfs::boot_id()?,
     })
+}
+
+/// What the guard reads of the kernel, unless it is clear that the kernel would not run it. That BPF is listed among the security
+/// modules is not enough, and where the list cannot be read there may be one all the same: what counts is whether it runs.
+pub(crate) fn inspect_guard() -> Result<enforcer_common::config::GuardOffsets, String> {
+    match procfs::security_modules() {
+        Ok(modules) if !modules.split(',').any(|module| module == "bpf") => {
+            Err(format!("BPF is not among the kernel's security modules: {modules}"))
+        }
+        _ => kernel::guard_offsets().map_err(|error| error.to_string()),
+    }
 }

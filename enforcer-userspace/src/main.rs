@@ -5,6 +5,7 @@
 mod cgroup;
 mod cli;
 mod clock;
+mod confinement;
 mod control;
 mod daemon;
 mod env_vars;

@@ -1,4 +1,5 @@
-//! What `run` gives up between enrolment and execution: file descriptors, the user, the way back to privileges.
+//! What `run` gives up between enrolment and execution: file descriptors, the user, the way back to privileges. The rest is in
+//! `confinement`.
 
 #![expect(unsafe_code, reason = "close_range has no safe wrapper")]
 

@@ -52,6 +52,11 @@ pub(crate) fn pid_max() -> Result<u32, ProcError> {
     text.trim().parse().map_err(|_| parse(path)(procfs::ProcError::Other("not a number".into())))
 }
 
+/// The names of the kernel's security modules, with commas between them. In securityfs, which need not be mounted.
+pub(crate) fn security_modules() -> Result<String, ProcError> {
+    Ok(read("/sys/kernel/security/lsm")?.trim().to_owned())
+}
+
 /// The release of the running kernel.
 pub(crate) fn kernel_release() -> Result<String, ProcError> {
     Ok(read("/proc/sys/kernel/osrelease")?.trim().to_owned())
@@ -83,12 +88,16 @@ pub(crate) fn foreign_namespaces() -> Result<Vec<&'static str>, ProcError> {
 
 /// When a process started, in clock ticks (10 ms) on the boot clock; `None` if there is no such process.
 pub(crate) fn start_ticks(pid: u32) -> Result<Option<u64>, ProcError> {
+    Ok(stat(pid)?.map(|stat| stat.starttime))
+}
+
+fn stat(pid: u32) -> Result<Option<procfs::process::Stat>, ProcError> {
     let stat = i32::try_from(pid)
         .map_err(|_| procfs::ProcError::NotFound(None))
         .and_then(procfs::process::Process::new)
         .and_then(|process| process.stat());
     match stat {
-        Ok(stat) => Ok(Some(stat.starttime)),
+        Ok(stat) => Ok(Some(stat)),
         Err(procfs::ProcError::NotFound(_)) => Ok(None),
         Err(error) => Err(parse(&format!("/proc/{pid}/stat"))(error)),
     }
@@ -147,6 +156,44 @@ pub(crate) fn network_namespaces(pids: impl Iterator<Item = u32>) -> Vec<(u32, F
         }
     }
     found.into_iter().collect()
+}
+
+/// A process's arguments, as many as fit what is written down; none if it cannot be read.
+pub(crate) fn command_line(pid: u32) -> Vec<String> {
+    const WORDS: usize = 64;
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty()).take(WORDS);
+    words.map(|word| String::from_utf8_lossy(word).chars().take(PATH_LEN).collect()).collect()
+}
+
+/// Whether a process is a thread of the kernel's, which has no program.
+pub(crate) fn is_kernel_thread(pid: u32) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let stat = stat(pid).ok().flatten();
+    stat.is_some_and(|stat| stat.flags & PF_KTHREAD != 0)
+}
+
+/// The processes that a process has made and that are still its own.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let all = all_processes().unwrap_or_default();
+    all.into_iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| child).collect()
+}
+
+/// Every process, with its parent.
+pub(crate) fn all_processes() -> Result<Vec<(u32, u32)>, ProcError> {
+    let all = procfs::process::all_processes().map_err(parse("/proc"))?;
+    let read = |process: procfs::process::Process| {
+        let stat = process.stat().ok()?;
+        Some((u32::try_from(stat.pid).ok()?, u32::try_from(stat.ppid).ok()?))
+    };
+    Ok(all.flatten().filter_map(read).collect())
+}
+
+/// Whether a process has an io_uring open: files can be registered in it that it has no descriptor for.
+pub(crate) fn has_io_uring(pid: u32) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let target = |file: std::fs::DirEntry| std::fs::read_link(file.path()).ok();
+    files.flatten().filter_map(target).any(|target| target.as_os_str() == "anon_inode:[io_uring]")
 }
 
 /// Clock ticks a second in what /proc says (`USER_HZ`).

@@ -18,7 +18,7 @@ pub(crate) struct Settings {
     #[arg(long, global = true, value_name = "DIR", env = env_vars::PIN_DIR, default_value = "/sys/fs/bpf/enforcer")]
     pub(crate) pin_dir: PathBuf,
     /// The parent cgroup of the sessions, below the root of cgroup v2
-    #[arg(long, global = true, value_name = "NAME", env = env_vars::CGROUP, default_value = "enforcer", value_parser = cgroup_name)]
+    #[arg(id = "cgroup_parent", long = "cgroup-parent", global = true, value_name = "NAME", env = env_vars::CGROUP, default_value = "enforcer", value_parser = cgroup_name)]
     pub(crate) cgroup: String,
     /// The group that may operate the daemon; root only, if there is no such group
     #[arg(long, global = true, value_name = "NAME", env = env_vars::GROUP, default_value = "enforcer")]

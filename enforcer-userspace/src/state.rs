@@ -54,6 +54,7 @@ pub(crate) struct SessionFile {
     pub(crate) other: Option<EnvelopeFile>,
     pub(crate) cgroup: PathBuf,
     pub(crate) cgroup_id: u64,
+    pub(crate) borrowed_cgroup: bool,
     pub(crate) cgroup_before: String,
     pub(crate) started_ns: u64,
     pub(crate) expires_ns: u64,
@@ -63,6 +64,8 @@ pub(crate) struct SessionFile {
     root_start_ns: u64,
     /// By its name, as `ps` prints it.
     state: String,
+    /// A daemon that finds this was killed while it registered what ran already.
+    pub(crate) registering: bool,
 }
 
 impl SessionFile {
@@ -78,6 +81,7 @@ impl SessionFile {
             other: session.replaced.last().map(|replaced| EnvelopeFile::new(&replaced.envelope)),
             cgroup: grant.cgroup.clone(),
             cgroup_id: grant.cgroup_id,
+            borrowed_cgroup: grant.borrowed_cgroup,
             cgroup_before: grant.cgroup_before.clone(),
             started_ns: grant.started_ns,
             expires_ns: grant.expires_ns,
@@ -86,6 +90,7 @@ impl SessionFile {
             root_tgid: grant.root.tgid,
             root_start_ns: grant.root.start_ns,
             state: session.state.name().to_owned(),
+            registering: session.registering,
         }
     }
 

@@ -19,6 +19,8 @@ use crate::{
 pub(crate) struct Held {
     pub(crate) released: dto::Released,
     pub(crate) cgroup: PathBuf,
+    /// Somebody else's: its processes stay in it.
+    pub(crate) borrowed_cgroup: bool,
     /// Where its processes go back to.
     pub(crate) cgroup_before: String,
 }
@@ -42,6 +44,10 @@ pub(crate) fn remove_all(
         return dto::TornDown { version: dto::VERSION, ended: false, released: Vec::new(), left };
     }
     for session in &sessions {
+        if session.borrowed_cgroup {
+            note(&mut left, thaw(cgroups, &session.cgroup));
+            continue;
+        }
         note(&mut left, empty_cgroup(cgroups, &session.cgroup, &session.cgroup_before));
     }
     // Cgroups of sessions that nobody knows any more.
@@ -74,10 +80,16 @@ pub(crate) fn known_sessions(settings: &Settings, cgroups: &Cgroups) -> Vec<Held
         Held {
             released: dto::Released { id: file.id.to_string(), agent, owner, processes },
             cgroup: file.cgroup,
+            borrowed_cgroup: file.borrowed_cgroup,
             cgroup_before: file.cgroup_before,
         }
     };
     files.map(held).collect()
+}
+
+/// Lets go on what a quarantine has stopped.
+fn thaw(cgroups: &Cgroups, path: &std::path::Path) -> Result<(), PathError> {
+    if path.is_dir() { cgroups.freeze(path, false) } else { Ok(()) }
 }
 
 /// Moves the processes out and removes the cgroup. Processes fork meanwhile, so it is done until none is left.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adversary;
 mod bench;
 mod build;
 mod command;
@@ -10,8 +11,10 @@ mod fuzz;
 mod lint;
 mod setup;
 mod test;
+mod veristat;
 mod vm;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -48,12 +51,20 @@ enum Task {
         seconds: u64,
     },
     /// Run integration tests on Debian's kernels, in virtual machines; needs root
-    Vm {
+    Vm(vm::Options),
+    /// Show or check what verifying the kernel programs takes; needs root
+    Veristat(veristat::Options),
+    /// Try every way out of a session that we know, and compare with what the threat model declares; needs root
+    Adversary {
+        /// Where the results are written; those that are kept are in `tests/adversary/results`, as `KERNEL-lsm.json` or
+        /// `KERNEL-nolsm.json`
+        #[arg(long, value_name = "FILE", conflicts_with = "document")]
+        results: Option<PathBuf>,
+        /// Try nothing, but make the table in the threat model anew, from the results that are kept
+        #[arg(long, conflicts_with = "only")]
+        document: bool,
         /// All, if none is named
-        #[arg(long)]
-        kernel: Vec<vm::Kernel>,
-        /// Files of `tests/integration/tests`, without `.rs`; all, if none is named
-        tests: Vec<String>,
+        only: Vec<String>,
     },
     /// Show an agent being held inside its envelope; needs root
     Demo,
@@ -67,7 +78,10 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench { bench } => bench::run(bench),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
-        Task::Vm { kernel, tests } => vm::run(&kernel, &tests),
+        Task::Adversary { document: true, .. } => adversary::document(),
+        Task::Adversary { results, only, document: false } => adversary::run(results.as_deref(), &only),
+        Task::Veristat(options) => veristat::run(&options),
+        Task::Vm(options) => vm::run(&options),
         Task::Demo => demo::run(),
     };
     match outcome {

@@ -17,6 +17,7 @@ use bpf_toolchain::linker::TOOLS;
 use bpf_toolchain::{Compiler, LINKER_ENV, Linker, Missing, Toolchain, on_path};
 
 use crate::command::{cargo, cargo_path, output, run as run_command, workspace};
+use crate::vm;
 use apt::{Apt, Package};
 
 /// The newest that Rust 1.95 builds, and the LLVM versions it can be built with.
@@ -62,6 +63,7 @@ const VM_TOOLS: &[Tool] = &[
         package: "qemu-system-x86",
         why: "virtual machines for other kernels",
     },
+    Tool { program: "busybox", package: "busybox-static", why: "what a virtual machine starts with" },
     Tool { program: "depmod", package: "kmod", why: "modules of other kernels" },
 ];
 
@@ -69,7 +71,8 @@ const VM_TOOLS: &[Tool] = &[
 const COMPONENTS: &[(&str, &str)] = &[("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")];
 
 pub(crate) fn run() -> Result<()> {
-    install(Need::Test)
+    install(Need::Vm)?;
+    vm::fetch()
 }
 
 /// Runs `setup` if something that the task needs is missing. Costs some tens of milliseconds if nothing is.

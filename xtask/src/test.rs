@@ -2,10 +2,13 @@
 
 use anyhow::{Result, bail};
 
+use crate::adversary;
 use crate::command::{Steps, cargo, is_root, run as run_command, target_dir};
 use crate::fuzz;
 use crate::lint;
 use crate::setup::{self, Need};
+use crate::veristat;
+use crate::vm;
 
 /// For how long each fuzz target runs here, in seconds: long enough to see that it works, and what is broken badly.
 const BRIEFLY: u64 = 20;
@@ -13,7 +16,11 @@ const BRIEFLY: u64 = 20;
 pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::new();
     let root = is_root();
-    steps.step("setup", || setup::ensure(if root { Need::Test } else { Need::Lint }))?;
+    steps.step("setup", || {
+        setup::ensure(if root { Need::Vm } else { Need::Lint })?;
+        // All downloads come first: the machines are the last step.
+        if root { vm::fetch() } else { Ok(()) }
+    })?;
     lint::steps(&mut steps)?;
     steps.step("unit tests", || {
         run_command(cargo().args([
@@ -41,7 +48,10 @@ pub(crate) fn run() -> Result<()> {
                 .env("ENFORCER_BIN", target_dir().join("debug/enforcer")),
         )
     })?;
+    steps.step("adversary", || adversary::run(None, &[]))?;
+    steps.step("verifier", veristat::check_here)?;
     steps.step("fuzz, briefly", || fuzz::run(None, BRIEFLY))?;
+    steps.step("virtual machines", || vm::run(&vm::Options::default()))?;
     eprintln!("xtask test: ok: {}", steps.summary());
     Ok(())
 }

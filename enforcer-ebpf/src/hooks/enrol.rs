@@ -108,8 +108,8 @@ pub(crate) struct FileIterContext {
 pub(crate) extern "C" fn enrol_socket(ctx: *mut FileIterContext) -> i32 {
     const AF_INET: u16 = 2;
     const AF_INET6: u16 = 10;
-    // SAFETY: context fields at fixed offsets.
-    let (meta, task, fd, file) = unsafe { ((*ctx).meta, (*ctx).task, (*ctx).fd, (*ctx).file) };
+    // SAFETY: the context of the running program, whose fields are at fixed offsets.
+    let FileIterContext { meta, task, fd, file } = *unsafe { &*ctx };
     if task.is_null() || file.is_null() {
         return 0;
     }
@@ -167,7 +167,7 @@ pub(crate) extern "C" fn enrol_socket(ctx: *mut FileIterContext) -> i32 {
 
 /// Whether a socket was made in the session's own cgroup.
 #[inline(always)]
-fn is_native(sock: Sock, session: SessionRef) -> bool {
+pub(super) fn is_native(sock: Sock, session: SessionRef) -> bool {
     let Some(cgroup) = sock.cgroup() else {
         return false;
     };

@@ -6,6 +6,7 @@ mod enrol;
 mod exec;
 mod exit;
 mod fork;
+mod guard;
 mod packet;
 mod sendmsg;
 mod socket;

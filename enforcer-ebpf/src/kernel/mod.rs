@@ -3,8 +3,10 @@
 
 pub(crate) mod binprm;
 pub(crate) mod cgroup;
+pub(crate) mod file;
 pub(crate) mod sock;
 pub(crate) mod task;
+pub(crate) mod unix;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
@@ -18,6 +20,32 @@ impl Place {
     #[inline(always)]
     pub(crate) fn of<T>(pointer: *const T) -> Option<Self> {
         read::<u64>((&raw const pointer).cast::<u8>()).map(Self)
+    }
+
+    /// The place with this address.
+    #[inline(always)]
+    pub(crate) const fn at_address(address: u64) -> Self {
+        Self(address)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn address(self) -> u64 {
+        self.0
+    }
+
+    /// The structure that has this one as a field, so many bytes from its start.
+    #[inline(always)]
+    pub(crate) const fn around(self, offset: u32) -> Self {
+        Self(self.0.wrapping_sub(offset as u64))
+    }
+
+    /// Copies as many bytes as are asked for, at most 127, to the beginning of `to`; whether they could be read.
+    #[inline(always)]
+    pub(crate) fn copy(self, offset: u32, to: &mut [u8; 128], len: u32) -> bool {
+        // The mask is for the verifier, which then knows that they fit.
+        let len = core::hint::black_box(len) & 127;
+        // SAFETY: the destination holds 128 bytes; a bad source makes the helper fail, not fault.
+        unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, self.at(offset).cast()) == 0 }
     }
 
     /// The value of a field.

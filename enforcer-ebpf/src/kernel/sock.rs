@@ -1,7 +1,52 @@
 //! `sock`.
 
+use aya_ebpf::cty::c_void;
+
 use super::{Place, cgroup::Cgroup};
 use crate::config::loaded;
+
+/// A pointer to a `socket` that the verifier knows as such: what a file descriptor leads to.
+#[derive(Clone, Copy)]
+pub(crate) struct Socket(*const c_void);
+
+impl Socket {
+    /// # Safety
+    ///
+    /// `pointer` must be a `socket *` that the verifier knows as such, not null.
+    #[inline(always)]
+    pub(crate) const unsafe fn from_argument(pointer: *const c_void) -> Self {
+        Self(pointer)
+    }
+
+    /// Its `sock`, which the verifier knows as such; or null.
+    #[inline(always)]
+    pub(crate) fn sk(self) -> *mut c_void {
+        load(self.0, loaded!(offsets.socket_sk))
+    }
+
+    /// Whether a file leads to it. Otherwise it is the kernel's own.
+    #[inline(always)]
+    pub(crate) fn has_file(self) -> bool {
+        let file: *const c_void = load(self.0, loaded!(offsets.socket_file));
+        !file.is_null()
+    }
+}
+
+/// Family and protocol of a `sock` that the verifier knows as such, not null.
+#[inline(always)]
+pub(crate) fn family_and_protocol(sk: *const c_void) -> (u32, u32) {
+    let family: u16 = load(sk, loaded!(offsets.sock_family));
+    let protocol: u16 = load(sk, loaded!(offsets.sock_protocol));
+    (family.into(), protocol.into())
+}
+
+#[inline(always)]
+fn load<T: Copy>(from: *const c_void, offset: u32) -> T {
+    let field = from.cast::<u8>().wrapping_add(offset as usize).cast::<T>();
+    // SAFETY: the verifier refuses the program unless this load is inside the structure that the pointer has as its type; a
+    // pointer that went stale reads as zero, because such loads are fixed up by the kernel.
+    unsafe { field.read() }
+}
 
 /// A socket of the kernel's.
 #[derive(Clone, Copy)]
@@ -12,6 +57,17 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn of<T>(pointer: *const T) -> Option<Self> {
         Place::of(pointer).map(Self)
+    }
+
+    /// The socket at an address.
+    #[inline(always)]
+    pub(crate) const fn at(place: Place) -> Self {
+        Self(place)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn place(self) -> Place {
+        self.0
     }
 
     /// The inode of its network namespace.

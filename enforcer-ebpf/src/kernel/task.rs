@@ -83,6 +83,14 @@ impl Task {
         Self(self.load(loaded!(offsets.task_cred))).load(loaded!(offsets.cred_uid))
     }
 
+    /// Whether it is in the initial user namespace, where its privileges are those over the host.
+    #[inline(always)]
+    pub(crate) fn is_in_host_user_namespace(self) -> bool {
+        let credentials = Self(self.load(loaded!(offsets.task_cred)));
+        Self(credentials.load(loaded!(guard.cred_user_ns))).load::<u32>(loaded!(guard.user_namespace_level))
+            == 0
+    }
+
     /// The inode of its network namespace; `None` if it cannot be read (a task that exits has none).
     #[inline(always)]
     pub(crate) fn netns(self) -> Option<u32> {

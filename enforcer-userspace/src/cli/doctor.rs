@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use enforcer_common::config::{Config, Offsets};
+use enforcer_common::config::{Config, GuardOffsets, Offsets};
 use serde::Serialize;
 
 use super::{
@@ -10,8 +10,9 @@ use super::{
     text::{self, Colour, colour},
 };
 use crate::{
+    confinement::{self, Landlock},
     exit::{ExitStatus, Failure, one_line},
-    host::HostError,
+    host::{self, HostError},
     kernel::{self, HOOKS, PinError, Pins},
     procfs,
     settings::Settings,
@@ -25,6 +26,8 @@ struct Report {
     kernel: String,
     checks: Vec<Check>,
     hooks: Vec<Check>,
+    /// Of use, and not needed.
+    guard: Vec<Check>,
     /// Lines of defence that this release does not use.
     not_covered: Vec<&'static str>,
 }
@@ -58,14 +61,30 @@ impl Check {
     }
 }
 
-pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus, Failure> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Of a program that the kernel refuses, print all that its verifier says
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
     let root = nix::unistd::geteuid().is_root();
     let offsets = kernel::kernel_offsets();
-    let checks =
-        vec![privileges(root), namespaces(), cgroups(), type_information(&offsets), pins(settings), lsm()];
-    let hooks = hooks(root, offsets.ok());
-    // BPF LSM is of use, and not needed by anything in this release.
-    let needed = checks.iter().filter(|check| check.name != LSM).chain(&hooks);
+    let checks = vec![
+        privileges(root),
+        namespaces(),
+        cgroups(),
+        type_information(&offsets),
+        pins(settings),
+        seccomp(),
+        landlock(),
+    ];
+    let offsets = offsets.ok();
+    let hooks = hooks(root, offsets, args.verbose);
+    let guard = guard(root, offsets);
+    // Without Landlock `run` warns and goes on.
+    let needed = checks.iter().filter(|check| check.name != LANDLOCK).chain(&hooks);
     let ready = needed.into_iter().all(|check| check.state == State::Ok);
     let report = Report {
         version: 1,
@@ -73,6 +92,7 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
         kernel: procfs::kernel_release()?,
         checks,
         hooks,
+        guard,
         not_covered: NOT_COVERED.to_vec(),
     };
     match format {
@@ -82,15 +102,15 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
     Ok(if ready { ExitStatus::Ok } else { ExitStatus::Unsupported })
 }
 
-const LSM: &str = "BPF LSM";
+const LANDLOCK: &str = "Landlock";
 
 const NOT_COVERED: &[&str] = &[
     "sockets that a process received already connected",
     "packets whose real header differs from the named destination",
     "open connections of a session that is revoked or expires",
     "inbound connections",
-    "AF_PACKET, AF_VSOCK, netlink and other families; Unix sockets",
-    "a session that runs as root and undoes enforcement itself",
+    "without the guard (BPF LSM): Unix sockets; other families of sockets, unless `run` began the session",
+    "a session that runs as root and undoes enforcement through files that root may write",
 ];
 
 fn privileges(root: bool) -> Check {
@@ -148,33 +168,73 @@ fn pins(settings: &Settings) -> Check {
     }
 }
 
-/// Listed means active; that programs of this type load and attach means nothing (Linux 6.1 and 6.12 let them, and never
-/// run them, where `bpf` is not in `lsm=`).
-fn lsm() -> Check {
-    match std::fs::read_to_string("/sys/kernel/security/lsm") {
-        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => {
-            Check::ok(LSM, "active; not used yet")
+fn seccomp() -> Check {
+    if confinement::seccomp_available() {
+        Check::ok("seccomp", "`run` refuses its command other families of sockets, io_uring, `bpf`, mounts")
+    } else {
+        let hint = "boot a kernel with CONFIG_SECCOMP_FILTER=y; without it `run` does not run";
+        Check::missing("seccomp", "this kernel has no seccomp filters", hint)
+    }
+}
+
+fn landlock() -> Check {
+    let landlock = Landlock::of_this_kernel();
+    match (landlock, landlock.gap()) {
+        (Landlock::Abi(abi), None) => {
+            let held = "`run` holds its command back from tracing and signalling other processes";
+            Check::ok(LANDLOCK, format!("ABI {abi}: {held}"))
         }
-        Ok(list) => Check::missing(
-            LSM,
-            format!("not active: {}", list.trim()),
-            "boot with `bpf` in `lsm=`; not needed yet",
+        (Landlock::Abi(_), Some(gap)) if landlock.is_usable() => {
+            Check { hint: Some("boot Linux 6.12 or later".to_owned()), ..Check::ok(LANDLOCK, gap) }
+        }
+        (_, gap) => Check::missing(
+            LANDLOCK,
+            gap.unwrap_or_default(),
+            "boot with CONFIG_SECURITY_LANDLOCK=y and `landlock` in `lsm=`; `run` warns without it",
         ),
-        Err(_) => Check {
-            state: State::Unknown,
+    }
+}
+
+/// Whether sessions can be kept from others and from enforcement itself. That the programs load means nothing yet (Linux 6.1 and
+/// 6.12 let them, and never run them, where `bpf` is not in `lsm=`): a daemon that starts finds out, and `enforcer status` says it.
+fn guard(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
+    const LSM: &str = "BPF LSM";
+    let without = |state, detail: String| {
+        vec![Check {
+            state,
             ..Check::missing(
                 LSM,
-                "securityfs is not mounted",
-                "mount -t securityfs none /sys/kernel/security; not needed yet",
+                detail,
+                "boot with `bpf` in `lsm=`; sessions run without the guard, and `run --user` makes up for part of it",
             )
+        }]
+    };
+    let guard = match host::inspect_guard() {
+        Ok(guard) => guard,
+        Err(why) => return without(State::Missing, why),
+    };
+    let (true, Some(offsets)) = (root, offsets) else {
+        return without(State::Unknown, "not tried".to_owned());
+    };
+    let config = Config { offsets, guard, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
+    match kernel::probe_guard(&config) {
+        Err(error) => without(State::Unknown, one_line(&error)),
+        Ok(found) => match found.iter().find_map(|(_, refused)| refused.clone()) {
+            Some(error) => without(State::Missing, error),
+            None => {
+                let detail = format!("the kernel accepts the guard's {} programs", found.len());
+                let hint = "whether it runs them, a daemon finds out: `enforcer status`".to_owned();
+                vec![Check { hint: Some(hint), ..Check::ok(LSM, detail) }]
+            }
         },
     }
 }
 
-fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
+fn hooks(root: bool, offsets: Option<Offsets>, verbose: bool) -> Vec<Check> {
     let tried = match (root, offsets) {
         (true, Some(offsets)) => {
-            let config = Config { offsets, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
+            let guard = GuardOffsets::UNKNOWN;
+            let config = Config { offsets, guard, cgroup_parent_id: 0, cgroup_parent_level: 0, pad: 0 };
             kernel::probe_programs(&config).map_err(|error| one_line(&error))
         }
         _ => Err("not tried".to_owned()),
@@ -184,7 +244,11 @@ fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
             .into_iter()
             .map(|(hook, refused)| match refused {
                 None => Check::ok(hook.hook, hook.covers),
-                Some(error) => Check::missing(hook.hook, error, "this kernel refuses the program"),
+                Some(error) => {
+                    let (line, said) = error.split_once('\n').unwrap_or((&error, ""));
+                    let detail = if verbose { said } else { line };
+                    Check::missing(hook.hook, detail, "this kernel refuses the program")
+                }
             })
             .collect(),
         Err(why) => HOOKS
@@ -202,10 +266,11 @@ fn hooks(root: bool, offsets: Option<Offsets>) -> Vec<Check> {
 fn render(report: &Report) -> String {
     let mut out = String::new();
     let _infallible = writeln!(out, "kernel {}", report.kernel);
-    for check in report.checks.iter().chain(&report.hooks) {
+    let needed = report.checks.iter().chain(&report.hooks).map(|check| (check, Colour::Red));
+    for (check, missing) in needed.chain(report.guard.iter().map(|check| (check, Colour::Yellow))) {
         let state = match check.state {
             State::Ok => colour("ok     ", Colour::Green),
-            State::Missing => colour("MISSING", Colour::Red),
+            State::Missing => colour("MISSING", missing),
             State::Unknown => colour("unknown", Colour::Yellow),
         };
         let _infallible = writeln!(out, "{state} {:<25} {}", check.name, check.detail);
@@ -213,7 +278,7 @@ fn render(report: &Report) -> String {
             let _infallible = writeln!(out, "        hint: {hint}");
         }
     }
-    let _infallible = writeln!(out, "not covered by this release, on any host:");
+    let _infallible = writeln!(out, "not covered by this release:");
     for line in &report.not_covered {
         let _infallible = writeln!(out, "  - {line}");
     }

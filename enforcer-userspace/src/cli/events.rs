@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     exit::{ExitStatus, Failure},
-    record::{EventKind, EventLine, LineEgress},
+    record::{EventKind, EventLine, LineEgress, LineGuard},
     settings::Settings,
 };
 
@@ -53,6 +53,7 @@ fn render(line: &str) -> String {
         process.map_or_else(String::new, |process| format!("{}[{}]", harmless(&process.comm), process.pid));
     let what = match (event.kind, &event.egress) {
         (EventKind::Egress, Some(egress)) => describe(egress),
+        (EventKind::Guard, _) => event.guard.as_ref().map_or_else(String::new, describe_guard),
         (EventKind::Fork, _) => format!("fork    {comm} made {}", event.child_pid.unwrap_or(0)),
         (EventKind::Exec, _) => {
             let path = process.and_then(|process| process.path.as_deref()).unwrap_or("?");
@@ -72,7 +73,7 @@ fn render(line: &str) -> String {
         let who = format!("{} for {} ({})", session.agent, session.owner, short(&session.id));
         out.push_str(&format!("             {}\n", harmless(&who)));
     }
-    if let (EventKind::Egress, Some(process)) = (event.kind, process) {
+    if let (EventKind::Egress | EventKind::Guard, Some(process)) = (event.kind, process) {
         let lineage: Vec<String> = process
             .lineage
             .iter()
@@ -92,11 +93,7 @@ fn render(line: &str) -> String {
 }
 
 fn describe(egress: &LineEgress) -> String {
-    let verdict = match (egress.verdict.as_str(), egress.refused) {
-        ("allow", _) => colour("ALLOW ", Colour::Green),
-        (_, true) => colour("REFUSE", Colour::Red),
-        (_, false) => colour("AUDIT ", Colour::Yellow),
-    };
+    let verdict = verdict(&egress.verdict, egress.refused);
     let to = egress.destination.as_ref().map_or_else(String::new, |to| {
         if to.address.contains(':') {
             format!(" [{}]:{}", to.address, to.port)
@@ -109,6 +106,29 @@ fn describe(egress: &LineEgress) -> String {
         None => egress.reason.clone(),
     };
     format!("{verdict}  {} {}{to}  {why}", egress.operation, egress.protocol)
+}
+
+fn describe_guard(guard: &LineGuard) -> String {
+    let object = &guard.object;
+    let on = match (&object.name, object.pid, object.family) {
+        (Some(name), ..) => harmless(name),
+        (None, Some(pid), _) => format!("pid {pid}"),
+        (None, None, Some(family)) => format!("family {family}, protocol {}", object.number),
+        (None, None, None) => String::new(),
+    };
+    let why = match &guard.rule {
+        Some(rule) => format!("{} {}", guard.reason, harmless(rule)),
+        None => guard.reason.clone(),
+    };
+    format!("{}  {} {on}  {why}", verdict(&guard.verdict, guard.refused), guard.operation)
+}
+
+fn verdict(verdict: &str, refused: bool) -> String {
+    match (verdict, refused) {
+        ("allow", _) => colour("ALLOW ", Colour::Green),
+        (_, true) => colour("REFUSE", Colour::Red),
+        (_, false) => colour("AUDIT ", Colour::Yellow),
+    }
 }
 
 fn kind_name(kind: EventKind) -> &'static str {
@@ -131,6 +151,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::Fork => "fork",
         EventKind::Exec => "exec",
         EventKind::Exit => "exit",
+        EventKind::Guard => "guard",
         EventKind::RecordsLost => "records lost",
     }
 }

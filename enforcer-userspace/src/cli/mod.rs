@@ -12,6 +12,7 @@ mod includes;
 mod intersect;
 mod keygen;
 mod ps;
+mod register;
 mod revoke;
 mod run;
 mod sign;
@@ -59,6 +60,10 @@ enum Command {
     /// The command is executed only once the kernel holds it. It keeps this process's id, so its exit code and signals are
     /// its own. Exit code 127: no such command; 126: it cannot be executed.
     Run(run::Args),
+    /// Hold what runs already to an envelope, as a session
+    ///
+    /// Its processes stand still meanwhile. The answer says how complete it is, and why if it is not.
+    Register(register::Args),
     /// List sessions and their processes
     Ps,
     /// Print what happened: decisions, processes, sessions
@@ -108,7 +113,7 @@ enum Command {
     /// Limits and time to live are the stricter ones. Metadata and, where possible, the names of rules are those of B.
     Intersect(intersect::Args),
     /// Say what this host offers, hook by hook
-    Doctor,
+    Doctor(doctor::Args),
     /// Run the daemon, in the foreground
     ///
     /// When it stops, however it stops, the kernel goes on enforcing. A new daemon takes over.
@@ -124,6 +129,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
     let Cli { settings, format, command } = cli;
     match command {
         Command::Run(args) => run::execute(&settings, &args),
+        Command::Register(args) => register::execute(&settings, format, &args),
         Command::Ps => ps::execute(&settings, format),
         Command::Events(args) => events::execute(&settings, format, &args),
         Command::Status => status::execute(&settings, format),
@@ -139,7 +145,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Diff(args) => diff::execute(format, &args),
         Command::Includes(args) => includes::execute(format, &args),
         Command::Intersect(args) => intersect::execute(format, &args),
-        Command::Doctor => doctor::execute(&settings, format),
+        Command::Doctor(args) => doctor::execute(&settings, format, &args),
         Command::Daemon(args) => daemon::execute(settings, &args),
         Command::Teardown(args) => teardown::execute(&settings, format, &args),
     }

@@ -11,11 +11,11 @@ use nix::unistd::{AccessFlags, User, access};
 
 use super::{ask, parse_envelope, read_envelope};
 use crate::{
+    confinement::{self, Confinement, ConfinementError, Scopes},
     control::dto,
     env_vars,
     exit::{ExitStatus, Failure},
-    key_files,
-    privilege::{self, PrivilegeError},
+    key_files, privilege,
     settings::Settings,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Args {
 /// Returns only if the command was not executed.
 pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Failure> {
     // Everything that can be known before is checked before: what is enrolled is executed.
-    let Some((envelope, _)) = parse_envelope(&args.envelope, read_envelope(&args.envelope)?) else {
+    let Some((text, envelope)) = parse_envelope(&args.envelope, read_envelope(&args.envelope)?) else {
         return Ok(ExitStatus::No);
     };
     let signature = key_files::signature_of(&args.envelope)?;
@@ -48,15 +48,21 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
     privilege::check_streams(&settings.socket()).map_err(|error| {
         Failure::new(ExitStatus::Error, error).hint("redirect it, for example with `< /dev/null` or `| cat`")
     })?;
+    let confinement = Confinement::prepare(Scopes { abstract_unix: envelope.bars_abstract_unix() });
+    let confinement = confinement.map_err(unconfined)?;
 
     let request = dto::Enrol {
-        envelope,
+        envelope: text,
         signature,
         command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
     };
     let enrolled: dto::Enrolled = ask(settings, async |client| client.post("/v1/sessions", &request).await)?;
 
-    drop_privileges(user.as_ref())?;
+    if let Some(gap) = confinement.gap() {
+        eprintln!("warning: {gap}");
+    }
+    // From here on a failure ends this process, and with it the session: the command is not executed.
+    drop_privileges(user.as_ref(), confinement)?;
     let mut command = Command::new(&program);
     command.arg0(&args.command[0]).args(&args.command[1..]).env(env_vars::SESSION, &enrolled.id);
     if let Some(user) = &user {
@@ -76,12 +82,30 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
     Err(Failure { status, error, hint: None })
 }
 
-fn drop_privileges(user: Option<&User>) -> Result<(), PrivilegeError> {
+/// In this order: each step takes away what the ones before it need.
+fn drop_privileges(user: Option<&User>, confinement: Confinement) -> Result<(), Failure> {
     privilege::close_inherited()?;
+    confinement::limit_bounding().map_err(unconfined)?;
     if let Some(user) = user {
         privilege::become_user(user)?;
     }
-    privilege::no_new_privileges()
+    confinement::limit_own().map_err(unconfined)?;
+    privilege::no_new_privileges()?;
+    confinement.enter().map_err(unconfined)
+}
+
+fn unconfined(error: ConfinementError) -> Failure {
+    let status = match error {
+        ConfinementError::NoSeccomp => ExitStatus::Unsupported,
+        _ => ExitStatus::Error,
+    };
+    let failure = Failure::new(status, error);
+    if status == ExitStatus::Unsupported {
+        failure
+            .hint("boot a kernel with CONFIG_SECCOMP_FILTER=y; `enforcer doctor` shows what else is needed")
+    } else {
+        failure
+    }
 }
 
 /// The file that a shell would execute for this word.

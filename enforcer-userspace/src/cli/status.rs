@@ -19,7 +19,7 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
         Format::Text => text::print(&render(&status))?,
     }
     // A hook that is missing is a promise that is not kept.
-    let complete = status.coverage.iter().all(|hook| hook.attached);
+    let complete = status.coverage.iter().all(|hook| hook.attached || !hook.needed);
     Ok(if complete { ExitStatus::Ok } else { ExitStatus::No })
 }
 
@@ -37,8 +37,14 @@ fn render(status: &dto::Status) -> String {
         keys => format!("signed by key {}", keys.join(" or ")),
     };
     let _infallible = writeln!(out, "envelopes {envelopes}");
+    let guard = match &status.guard.why {
+        None => status.guard.state.clone(),
+        Some(why) => colour(&format!("{}: {why}", status.guard.state), Colour::Yellow),
+    };
+    let _infallible = writeln!(out, "guard     {guard}");
     let _infallible = writeln!(out, "hooks");
-    for hook in &status.coverage {
+    // Those of a guard that is not there are not listed one by one.
+    for hook in status.coverage.iter().filter(|hook| hook.attached || hook.needed) {
         let state =
             if hook.attached { colour("ok     ", Colour::Green) } else { colour("MISSING", Colour::Red) };
         let _infallible = writeln!(out, "  {state} {:<25} {}", hook.hook, hook.covers);

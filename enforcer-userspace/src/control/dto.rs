@@ -18,6 +18,58 @@ pub(crate) struct Enrol {
     pub(crate) command: Vec<String>,
 }
 
+/// `POST /v1/registrations`: hold what runs already to an envelope.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Register {
+    /// The envelope's text.
+    pub(crate) envelope: String,
+    /// As in [`Enrol`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
+    pub(crate) target: Target,
+    /// Whether connections that the envelope does not allow are left as they are; nothing leaves on them all the same.
+    #[serde(default)]
+    pub(crate) keep_connections: bool,
+}
+
+/// What runs already.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Target {
+    Process {
+        pid: u32,
+        /// Whether all that it has made is meant as well.
+        #[serde(default)]
+        children: bool,
+    },
+    /// With all that is in it and below it. The path is as in the file system, or from the root of the v2 hierarchy.
+    Cgroup { path: String },
+    /// Of systemd: the one cgroup of that name.
+    Unit { name: String },
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::Cgroup { path: String::new() }
+    }
+}
+
+/// Answer to [`Register`]: what runs is held to the envelope.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Registered {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) processes: usize,
+    /// Open TCP and UDP sockets that its processes have still.
+    pub(crate) sockets_kept: u64,
+    /// Those of connections outside the envelope, which were destroyed.
+    pub(crate) sockets_destroyed: u64,
+    /// Whether everything that it has is held to the envelope, as far as can be known.
+    pub(crate) complete: bool,
+    pub(crate) incomplete_because: Vec<String>,
+}
+
 /// Answer to [`Enrol`]: the kernel state is in place.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Enrolled {
@@ -87,6 +139,10 @@ pub(crate) struct SessionInfo {
     pub(crate) expires: String,
     pub(crate) cgroup: String,
     pub(crate) registered_by_uid: u32,
+    /// Bytes of the IP packets that it sent.
+    pub(crate) bytes_out: u64,
+    /// Bytes of the IP packets that it received.
+    pub(crate) bytes_in: u64,
     pub(crate) processes: Vec<ProcessInfo>,
 }
 
@@ -105,6 +161,7 @@ pub(crate) struct Status {
     pub(crate) version: u32,
     pub(crate) daemon: DaemonInfo,
     pub(crate) coverage: Vec<HookInfo>,
+    pub(crate) guard: GuardInfo,
     pub(crate) sessions: usize,
     /// The ids of the keys that may sign envelopes; without any, unsigned envelopes are accepted.
     pub(crate) trust_keys: Vec<String>,
@@ -127,12 +184,24 @@ pub(crate) struct DaemonInfo {
     pub(crate) kernel: String,
 }
 
+/// Whether the guard keeps sessions from others and from enforcement itself.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct GuardInfo {
+    /// `active`: seen to run; `absent`; `broken`: its programs were attached and did not run.
+    pub(crate) state: String,
+    /// Why it is not active.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HookInfo {
     pub(crate) hook: String,
     pub(crate) program: String,
     pub(crate) covers: String,
     pub(crate) attached: bool,
+    /// Whether sessions are not begun without it.
+    pub(crate) needed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) program_id: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

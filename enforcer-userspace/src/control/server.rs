@@ -14,7 +14,7 @@ use axum::{
     },
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get, put},
+    routing::{delete, get, post, put},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +33,7 @@ const MAX_BODY_BYTES: usize = 2 * envelope::MAX_TEXT + (1 << 20);
 #[derive(Debug)]
 pub(crate) enum Request {
     Enrol(dto::Enrol),
+    Register(dto::Register),
     Apply(dto::Apply),
     Sessions,
     Status,
@@ -54,6 +55,7 @@ impl Request {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Enrolled(dto::Enrolled),
+    Registered(dto::Registered),
     Applied(dto::Applied),
     Sessions(dto::Sessions),
     Status(dto::Status),
@@ -116,6 +118,7 @@ pub(crate) async fn serve(
         .route("/v1/sessions", get(sessions).post(enrol))
         .route("/v1/sessions/{id}", delete(revoke))
         .route("/v1/sessions/{id}/quarantine", put(quarantine).delete(lift))
+        .route("/v1/registrations", post(register))
         .route("/v1/envelope", put(apply))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
@@ -148,6 +151,17 @@ async fn enrol(
 ) -> Response {
     match body(&peer, request).await {
         Ok(enrol) => respond(call(&calls, peer, Request::Enrol(enrol)).await),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn register(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    request: axum::extract::Request,
+) -> Response {
+    match body(&peer, request).await {
+        Ok(register) => respond(call(&calls, peer, Request::Register(register)).await),
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -298,6 +312,7 @@ fn chunk(file: &mut Take<File>) -> Option<std::io::Result<Bytes>> {
 fn respond(answer: Result<Answer, Refusal>) -> Response {
     match answer {
         Ok(Answer::Enrolled(dto)) => (StatusCode::CREATED, Json(dto)).into_response(),
+        Ok(Answer::Registered(dto)) => (StatusCode::CREATED, Json(dto)).into_response(),
         Ok(Answer::Applied(dto)) => Json(dto).into_response(),
         Ok(Answer::Sessions(dto)) => Json(dto).into_response(),
         Ok(Answer::Status(dto)) => Json(dto).into_response(),

@@ -1,9 +1,9 @@
 //! Cutting the connections of a session. That nothing of theirs leaves, the kernel sees to; here the sockets are destroyed, so that
 //! programs and far ends learn of it. It takes time, with many sockets, and so is done beside the loop, which hears of the outcome.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use enforcer_common::net::Destination;
+use enforcer_common::{identity::HeldSocket, net::Destination};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -93,30 +93,41 @@ impl Daemon {
         }
     }
 
-    /// The network namespaces that a session uses, and which sockets in them are its own: those made in its cgroup, those below that,
-    /// and those that it was seen to use.
-    pub(super) fn sockets_of(&mut self, id: Uuid) -> Result<(Namespaces, Wanted), DaemonError> {
+    /// The network namespaces that a session uses, and which sockets in them are its own.
+    fn sockets_of(&mut self, id: Uuid) -> Result<(Namespaces, Wanted), DaemonError> {
+        let Some(session) = self.registry.get(id) else {
+            return Ok(Default::default());
+        };
+        let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
+        let cgroup = session.grant.cgroup.clone();
+        let pids = session.processes.live().map(|process| process.tgid).collect();
+        let held = self.kernel.held_sockets(slot, false)?;
+        self.sockets_held(&cgroup, cgroup_id, &pids, &held)
+    }
+
+    /// Likewise, of a session with this cgroup and these processes: the sockets made in its cgroup, those below that, and those that
+    /// it was seen to use.
+    pub(super) fn sockets_held(
+        &self,
+        cgroup: &Path,
+        cgroup_id: u64,
+        pids: &BTreeSet<u32>,
+        held: &[HeldSocket],
+    ) -> Result<(Namespaces, Wanted), DaemonError> {
         let mut namespaces = Namespaces::default();
         let mut wanted = Wanted::default();
-        let Some(session) = self.registry.get(id) else {
-            return Ok((namespaces, wanted));
-        };
-        let (slot, cgroup) = (session.grant.slot, session.grant.cgroup.clone());
-        let mut pids: HashSet<u32> = session.processes.live().map(|process| process.tgid).collect();
-        wanted.cgroups.insert(session.grant.cgroup_id);
+        let mut pids = pids.clone();
+        wanted.cgroups.insert(cgroup_id);
         if cgroup.is_dir() {
-            pids.extend(self.cgroups.all_processes(&cgroup)?);
-            wanted.cgroups.extend(self.cgroups.ids(&cgroup)?);
+            pids.extend(self.cgroups.all_processes(cgroup)?);
+            wanted.cgroups.extend(self.cgroups.ids(cgroup)?);
         }
         // Also the daemon's own: what a process leaves behind when it ends is most often there.
         pids.insert(std::process::id());
         for (inode, namespace) in procfs::network_namespaces(pids.into_iter()) {
             namespaces.insert(inode, namespace);
         }
-        for held in self.kernel.held_sockets(slot, false)? {
-            if held.native == 0 && held.adopted == 0 {
-                continue;
-            }
+        for held in held.iter().filter(|held| held.native != 0 || held.adopted != 0) {
             wanted.cookies.insert(held.cookie);
             // A namespace that no process is in any more, but a socket.
             if !namespaces.contains(held.netns)

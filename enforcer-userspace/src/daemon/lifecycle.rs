@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use super::{Daemon, DaemonError, cut::Which, internal, trust::Admitted};
 use crate::{
+    cgroup::SessionCgroup,
     clock,
     control::{dto, peer::Peer, server::Refusal},
-    envelope::{self, Envelope},
+    envelope::{self, Envelope, Requirement},
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
@@ -30,6 +31,22 @@ const LINGER_NS: u64 = 120_000_000_000;
 /// SHA-256 of an envelope's text, hexadecimal.
 pub(super) fn digest(text: &str) -> String {
     sha256(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Who asks for a session.
+pub(super) struct Asked {
+    pub(super) id: Uuid,
+    pub(super) slot: u32,
+    pub(super) command: Vec<String>,
+    pub(super) registered_by_uid: u32,
+}
+
+/// Where a session's processes stand.
+pub(super) struct Place {
+    pub(super) cgroup: SessionCgroup,
+    /// Whether it is somebody else's.
+    pub(super) borrowed: bool,
+    pub(super) cgroup_before: String,
 }
 
 impl Daemon {
@@ -54,7 +71,8 @@ impl Daemon {
     /// A session is not begun where one of its promises is not kept.
     pub(super) fn require_every_hook(&self) -> Result<(), Refusal> {
         let detached = procfs::detached_links().map_err(|error| internal(&error))?;
-        let missing = self.kernel.coverage().into_iter().find(|hook| !hook.is_attached(&detached));
+        let missing =
+            self.kernel.coverage().into_iter().find(|hook| hook.needed && !hook.is_attached(&detached));
         missing.map_or(Ok(()), |missing| {
             let message = format!("`{}` is not in place at `{}`", missing.hook.program, missing.hook.hook);
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "hook-missing", message);
@@ -75,27 +93,12 @@ impl Daemon {
         let cgroup_before = procfs::cgroup2_of(peer.pid)
             .map_err(|error| failed(&error))?
             .ok_or_else(|| Refusal::new(StatusCode::GONE, "gone", "the process that asked is gone"))?;
-        let previous = self.kernel.sessions.control(slot).map_err(|error| failed(&error))?.generation();
-        let slot = SessionRef { slot, generation: previous % Control::MAX_GENERATION + 1 };
         let cgroup = self.cgroups.create(&id.to_string()).map_err(|error| failed(&error))?;
-
-        let started_ns = clock::boot_ns();
-        let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
-        let mut session = Session::new(
-            Grant {
-                id,
-                slot,
-                cgroup: cgroup.path.clone(),
-                cgroup_id: cgroup.id,
-                cgroup_before,
-                started_ns,
-                expires_ns: started_ns.saturating_add(ttl_ns),
-                command,
-                registered_by_uid: peer.uid,
-                root: ProcessKey { tgid: peer.pid, start_ns: 0 },
-            },
-            Arc::clone(envelope),
-        );
+        let asked = Asked { id, slot, command, registered_by_uid: peer.uid };
+        let mut session =
+            self.new_session(asked, envelope, Place { cgroup, borrowed: false, cgroup_before })?;
+        session.grant.root.tgid = peer.pid;
+        let started_ns = session.grant.started_ns;
         match self.put_in_force(&mut session, peer) {
             Ok(()) => {
                 let line =
@@ -111,10 +114,35 @@ impl Daemon {
         }
     }
 
-    /// Kernel state before the process is in it, its row before its control word, and the tag last: at each step the
-    /// process is held to nothing yet, or to all of it.
-    fn put_in_force(&mut self, session: &mut Session, peer: &Peer) -> Result<(), Refusal> {
-        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
+    /// A session that begins now, in a generation of its slot that nobody had.
+    pub(super) fn new_session(
+        &self,
+        asked: Asked,
+        envelope: &Arc<EnvelopeInForce>,
+        place: Place,
+    ) -> Result<Session, Refusal> {
+        let Asked { id, slot, command, registered_by_uid } = asked;
+        let previous = self.kernel.sessions.control(slot).map_err(|error| internal(&error))?.generation();
+        let started_ns = clock::boot_ns();
+        let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
+        let grant = Grant {
+            id,
+            slot: SessionRef { slot, generation: previous % Control::MAX_GENERATION + 1 },
+            cgroup: place.cgroup.path,
+            cgroup_id: place.cgroup.id,
+            borrowed_cgroup: place.borrowed,
+            cgroup_before: place.cgroup_before,
+            started_ns,
+            expires_ns: started_ns.saturating_add(ttl_ns),
+            command,
+            registered_by_uid,
+            root: ProcessKey { tgid: 0, start_ns: 0 },
+        };
+        Ok(Session::new(grant, Arc::clone(envelope)))
+    }
+
+    /// Writes a session's rows, and its control word last. Nobody is in it yet.
+    pub(super) fn put_in_tables(&mut self, session: &Session) -> Result<(), MapsError> {
         let grant = &session.grant;
         let row = SessionRow {
             id: grant.id.into_bytes(),
@@ -124,9 +152,17 @@ impl Daemon {
             pad: 0,
         };
         let maps = &mut self.kernel.sessions;
-        maps.prepare(grant.slot.slot, row).map_err(|error| failed(&error))?;
-        maps.set_cgroup(grant.cgroup_id, grant.slot).map_err(|error| failed(&error))?;
-        maps.set_control(grant.slot.slot, session.control()).map_err(|error| failed(&error))?;
+        maps.prepare(grant.slot.slot, row)?;
+        maps.set_cgroup(grant.cgroup_id, grant.slot)?;
+        maps.set_control(grant.slot.slot, session.control())
+    }
+
+    /// Kernel state before the process is in it, its row before its control word, and the tag last: at each step the
+    /// process is held to nothing yet, or to all of it.
+    fn put_in_force(&mut self, session: &mut Session, peer: &Peer) -> Result<(), Refusal> {
+        let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
+        self.put_in_tables(session).map_err(|error| failed(&error))?;
+        let grant = &session.grant;
         self.cgroups.enter(&grant.cgroup, peer.pid).map_err(|error| failed(&error))?;
         let tag = self.kernel.enrol(peer.pid, grant.slot).map_err(|error| failed(&error))?;
         if tag.session != grant.slot {
@@ -155,16 +191,31 @@ impl Daemon {
         let grant = &session.grant;
         let revoked = self.kernel.sessions.set_control(grant.slot.slot, session.control());
         self.survive(revoked.map_err(DaemonError::from));
-        self.registry.insert_stray(grant.slot);
-        let forgotten = self.state.forget(grant.id);
-        self.survive(forgotten.map_err(DaemonError::from));
         let moved = self.cgroups.release(&grant.cgroup_before, peer.pid);
         self.survive(moved.map_err(DaemonError::from));
-        let unlisted = self.kernel.sessions.remove_cgroup(grant.cgroup_id);
-        self.survive(unlisted.map_err(DaemonError::from));
+        self.abandon_slot(&session);
+        let grant = &session.grant;
         // What is in it still keeps it; the next daemon tries again.
         let removed = self.cgroups.remove(&grant.cgroup);
         self.survive(removed.map(|_| ()).map_err(DaemonError::from));
+    }
+
+    /// Takes a session that did not come about out of the tables. Its slot rests until no process has its tag.
+    pub(super) fn abandon_slot(&mut self, session: &Session) {
+        let grant = &session.grant;
+        let revoked = Control {
+            state: SessionState::Revoked,
+            mode: Mode::Enforce,
+            envelope: 0,
+            generation: grant.slot.generation,
+        };
+        let revoked = self.kernel.sessions.set_control(grant.slot.slot, revoked.pack());
+        self.survive(revoked.map_err(DaemonError::from));
+        self.registry.insert_stray(grant.slot);
+        let forgotten = self.state.forget(grant.id);
+        self.survive(forgotten.map_err(DaemonError::from));
+        let unlisted = self.kernel.sessions.remove_cgroup(grant.cgroup_id);
+        self.survive(unlisted.map_err(DaemonError::from));
     }
 
     /// The envelope's rules in the kernel: shared, if a session with the same text is held to them already.
@@ -259,7 +310,8 @@ impl Daemon {
             return Ok(());
         };
         let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
-        if !self.cgroups.remove(&session.grant.cgroup)? {
+        // Somebody else's stays, with whatever is in it.
+        if !session.grant.borrowed_cgroup && !self.cgroups.remove(&session.grant.cgroup)? {
             return Ok(());
         }
         // From here on it is over, whatever becomes of the rest.
@@ -276,6 +328,7 @@ impl Daemon {
         let envelope = Arc::clone(&session.envelope);
         self.registry.insert_lingering(Lingering { slot, cgroup_id, envelope, until_ns });
         self.state.forget(id)?;
+        self.note_levels()?;
         self.end_lingering()
     }
 
@@ -312,6 +365,7 @@ impl Daemon {
                 processes: session.processes.live().count(),
             },
             cgroup: session.grant.cgroup.clone(),
+            borrowed_cgroup: session.grant.borrowed_cgroup,
             cgroup_before: session.grant.cgroup_before.clone(),
         });
         let sessions = sessions.collect();
@@ -325,13 +379,14 @@ impl Daemon {
     }
 }
 
-/// An envelope that this host can hold a session to.
-pub(super) fn read_envelope(text: &str) -> Result<Envelope, Refusal> {
+/// An envelope that this host can hold a session to, with the guard or without.
+pub(super) fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
     let envelope = envelope::parse(text).map_err(|diagnostics| {
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
     })?;
+    let is_held = |need: &&Requirement| need.is_held() || (guarded && need.is_held_by_guard());
     let not_held: Vec<&str> =
-        envelope.needs().iter().filter(|need| !need.is_held()).map(|need| need.name()).collect();
+        envelope.needs().iter().filter(|need| !is_held(need)).map(|need| need.name()).collect();
     if not_held.is_empty() {
         return Ok(envelope);
     }
@@ -340,6 +395,6 @@ pub(super) fn read_envelope(text: &str) -> Result<Envelope, Refusal> {
     Err(refusal.hint("`enforcer check` says which parts of an envelope that are"))
 }
 
-fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {
+pub(super) fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {
     Refusal { status: StatusCode::INSUFFICIENT_STORAGE, code: "no-room", ..internal(error) }
 }

@@ -1,11 +1,13 @@
 //! The daemon: joins the kernel, the sessions, the control socket and the event file in one loop. Everything that can
 //! happen to it is an [`Input`].
 
+mod answers;
 mod apply;
 mod cut;
 mod events;
 mod lifecycle;
 mod records;
+mod register;
 mod restore;
 mod standing;
 mod start;
@@ -18,24 +20,21 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use enforcer_common::{ABI_VERSION, counter::Counter};
+use enforcer_common::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
     cgroup::Cgroups,
     clock,
-    control::{
-        dto,
-        server::{Answer, Call, Refusal, Request},
-    },
+    control::server::{Answer, Call, Refusal, Request},
     exit::one_line,
     host::Host,
     kernel::{Kernel, KernelError, MapsError, Ring},
     path_error::PathError,
     procfs::{self, ProcError},
     record::{EventKind, EventLine},
-    session::{Registry, Session},
+    session::Registry,
     settings::Settings,
     state::{State, StateError},
 };
@@ -198,6 +197,7 @@ impl Daemon {
         };
         let asked = match request {
             Request::Enrol(_) => "enrol",
+            Request::Register(_) => "register what runs",
             Request::Sessions => "list sessions",
             Request::Status => "status",
             Request::Revoke { .. } => "revoke",
@@ -219,6 +219,7 @@ impl Daemon {
     fn answer(&mut self, peer: &crate::control::peer::Peer, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
+            Request::Register(register) => self.register(peer, register).map(Answer::Registered),
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
@@ -230,57 +231,6 @@ impl Daemon {
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
         }
-    }
-
-    fn list(&self) -> dto::Sessions {
-        let now_ns = clock::boot_ns();
-        dto::Sessions {
-            version: dto::VERSION,
-            sessions: self.registry.iter().map(|session| describe(session, now_ns)).collect(),
-        }
-    }
-
-    fn status(&self) -> Result<dto::Status, DaemonError> {
-        let counters = self.kernel.sessions.counters()?.into_iter();
-        let counters: Vec<_> = counters
-            .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
-            .chain(self.events.counters())
-            .chain([("fault_daemon", self.faults, true)])
-            .collect();
-        let detached = procfs::detached_links()?;
-        let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {
-            attached: coverage.is_attached(&detached),
-            hook: coverage.hook.hook.to_owned(),
-            program: coverage.hook.program.to_owned(),
-            covers: coverage.hook.covers.to_owned(),
-            program_id: coverage.link.as_ref().ok().map(|linked| linked.program_id),
-            error: match &coverage.link {
-                Ok(linked) if detached.contains(&linked.link_id) => Some("somebody detached it".to_owned()),
-                Ok(_) => None,
-                Err(error) => Some(error.clone()),
-            },
-        });
-        Ok(dto::Status {
-            version: dto::VERSION,
-            daemon: dto::DaemonInfo {
-                pid: std::process::id(),
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-                abi: ABI_VERSION,
-                start: self.kernel.start.name().to_owned(),
-                started: self.started.to_string(),
-                kernel: self.host.release.clone(),
-            },
-            coverage: coverage.collect(),
-            sessions: self.registry.len(),
-            trust_keys: self.trusted(),
-            tasks: self.kernel.sessions.tags()?.len(),
-            faults: counters
-                .iter()
-                .filter(|(_, n, fault)| *fault && *n > 0)
-                .map(|(name, ..)| (*name).into())
-                .collect(),
-            counters: counters.into_iter().map(|(name, n, _)| (name.to_owned(), n)).collect(),
-        })
     }
 
     /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
@@ -357,37 +307,6 @@ impl Daemon {
 /// Whether a process is in a session's cgroup. What cannot be told counts as yes.
 fn stands_inside(cgroups: &Cgroups, pid: u32) -> bool {
     !matches!(procfs::cgroup2_of(pid), Ok(Some(path)) if !cgroups.holds(&path))
-}
-
-fn describe(session: &Session, now_ns: u64) -> dto::SessionInfo {
-    let grant = &session.grant;
-    let metadata = &session.envelope.envelope.metadata;
-    dto::SessionInfo {
-        id: grant.id.to_string(),
-        agent: metadata.name.clone(),
-        owner: metadata.owner.clone(),
-        operator: metadata.operator.clone(),
-        purpose: metadata.purpose.clone(),
-        model: metadata.model.clone(),
-        mode: session.mode().name().to_owned(),
-        state: session.status(now_ns).name().to_owned(),
-        envelope_digest: session.envelope.digest.clone(),
-        command: grant.command.clone(),
-        started: clock::wall(grant.started_ns).to_string(),
-        expires: clock::wall(grant.expires_ns).to_string(),
-        cgroup: grant.cgroup.to_string_lossy().into_owned(),
-        registered_by_uid: grant.registered_by_uid,
-        processes: session
-            .processes
-            .live()
-            .map(|process| dto::ProcessInfo {
-                pid: process.tgid,
-                parent_pid: process.parent,
-                comm: process.comm.map(str::to_owned),
-                path: process.path.map(str::to_owned),
-            })
-            .collect(),
-    }
 }
 
 /// The refusal for a fault of ours.

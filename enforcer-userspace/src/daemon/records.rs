@@ -5,7 +5,7 @@ use enforcer_common::{identity::SessionRef, record::Placement};
 use super::Daemon;
 use crate::{
     clock,
-    record::{self, Body, EventKind, EventLine, LineEgress, LineProcess, LineSession, Record},
+    record::{self, Body, EventKind, EventLine, LineEgress, LineGuard, LineProcess, LineSession, Record},
     session::ProcessKey,
 };
 
@@ -29,7 +29,8 @@ impl Daemon {
     fn escape_sign(&mut self, record: &Record) -> Option<EventLine> {
         let Body::Egress(egress) = &record.body else { return None };
         let session = self.registry.at_mut(record.session)?;
-        if !egress.is_misplaced() || !session.misplaced.insert(record.tgid) {
+        let expected = record.time_ns < session.settled_ns;
+        if !egress.is_misplaced() || expected || !session.misplaced.insert(record.tgid) {
             return None;
         }
         let mut line = EventLine::new(EventKind::EscapeSign, &clock::wall(record.time_ns)).session(session);
@@ -56,7 +57,7 @@ impl Daemon {
                     session.processes.fork(tgid, child);
                 }
                 Body::Exec { path, .. } => session.processes.exec(tgid, comm.clone(), path.clone()),
-                Body::Fork { untagged: true, .. } | Body::Egress(_) | Body::Exit { .. } => {}
+                Body::Fork { untagged: true, .. } | Body::Egress(_) | Body::Exit { .. } | Body::Guard(_) => {}
             }
         }
         let session = self.registry.at(slot);
@@ -65,6 +66,7 @@ impl Daemon {
             Body::Fork { .. } => EventKind::Fork,
             Body::Exec { .. } => EventKind::Exec,
             Body::Exit { .. } => EventKind::Exit,
+            Body::Guard(_) => EventKind::Guard,
         };
         let mut line = EventLine::new(kind, &time);
         line.session = session.map(Into::into);
@@ -83,6 +85,18 @@ impl Daemon {
                 // By the time it is read, the session may be held to another one.
                 let decided =
                     session.and_then(|session| Some((session, session.envelope_of(egress.envelope)?)));
+                if let Some((session, envelope)) = decided {
+                    line.session = Some(LineSession::under(session, envelope));
+                }
+            }
+            Body::Guard(guard) => {
+                if let Some(process) = &mut process {
+                    process.tid = Some(guard.tid);
+                    process.uid = Some(guard.uid);
+                }
+                line.guard = Some(LineGuard::new(&guard, session));
+                let decided =
+                    session.and_then(|session| Some((session, session.envelope_of(guard.envelope)?)));
                 if let Some((session, envelope)) = decided {
                     line.session = Some(LineSession::under(session, envelope));
                 }

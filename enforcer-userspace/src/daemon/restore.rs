@@ -32,6 +32,7 @@ impl Daemon {
             }
         }
         self.revoke_unknown()?;
+        self.note_levels()?;
         self.reconcile_trees()?;
         let in_use = self.registry.iter().map(|session| &session.envelope);
         let in_use = in_use.map(|envelope| (envelope.number, envelope.blocks)).collect();
@@ -67,6 +68,7 @@ impl Daemon {
                 root: file.root(),
                 cgroup: file.cgroup,
                 cgroup_id: file.cgroup_id,
+                borrowed_cgroup: file.borrowed_cgroup,
                 cgroup_before: file.cgroup_before,
                 started_ns: file.started_ns,
                 expires_ns: file.expires_ns,
@@ -76,6 +78,27 @@ impl Daemon {
             envelope,
         );
         session.state = stricter(on_disk, control.state);
+        if file.registering {
+            // Not all of its processes are known to be held to it.
+            session.state = SessionState::Revoked;
+            self.note(
+                EventKind::SessionRevoked,
+                format!("session {id} was being registered when the daemon was killed"),
+            );
+        }
+        if session.state != SessionState::Quarantined && session.grant.cgroup.is_dir() {
+            // Frozen by a registration or a revocation that was cut short; refused everything, if it was one.
+            let thawed = self.cgroups.freeze(&session.grant.cgroup, false);
+            self.survive(thawed.map_err(DaemonError::from));
+        }
+        if session.state == SessionState::Active
+            && session.envelope.envelope.unix.is_some()
+            && !self.kernel.guard.is_active()
+        {
+            session.state = SessionState::Revoked;
+            let why = "its envelope restricts Unix sockets, and there is no guard any more";
+            self.note(EventKind::SessionRevoked, format!("session {id}: {why}"));
+        }
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
         session.replaced.extend(other.map(|envelope| Replaced { envelope, at_ns: clock::boot_ns() }));
@@ -135,7 +158,10 @@ impl Daemon {
         }
         let known: HashSet<_> = self.registry.iter().map(|session| session.grant.cgroup.clone()).collect();
         for path in self.cgroups.sessions()?.iter().filter(|path| !known.contains(*path)) {
-            self.cgroups.remove(path)?;
+            if !self.cgroups.remove(path)? {
+                // Whoever is in it is refused everything; that it does not stand still for ever.
+                self.cgroups.freeze(path, false)?;
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use enforcer_common::config::Config;
+use enforcer_common::config::{Config, GuardOffsets};
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::{
@@ -172,8 +172,15 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         faults: 0,
         last_fault: None,
     };
+    let guard = match daemon.kernel.guard.absence() {
+        None => "guard active".to_owned(),
+        Some(absence) => {
+            eprintln!("warning: there is no guard: {absence}");
+            format!("no guard: {absence}")
+        }
+    };
     let started = format!(
-        "enforcer {}, ABI version {}, kernel {}, {}",
+        "enforcer {}, ABI version {}, kernel {}, {}, {guard}",
         env!("CARGO_PKG_VERSION"),
         enforcer_common::ABI_VERSION,
         daemon.host.release,
@@ -217,13 +224,15 @@ fn raise_descriptor_limit() {
 fn start_kernel(pins: &Pins, cgroups: &Cgroups, host: &host::Host) -> Result<Kernel, StartError> {
     let config = Config {
         offsets: host.offsets,
+        guard: *host.guard.as_ref().unwrap_or(&GuardOffsets::UNKNOWN),
         cgroup_parent_id: cgroups.create_parent()?,
         cgroup_parent_level: cgroups.level(),
         pad: 0,
     };
-    let mut kernel = Kernel::start(pins, &host.cgroup_root, &config, host.max_tasks)?;
+    let can_guard = host.guard.as_ref().map(|_| ()).map_err(String::as_str);
+    let mut kernel = Kernel::start(pins, &host.cgroup_root, &config, host.max_tasks, can_guard)?;
     let detached = procfs::detached_links()?;
-    if kernel.coverage().iter().any(|hook| !hook.is_attached(&detached)) {
+    if kernel.coverage().iter().any(|hook| hook.needed && !hook.is_attached(&detached)) {
         kernel.replace_programs(&host.cgroup_root, &config, host.max_tasks)?;
     }
     Ok(kernel)

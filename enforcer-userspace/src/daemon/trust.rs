@@ -101,7 +101,7 @@ impl Daemon {
         let signer = self.trust.as_ref().map(|trust| trust.signer(text, signature)).transpose();
         // Read only after that: what nobody vouches for does not get as far as the parser.
         let signer = signer.map_err(|refusal| self.record_unaccepted(peer, refusal))?;
-        let envelope = lifecycle::read_envelope(text)?;
+        let envelope = lifecycle::read_envelope(text, self.kernel.guard.is_active())?;
         let (Some(trust), Some(signer)) = (&self.trust, signer) else {
             return Ok(Admitted { envelope, news: None });
         };

@@ -16,6 +16,8 @@ use super::{Envelope, Prefix, Rule};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompiledRules {
     pub(crate) blocks: Vec<Block>,
+    /// The Unix sockets that rules name, each with the number of the rule among those for Unix sockets. The first to name one has it.
+    pub(crate) unix: Vec<(String, u32)>,
     /// The rules that decide somewhere.
     pub(crate) deciding: HashSet<u32>,
     pub(crate) stats: Stats,
@@ -102,7 +104,15 @@ pub(crate) fn compile_within(
     blocks.extend(entries.chunks(Block::ENTRIES).map(block_of));
     blocks[0] = header.block();
     let deciding = entries.iter().map(|entry| entry.rule).filter(|rule| *rule != NO_RULE).collect();
-    Ok(CompiledRules { blocks, deciding, stats })
+    Ok(CompiledRules { blocks, unix: unix_sockets(envelope), deciding, stats })
+}
+
+fn unix_sockets(envelope: &Envelope) -> Vec<(String, u32)> {
+    let rules = envelope.unix.iter().flatten().zip(0..);
+    let mut named = HashSet::new();
+    let sockets = rules.flat_map(|(rule, number)| rule.to.iter().map(move |socket| (socket, number)));
+    let first = sockets.filter(|(socket, _)| named.insert(*socket));
+    first.map(|(socket, number)| (socket.clone(), number)).collect()
 }
 
 /// The header, but for where things stand.

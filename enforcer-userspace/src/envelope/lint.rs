@@ -55,6 +55,18 @@ impl Warnings {
             );
         }
         for need in envelope.needs().iter().filter(|need| !need.is_held()) {
+            if need.is_held_by_guard() {
+                self.add(
+                    "needs-guard",
+                    0,
+                    format!(
+                        "`{}`: only hosts with BPF LSM hold a session to it; elsewhere none begins",
+                        need.name()
+                    ),
+                    "`enforcer doctor` says whether a host has it",
+                );
+                continue;
+            }
             self.add(
                 "not-held",
                 0,
@@ -265,7 +277,7 @@ mod tests {
                 ("name-allows-nothing", 4),
             ),
             ("egress: [{name: a, to: ['agent:b'], ports: 443, protocol: tcp}]", ("agent-allows-nothing", 4)),
-            ("unix: []", ("not-held", 0)),
+            ("unix: []", ("needs-guard", 0)),
             ("requires: [names]", ("not-held", 0)),
             ("mode: audit", ("audit", 0)),
         ] {

@@ -107,6 +107,12 @@ impl Envelope {
             Some(listen) => self.listen.get(listen).map(|rule| (rule.name.as_str(), rule.line)),
         }
     }
+
+    /// Whether no abstract Unix socket may be connected to.
+    pub(crate) fn bars_abstract_unix(&self) -> bool {
+        let is_abstract = |rule: &UnixRule| rule.to.iter().any(|address| address.starts_with('@'));
+        self.unix.as_ref().is_some_and(|rules| !rules.iter().any(is_abstract))
+    }
 }
 
 /// Who and what for.
@@ -158,9 +164,14 @@ impl Requirement {
         }
     }
 
-    /// Whether this release holds sessions to it.
+    /// Whether this release holds sessions to it on every host.
     pub(crate) const fn is_held(self) -> bool {
         !matches!(self, Self::Names | Self::Agents | Self::Unix)
+    }
+
+    /// Whether it does where the guard is.
+    pub(crate) const fn is_held_by_guard(self) -> bool {
+        matches!(self, Self::Unix)
     }
 }
 

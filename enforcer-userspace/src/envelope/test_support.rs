@@ -108,12 +108,6 @@ pub(super) fn listen_matches(rule: &ListenRule, from: &Destination) -> Option<u8
     rule.from.iter().filter(|prefix| prefix.holds(from.address)).map(|prefix| prefix.bits()).max()
 }
 
-/// Whether a deny rule that is only recorded speaks of the far end of a packet.
-pub(super) fn is_on_trial(envelope: &Envelope, packet: &Packet) -> bool {
-    let far = Destination { protocol: packet.protocol, address: packet.remote, port: packet.remote_port };
-    best_rule(envelope, &far, Verdict::Deny, Some(Mode::Audit)).is_some()
-}
-
 /// What the language says of any destination.
 pub(super) fn model(envelope: &Envelope, destination: &Destination) -> Answer {
     let ask = |address| model_of_rules(envelope, &Destination { address, ..*destination });

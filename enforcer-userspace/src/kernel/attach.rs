@@ -6,7 +6,7 @@ use aya::{
     Btf, Ebpf,
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Iter,
-        Program, ProgramError,
+        Lsm, Program, ProgramError,
         links::{FdLink, LinkError, PinnedLink},
     },
 };
@@ -21,20 +21,22 @@ pub(crate) struct Hook {
     pub(crate) program: &'static str,
     /// What this hook's program promises.
     pub(crate) covers: &'static str,
-    kind: Kind,
+    pub(super) kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(super) enum Kind {
     SockAddr,
     Sock,
     Skb(CgroupSkbAttachType),
     Tracepoint(&'static str),
     /// Over these objects.
     Iter(&'static str),
+    /// By the hook's name in the kernel.
+    Lsm(&'static str),
 }
 
-/// Every hook, in the order of attaching: identity is tracked before anything is decided by it.
+/// Every hook that a daemon does not start without, in the order of attaching: identity is tracked before anything is decided by it.
 pub(crate) const HOOKS: &[Hook] = &[
     Hook {
         hook: "tp_btf/task_newtask",
@@ -123,6 +125,8 @@ pub(crate) struct Coverage {
     pub(crate) hook: &'static Hook,
     /// The program behind the pinned link, or why there is none.
     pub(crate) link: Result<Linked, String>,
+    /// Whether a session is not begun without it: all but the guard's, where there is none.
+    pub(crate) needed: bool,
 }
 
 /// A link and its program, by the kernel's ids.
@@ -151,6 +155,7 @@ impl Hook {
                 as_kind::<BtfTracePoint>(program).and_then(|program| program.load(name, btf))
             }
             Kind::Iter(over) => as_kind::<Iter>(program).and_then(|program| program.load(over, btf)),
+            Kind::Lsm(name) => as_kind::<Lsm>(program).and_then(|program| program.load(name, btf)),
         };
         loaded.map_err(|source| self.error("load", source))
     }
@@ -196,6 +201,11 @@ impl Hook {
                 let program = as_kind::<Iter>(program)?;
                 let id = program.attach()?;
                 program.take_link(id)?.try_into().map_err(not_pinnable)
+            }
+            Kind::Lsm(_) => {
+                let program = as_kind::<Lsm>(program)?;
+                let id = program.attach()?;
+                Ok(program.take_link(id)?.into())
             }
         }
     }

@@ -15,8 +15,21 @@ use super::{control::ControlWords, pins::Pins};
 
 /// The names of all maps, as pinned.
 pub(super) const NAMES: &[&str] = &[
-    "TASKS", "CGROUPS", "LEVELS", "CONTROL", "SESSIONS", "PROCS", "USAGE", "SOCKETS", "RULES", "ENROL",
-    "RECORDS", "COUNTERS", "META",
+    "TASKS",
+    "CGROUPS",
+    "LEVELS",
+    "CONTROL",
+    "SESSIONS",
+    "PROCS",
+    "USAGE",
+    "SOCKETS",
+    "RULES",
+    "UNIX_RULES",
+    "CANARY",
+    "ENROL",
+    "RECORDS",
+    "COUNTERS",
+    "META",
 ];
 
 /// Why a map could not be used.
@@ -123,6 +136,11 @@ impl SessionMaps {
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(access("read", "TASKS")(error)),
         }
+    }
+
+    /// Takes a process's tag away: for one whose registration did not come about.
+    pub(crate) fn remove_tag(&mut self, tgid: u32) -> Result<(), MapsError> {
+        ignore_absent(self.tasks.remove(&tgid)).map_err(access("write", "TASKS"))
     }
 
     /// Every tag. Processes come and go meanwhile: one that lives throughout is in it.

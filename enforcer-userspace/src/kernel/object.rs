@@ -28,17 +28,19 @@ use crate::exit::one_line;
 
 use super::{
     attach::{Coverage, HOOKS, Linked},
+    guard::{GUARD, Guard},
     maps::{self, MapsError, SessionMaps},
     pins::{PinError, Pins},
     ring::Ring,
     rules::RuleMaps,
 };
 
-/// How long the kernel may take to let go of programs whose pins are gone.
-const UNLOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to let go of programs whose pins are gone: of the guard only after each task of the host was seen to
+/// leave the kernel, or to wait.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The kernel programs this build was made with.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf.o"));
 
 /// Why the kernel side could not be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -123,23 +125,27 @@ pub(crate) struct Kernel {
     pub(crate) sessions: SessionMaps,
     pub(crate) rules: RuleMaps,
     pub(crate) start: Start,
+    pub(crate) guard: Guard,
     pins: Pins,
     /// Open beside their pins: somebody who removes a pin does not end enforcement while a daemon runs.
     links: Vec<FdLink>,
 }
 
 impl Kernel {
-    /// Adopts what is pinned, or loads and attaches at `cgroup_root`. `max_tasks` is the room for tagged processes.
+    /// Adopts what is pinned, or loads and attaches at `cgroup_root`. `max_tasks` is the room for tagged processes, `can_guard` why there
+    /// can be no guard.
     pub(crate) fn start(
         pins: &Pins,
         cgroup_root: &std::path::Path,
         config: &Config,
         max_tasks: u32,
+        can_guard: Result<(), &str>,
     ) -> Result<Self, KernelError> {
         let root = File::open(cgroup_root)
             .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
         let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
-        let start = if !pins.exist()? {
+        let start_guard = |is_current| Guard::start(pins, &root, config, can_guard, is_current);
+        let (start, guard) = if !pins.exist()? {
             let staged = pins.stage()?;
             let loaded = load(&staged, config, max_tasks)
                 .and_then(|mut object| attach_all(&mut object, &root, |program| staged.link(program)))
@@ -151,21 +157,26 @@ impl Kernel {
                 staged.remove()?;
                 return Err(error);
             }
-            Start::Fresh
+            (Start::Fresh, start_guard(false)?)
         } else {
             let pinned = check_pinned(pins)?;
             pins.recover()?;
-            if pinned.digest == meta.digest && open_links(pins).is_ok() {
-                Start::Adopted
+            let is_current = pinned.digest == meta.digest;
+            if is_current && open_links(pins).is_ok() {
+                (Start::Adopted, start_guard(true)?)
             } else {
-                upgrade(pins, config, max_tasks, &root, meta)?;
-                Start::Upgraded
+                upgrade(pins, config, max_tasks, &root)?;
+                let guard = start_guard(is_current)?;
+                // Last: until then, whoever starts does all of it again.
+                maps::write_meta(&mut maps::open_meta(pins)?, meta)?;
+                (Start::Upgraded, guard)
             }
         };
         Ok(Self {
             sessions: SessionMaps::open(pins)?,
             rules: RuleMaps::open(pins)?,
             start,
+            guard,
             pins: pins.clone(),
             links: open_links(pins)?,
         })
@@ -184,6 +195,20 @@ impl Kernel {
         self.sessions.set_enrol(EnrolRequest::NONE)?;
         iterated.map_err(KernelError::Iterate)?;
         self.sessions.tag(tgid)?.ok_or(KernelError::NotTagged { tgid })
+    }
+
+    /// Tags processes that run already: those in the session's cgroup and below it, or one and its descendants. Once through all
+    /// processes of the host; to be done again until it finds no more.
+    pub(crate) fn tag_running(
+        &mut self,
+        session: SessionRef,
+        kind: EnrolKind,
+        tgid: u32,
+    ) -> Result<(), KernelError> {
+        self.sessions.set_enrol(EnrolRequest { session, tgid, kind: kind.raw() })?;
+        let iterated = self.iterate("enrol_task");
+        self.sessions.set_enrol(EnrolRequest::NONE)?;
+        iterated.map(drop).map_err(KernelError::Iterate)
     }
 
     /// The network sockets that a session's processes hold. With `take`, those that were made elsewhere are taken for the session's
@@ -217,7 +242,8 @@ impl Kernel {
         let root = File::open(cgroup_root)
             .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
         let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
-        upgrade(&self.pins, config, max_tasks, &root, meta)?;
+        upgrade(&self.pins, config, max_tasks, &root)?;
+        maps::write_meta(&mut maps::open_meta(&self.pins)?, meta)?;
         self.start = Start::Upgraded;
         self.hold_links()
     }
@@ -225,46 +251,46 @@ impl Kernel {
     /// Opens the pinned links again, after [`Self::let_go`].
     pub(crate) fn hold_links(&mut self) -> Result<(), KernelError> {
         self.links = open_links(&self.pins)?;
-        Ok(())
+        self.guard.hold(&self.pins)
     }
 
     /// Lets go of the links, so that only their pins keep them.
     pub(crate) fn let_go(&mut self) {
         self.links.clear();
+        self.guard.let_go();
     }
 
     /// What is attached now, asked of the kernel.
     pub(crate) fn coverage(&self) -> Vec<Coverage> {
-        let linked = |program| {
-            let info = FdLink::from(PinnedLink::from_pin(self.pins.link(program))?).info()?;
+        let linked = |pin: PathBuf| {
+            let info = FdLink::from(PinnedLink::from_pin(pin)?).info()?;
             Ok::<_, LinkError>(Linked { link_id: info.id(), program_id: info.program_id() })
         };
-        let coverage = |hook: &'static super::attach::Hook| Coverage {
+        let hooks = HOOKS.iter().map(|hook| Coverage {
             hook,
-            link: linked(hook.program).map_err(|error| one_line(&error)),
-        };
-        HOOKS.iter().map(coverage).collect()
+            link: linked(self.pins.link(hook.program)).map_err(|error| one_line(&error)),
+            needed: true,
+        });
+        let absence = self.guard.absence();
+        let guard = GUARD.iter().map(|hook| Coverage {
+            hook,
+            link: match absence {
+                None => linked(self.pins.guard_link(hook.program)).map_err(|error| one_line(&error)),
+                Some(absence) => Err(format!("there is no guard: {absence}")),
+            },
+            needed: absence.is_none(),
+        });
+        hooks.chain(guard).collect()
     }
 }
 
-/// A hook, and why this kernel refuses its program if it does.
-pub(crate) type Probed = (&'static super::attach::Hook, Option<String>);
-
-/// Verifies every program on this kernel without attaching one: what `doctor` reports.
-pub(crate) fn probe_programs(config: &Config) -> Result<Vec<Probed>, KernelError> {
-    let btf = Btf::from_sys_fs().map_err(|error| KernelError::Btf(Box::new(error)))?;
-    let mut object = EbpfLoader::new()
-        .override_global("CONFIG", config, true)
-        .load(OBJECT)
-        .map_err(|error| KernelError::Object(Box::new(error)))?;
-    let mut refused =
-        |hook: &'static super::attach::Hook| hook.load(&mut object, &btf).err().map(|error| one_line(&error));
-    Ok(HOOKS.iter().map(|hook| (hook, refused(hook))).collect())
+pub(super) fn read_btf() -> Result<Btf, KernelError> {
+    Btf::from_sys_fs().map_err(|error| KernelError::Btf(Box::new(error)))
 }
 
 /// Loads the object with its maps pinned at `pins`; maps that are pinned there already are used.
 fn load(pins: &Pins, config: &Config, max_tasks: u32) -> Result<Ebpf, KernelError> {
-    let btf = Btf::from_sys_fs().map_err(|error| KernelError::Btf(Box::new(error)))?;
+    let btf = read_btf()?;
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", config, true).map_max_entries("TASKS", max_tasks);
     for name in maps::NAMES {
@@ -287,13 +313,12 @@ fn attach_all(object: &mut Ebpf, root: &File, pin: impl Fn(&str) -> PathBuf) -> 
 
 /// Attaches this build's programs beside the old ones, on the same maps, and then removes the old ones. While both are
 /// attached both must allow; a fork or exit is counted by whoever comes first.
-fn upgrade(pins: &Pins, config: &Config, max_tasks: u32, root: &File, meta: Meta) -> Result<(), KernelError> {
+fn upgrade(pins: &Pins, config: &Config, max_tasks: u32, root: &File) -> Result<(), KernelError> {
     let mut object = load(pins, config, max_tasks)?;
     let dir = pins.new_links();
     std::fs::create_dir(&dir).map_err(|source| KernelError::Open { path: dir.clone(), source })?;
     attach_all(&mut object, root, |program| dir.join(program))?;
-    pins.replace_links()?;
-    Ok(maps::write_meta(&mut maps::open_meta(pins)?, meta)?)
+    Ok(pins.replace_links()?)
 }
 
 /// Removes every pin, of any release: with them goes what only they kept alive. What others pinned stays.
@@ -302,11 +327,13 @@ pub(crate) fn remove_pins(pins: &Pins) -> Result<(), KernelError> {
     if pins.exist()? && pins.map("META").exists() {
         read_our_meta(pins)?;
     }
-    let pinned = |hook: &super::attach::Hook| {
-        let link = FdLink::from(PinnedLink::from_pin(pins.link(hook.program)).ok()?);
+    let pinned = |pin: PathBuf| {
+        let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
         Some(link.info().ok()?.program_id())
     };
-    let programs: Vec<u32> = HOOKS.iter().filter_map(pinned).collect();
+    let hooks = HOOKS.iter().map(|hook| pins.link(hook.program));
+    let pins_of_programs = hooks.chain(GUARD.iter().map(|hook| pins.guard_link(hook.program)));
+    let programs: Vec<u32> = pins_of_programs.filter_map(pinned).collect();
     pins.remove()?;
     wait_until_unloaded(&programs)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use btf_rs::{Btf, Member, Type};
-use enforcer_common::config::Offsets;
+use enforcer_common::config::{GuardOffsets, Offsets};
 
 /// The running kernel's type information.
 pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -51,6 +51,30 @@ pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
         net_inum: find("net", "ns.inum")?,
         socket_sk: find("socket", "sk")?,
         socket_file: find("socket", "file")?,
+        pad: 0,
+    })
+}
+
+/// Likewise what the guard reads.
+pub(crate) fn guard_offsets() -> Result<GuardOffsets, OffsetError> {
+    let btf = Btf::from_file(Path::new(KERNEL_BTF)).map_err(|error| OffsetError::Read(error.into()))?;
+    let find = |structure, field| offset(&btf, structure, field);
+    Ok(GuardOffsets {
+        file_inode: find("file", "f_inode")?,
+        file_mode: find("file", "f_mode")?,
+        file_dentry: find("file", "f_path.dentry")?,
+        inode_mode: find("inode", "i_mode")?,
+        inode_rdev: find("inode", "i_rdev")?,
+        inode_sb: find("inode", "i_sb")?,
+        super_block_magic: find("super_block", "s_magic")?,
+        dentry_name: find("dentry", "d_name.name")?,
+        proc_inode_pid: find("proc_inode", "pid")?,
+        proc_inode_vfs_inode: find("proc_inode", "vfs_inode")?,
+        cred_user_ns: find("cred", "user_ns")?,
+        user_namespace_level: find("user_namespace", "level")?,
+        unix_sock_addr: find("unix_sock", "addr")?,
+        unix_address_len: find("unix_address", "len")?,
+        unix_address_name: find("unix_address", "name")?,
         pad: 0,
     })
 }

@@ -22,6 +22,9 @@ pub(crate) enum PinError {
     Io(#[from] PathError),
 }
 
+/// What can stand in a pin directory.
+const CONTENTS: [&str; 7] = ["maps", "links", "links-new", "links-old", "guard", "guard-new", "guard-old"];
+
 /// A pin directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
@@ -60,6 +63,24 @@ impl Pins {
         self.links().join(program)
     }
 
+    /// The guard's links, apart from the others: on many hosts there are none.
+    pub(crate) fn guard(&self) -> PathBuf {
+        self.root.join("guard")
+    }
+
+    pub(crate) fn guard_link(&self, program: &str) -> PathBuf {
+        self.guard().join(program)
+    }
+
+    /// Where those that replace them are gathered.
+    pub(crate) fn new_guard(&self) -> PathBuf {
+        self.root.join("guard-new")
+    }
+
+    fn old_guard(&self) -> PathBuf {
+        self.root.join("guard-old")
+    }
+
     /// Where replacing links are gathered.
     pub(crate) fn new_links(&self) -> PathBuf {
         self.root.join("links-new")
@@ -79,7 +100,7 @@ impl Pins {
         let mut any = false;
         for entry in entries {
             let name = entry.map_err(PathError::at("read", &self.root))?.file_name();
-            if !["maps", "links", "links-new", "links-old"].iter().any(|ours| name == *ours) {
+            if !CONTENTS.iter().any(|ours| name == *ours) {
                 let found = name.to_string_lossy().into_owned();
                 return Err(PinError::Foreign { path: self.root.clone(), found });
             }
@@ -112,30 +133,42 @@ impl Pins {
 
     /// Puts `links-new` in the place of `links`. Both sets are attached until the last step.
     pub(crate) fn replace_links(&self) -> Result<(), PinError> {
-        let (links, new, old) = (self.links(), self.new_links(), self.old_links());
-        match fs::rename(&links, &old) {
-            // Somebody removed them.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(PathError::at("set aside", &links))?,
-        }
-        fs::rename(&new, &links).map_err(PathError::at("move the new links to", &links))?;
-        remove(&old)
+        replace(&self.links(), &self.new_links(), &self.old_links())
+    }
+
+    /// Likewise for the guard.
+    pub(crate) fn replace_guard(&self) -> Result<(), PinError> {
+        replace(&self.guard(), &self.new_guard(), &self.old_guard())
+    }
+
+    /// Removes the links of a guard that was not finished.
+    pub(crate) fn remove_new_guard(&self) -> Result<(), PinError> {
+        remove(&self.new_guard())
     }
 
     /// Finishes a replacement that was cut short.
     pub(crate) fn recover(&self) -> Result<(), PinError> {
-        if !self.links().exists() && self.new_links().exists() {
-            fs::rename(self.new_links(), self.links()).map_err(PathError::at("restore", &self.links()))?;
+        for (current, new, old) in [
+            (self.links(), self.new_links(), self.old_links()),
+            (self.guard(), self.new_guard(), self.old_guard()),
+        ] {
+            // Set aside, and the new ones were complete.
+            if !current.exists() && new.exists() && old.exists() {
+                fs::rename(&new, &current).map_err(PathError::at("restore", &current))?;
+            }
+            remove(&new)?;
+            remove(&old)?;
         }
-        remove(&self.new_links())?;
-        remove(&self.old_links())
+        Ok(())
     }
 
     /// Removes every pin: what only they kept alive is gone.
     pub(crate) fn remove(&self) -> Result<(), PinError> {
         // Links before maps, so that no program runs without its pins.
-        for dir in [self.links(), self.new_links(), self.old_links(), self.root.clone(), self.staging()] {
-            remove(&dir)?;
+        let guards = [self.guard(), self.new_guard(), self.old_guard()];
+        let links = [self.links(), self.new_links(), self.old_links()];
+        for dir in links.iter().chain(&guards).chain([&self.root, &self.staging()]) {
+            remove(dir)?;
         }
         Ok(())
     }
@@ -145,6 +178,17 @@ impl Pins {
         // The file system refuses names with a dot in them (v6.1/kernel/bpf/inode.c, bpf_lookup).
         self.root.with_file_name(format!("{name}-staging"))
     }
+}
+
+/// Puts `new` in the place of `current`.
+fn replace(current: &Path, new: &Path, old: &Path) -> Result<(), PinError> {
+    match fs::rename(current, old) {
+        // There was none, or somebody removed them.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => other.map_err(PathError::at("set aside", current))?,
+    }
+    fs::rename(new, current).map_err(PathError::at("move the new links to", current))?;
+    remove(old)
 }
 
 fn remove(dir: &Path) -> Result<(), PinError> {

@@ -11,8 +11,11 @@ use std::{
     thread,
 };
 
-use aya::maps::{Array, HashOfMaps, MapData};
-use enforcer_common::rules::{Block, MAX_ENVELOPES};
+use aya::maps::{Array, HashMap as KernelHashMap, HashOfMaps, MapData};
+use enforcer_common::{
+    guard::UnixKey,
+    rules::{Block, MAX_ENVELOPES},
+};
 
 use super::{
     maps::{MAX_RULE_BLOCKS, MapsError, access, ignore_absent, open},
@@ -22,6 +25,7 @@ use crate::envelope::CompiledRules;
 
 type Table = Array<MapData, Block>;
 type Tables = HashOfMaps<MapData, u32, Table>;
+type UnixSockets = KernelHashMap<MapData, UnixKey, u32>;
 
 /// The number of no envelope: writing under it does nothing but wait for the programs that run.
 const NOBODY: u32 = 0;
@@ -29,6 +33,9 @@ const NOBODY: u32 = 0;
 /// The compiled rules of every envelope in use.
 pub(crate) struct RuleMaps {
     tables: Tables,
+    sockets: UnixSockets,
+    /// The Unix sockets that the rules of each envelope name.
+    named: HashMap<u32, Vec<UnixKey>>,
     /// The blocks of each table that was installed or found in use.
     blocks: HashMap<u32, u64>,
     /// Tables that are being taken away: their numbers are not free yet.
@@ -40,9 +47,11 @@ impl RuleMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
         Ok(Self {
             tables: open(pins, "RULES")?,
+            sockets: open(pins, "UNIX_RULES")?,
+            named: HashMap::new(),
             blocks: HashMap::new(),
             going: HashSet::new(),
-            remover: Remover::start(open(pins, "RULES")?)?,
+            remover: Remover::start(open(pins, "RULES")?, open(pins, "UNIX_RULES")?)?,
         })
     }
 
@@ -54,15 +63,37 @@ impl RuleMaps {
             return Err(MapsError::NoRuleRoom { needed, used });
         }
         let table = fill(rules)?;
-        self.tables.insert(envelope, &table, 0).map_err(access("write", "RULES"))?;
+        self.install_sockets(envelope, rules)?;
+        if let Err(error) = self.tables.insert(envelope, &table, 0).map_err(access("write", "RULES")) {
+            self.remove_sockets(envelope)?;
+            return Err(error);
+        }
         self.blocks.insert(envelope, needed);
         Ok(())
+    }
+
+    /// Before the table is there: a table says whether there are any.
+    fn install_sockets(&mut self, envelope: u32, rules: &CompiledRules) -> Result<(), MapsError> {
+        for (text, rule) in &rules.unix {
+            let Some(key) = UnixKey::new(envelope, text) else { continue };
+            if let Err(error) = self.sockets.insert(key, rule, 0).map_err(access("write", "UNIX_RULES")) {
+                self.remove_sockets(envelope)?;
+                return Err(error);
+            }
+            self.named.entry(envelope).or_default().push(key);
+        }
+        Ok(())
+    }
+
+    /// Those of an envelope that was never in force.
+    fn remove_sockets(&mut self, envelope: u32) -> Result<(), MapsError> {
+        remove_sockets(&mut self.sockets, &self.named.remove(&envelope).unwrap_or_default())
     }
 
     /// Takes away the rules of an envelope that no session uses any more, a little later.
     pub(crate) fn remove(&mut self, envelope: u32) {
         self.going.insert(envelope);
-        self.remover.remove(envelope);
+        self.remover.remove(envelope, self.named.remove(&envelope).unwrap_or_default());
     }
 
     /// Whether a number may be given to an envelope: also one whose rules are being taken away is not free.
@@ -83,6 +114,10 @@ impl RuleMaps {
 
     /// Takes up the tables that are there. Those that `in_use` does not know, which a daemon that was killed left, go.
     pub(crate) fn sweep(&mut self, in_use: &HashMap<u32, u64>) -> Result<(), MapsError> {
+        for key in self.sockets.keys() {
+            let key = key.map_err(access("read", "UNIX_RULES"))?;
+            self.named.entry(key.envelope).or_default().push(key);
+        }
         let found: Vec<u32> =
             self.tables.keys().collect::<Result<_, _>>().map_err(access("read", "RULES"))?;
         for envelope in found {
@@ -94,8 +129,15 @@ impl RuleMaps {
                 None => self.remove(envelope),
             }
         }
-        Ok(())
+        // Of an envelope whose table was never put in place.
+        let orphans: Vec<u32> = self.named.keys().filter(|it| !in_use.contains_key(*it)).copied().collect();
+        orphans.into_iter().try_for_each(|envelope| self.remove_sockets(envelope))
     }
+}
+
+fn remove_sockets(sockets: &mut UnixSockets, keys: &[UnixKey]) -> Result<(), MapsError> {
+    let mut remove = |key| ignore_absent(sockets.remove(key)).map_err(access("write", "UNIX_RULES"));
+    keys.iter().try_for_each(&mut remove)
 }
 
 /// A table with these rules, that nobody can see yet.
@@ -119,21 +161,23 @@ fn new_table(size: u32) -> Result<Table, MapsError> {
 
 /// The thread that takes tables away. It ends when this is dropped.
 struct Remover {
-    to_remove: mpsc::Sender<u32>,
+    to_remove: mpsc::Sender<(u32, Vec<UnixKey>)>,
     removed: mpsc::Receiver<(u32, Result<(), MapsError>)>,
 }
 
 impl Remover {
-    fn start(mut tables: Tables) -> Result<Self, MapsError> {
-        let (to_remove, orders) = mpsc::channel::<u32>();
+    fn start(mut tables: Tables, mut sockets: UnixSockets) -> Result<Self, MapsError> {
+        let (to_remove, orders) = mpsc::channel::<(u32, Vec<UnixKey>)>();
         let (report, removed) = mpsc::channel();
         let work = move || {
             while let Ok(first) = orders.recv() {
-                let batch: Vec<u32> = std::iter::once(first).chain(orders.try_iter()).collect();
+                let batch: Vec<_> = std::iter::once(first).chain(orders.try_iter()).collect();
                 let waited = wait_for_programs(&mut tables).map_err(|error| error.to_string());
-                for envelope in batch {
+                for (envelope, keys) in batch {
                     let removed = match &waited {
-                        Ok(()) => ignore_absent(tables.remove(&envelope)).map_err(access("write", "RULES")),
+                        Ok(()) => ignore_absent(tables.remove(&envelope))
+                            .map_err(access("write", "RULES"))
+                            .and_then(|()| remove_sockets(&mut sockets, &keys)),
                         Err(error) => Err(MapsError::NotRemoved { envelope, error: error.clone() }),
                     };
                     if report.send((envelope, removed)).is_err() {
@@ -147,9 +191,9 @@ impl Remover {
         Ok(Self { to_remove, removed })
     }
 
-    fn remove(&self, envelope: u32) {
+    fn remove(&self, envelope: u32, keys: Vec<UnixKey>) {
         // Fails if the thread is gone, which only a panic can end: then the number is never free again.
-        let _ended = self.to_remove.send(envelope);
+        let _ended = self.to_remove.send((envelope, keys));
     }
 }
 

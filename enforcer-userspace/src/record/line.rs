@@ -7,7 +7,7 @@ use enforcer_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Egress;
+use super::{Egress, GuardDecision};
 use crate::session::{EnvelopeInForce, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
@@ -27,6 +27,8 @@ pub(crate) enum EventKind {
     Fork,
     Exec,
     Exit,
+    /// What the guard refused, or a Unix socket that a rule decided about.
+    Guard,
     RecordsLost,
     RequestRefused,
     /// A session is held to another envelope from now on.
@@ -59,6 +61,8 @@ pub(crate) struct EventLine {
     pub(crate) process: Option<LineProcess>,
     #[serde(flatten)]
     pub(crate) egress: Option<LineEgress>,
+    #[serde(flatten)]
+    pub(crate) guard: Option<LineGuard>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) child_pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,6 +144,58 @@ pub(crate) struct LineEgress {
     pub(crate) placement: Option<String>,
 }
 
+/// What the guard decided.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineGuard {
+    /// The kernel's name of the hook.
+    pub(crate) operation: String,
+    pub(crate) verdict: String,
+    /// Whether the operation was refused; a deny in audit mode is not.
+    pub(crate) refused: bool,
+    pub(crate) reason: String,
+    /// Of the envelope's rules for Unix sockets.
+    pub(crate) rule: Option<String>,
+    /// What it was to be done to.
+    pub(crate) object: LineObject,
+}
+
+/// What the guard was asked about, as far as the hook knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineObject {
+    /// The process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pid: Option<u32>,
+    /// The family of the socket, as `AF_PACKET` is 17.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) family: Option<u32>,
+    /// Of a socket its protocol, of a signal its number, of `bpf` its command.
+    pub(crate) number: u32,
+    /// A Unix socket by the path that it was bound to, or its abstract name after an `@`; the last part of a file's path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+}
+
+impl LineGuard {
+    pub(crate) fn new(guard: &GuardDecision, session: Option<&Session>) -> Self {
+        let rule = guard.rule.zip(session);
+        Self {
+            operation: guard.hook.name().to_owned(),
+            verdict: guard.verdict.name().to_owned(),
+            refused: guard.refused,
+            reason: guard.reason.name().to_owned(),
+            rule: rule
+                .and_then(|(rule, session)| session.unix_rule_name(guard.envelope, rule))
+                .map(str::to_owned),
+            object: LineObject {
+                pid: guard.target_tgid,
+                family: guard.family,
+                number: guard.number,
+                name: guard.name.clone(),
+            },
+        }
+    }
+}
+
 /// Where to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineDestination {
@@ -158,6 +214,7 @@ impl EventLine {
             session: None,
             process: None,
             egress: None,
+            guard: None,
             child_pid: None,
             exit_code: None,
             exit_signal: None,

@@ -5,5 +5,5 @@
 mod decode;
 mod line;
 
-pub(crate) use decode::{Body, Egress, Record, decode};
-pub(crate) use line::{EventKind, EventLine, LineEgress, LineProcess, LineSession};
+pub(crate) use decode::{Body, Egress, GuardDecision, Record, decode};
+pub(crate) use line::{EventKind, EventLine, LineEgress, LineGuard, LineProcess, LineSession};

@@ -40,6 +40,8 @@ pub(crate) struct Grant {
     pub(crate) slot: SessionRef,
     pub(crate) cgroup: PathBuf,
     pub(crate) cgroup_id: u64,
+    /// Whether the cgroup is somebody else's, such as a container's: it is used as it stands, and stays.
+    pub(crate) borrowed_cgroup: bool,
     /// Where the first process was before, as /proc names it: it goes back there when the session is released.
     pub(crate) cgroup_before: String,
     /// ns on the boot clock.
@@ -90,6 +92,10 @@ pub(crate) struct Session {
     pub(crate) replaced: Vec<Replaced>,
     /// Active, revoked or in quarantine.
     pub(crate) state: SessionState,
+    /// ns on the boot clock. Before, its processes were still on their way into its cgroup.
+    pub(crate) settled_ns: u64,
+    /// Its processes ran before it did, and not all of them are known to be held to it yet.
+    pub(crate) registering: bool,
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
     pub(crate) processes: ProcessTree,
@@ -105,6 +111,8 @@ impl Session {
             envelope,
             replaced: Vec::new(),
             state: SessionState::Active,
+            settled_ns: 0,
+            registering: false,
             expiry_recorded: false,
             processes,
             misplaced: BTreeSet::new(),
@@ -163,6 +171,12 @@ impl Session {
             .chain(replaced)
             .map(|known| &**known)
             .find(|known| known.number == number)
+    }
+
+    /// The name of a rule for Unix sockets, likewise.
+    pub(crate) fn unix_rule_name(&self, envelope: u32, rule: u32) -> Option<&str> {
+        let rules = self.envelope_of(envelope)?.envelope.unix.as_ref()?;
+        Some(rules.get(usize::try_from(rule).ok()?)?.name.as_str())
     }
 
     /// The name of a rule that a record names by its number and its envelope's.

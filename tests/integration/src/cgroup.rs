@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{DEADLINE, wait_until};
+use crate::{DEADLINE, scaled, wait_until};
 
 /// Where version 2 of the hierarchy is mounted.
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
     mounts
         .lines()
@@ -29,7 +29,7 @@ pub(crate) fn members(cgroup: &Path) -> Vec<i32> {
 /// Kills the processes in `cgroup` and below it, one by one, until there are none. They are the test's own: nobody else
 /// knows of this cgroup.
 pub(crate) fn kill_members(cgroup: &Path) {
-    let end = std::time::Instant::now() + DEADLINE;
+    let end = std::time::Instant::now() + scaled(DEADLINE);
     loop {
         let members = members(cgroup);
         if members.is_empty() || std::time::Instant::now() > end {
@@ -44,7 +44,7 @@ pub(crate) fn kill_members(cgroup: &Path) {
 }
 
 /// Removes `cgroup` and those below it. What it cannot remove, it leaves.
-pub(crate) fn remove(cgroup: &Path) {
+pub fn remove(cgroup: &Path) {
     for child in children(cgroup) {
         remove(&child);
     }

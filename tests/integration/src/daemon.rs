@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     Conversation, DEADLINE, Envelope, Event, Finished, Holder, Process, Refusal, cgroup, enforcer_path,
-    unique, wait_until,
+    scaled, unique, wait_until,
 };
 
 /// Places for one daemon that no other uses: directories, a BPF file system, a name for a cgroup. All gone on drop.
@@ -108,7 +108,8 @@ impl Layout {
 impl Drop for Layout {
     fn drop(&mut self) {
         // With the mount go the pins, and with them whatever a failed teardown has left.
-        let _ = umount2(&self.directory.path().join("bpf"), MntFlags::MNT_DETACH);
+        // More than once, where a test has mounted something over it.
+        while umount2(&self.directory.path().join("bpf"), MntFlags::MNT_DETACH).is_ok() {}
         cgroup::kill_members(&self.cgroup_dir());
         cgroup::remove(&self.cgroup_dir());
     }
@@ -198,6 +199,27 @@ impl Daemon {
             self.wait_for_end();
         }
         lines
+    }
+
+    /// The daemon's process id.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().expect("it is running").id().cast_signed()
+    }
+
+    /// Whether the daemon has ended, for whatever reason.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().expect("it is our child").is_some())
+    }
+
+    /// Ends the processes of all sessions.
+    pub fn kill_sessions(&self) {
+        cgroup::kill_members(&self.layout.cgroup_dir());
+    }
+
+    /// For a test that has wrecked what there is to tear down: with its places goes all that is left.
+    pub fn abandon(mut self) {
+        self.established = false;
     }
 
     pub fn layout(&self) -> &Layout {
@@ -334,9 +356,11 @@ fn try_teardown(layout: &Layout) -> Result<(), String> {
     let log = layout.file("teardown.log");
     let output = File::create(&log).map_err(|error| error.to_string())?;
     let mut command = layout.command(&["teardown"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+    let errors = output.try_clone().map_err(|error| error.to_string())?;
+    // What could not be removed is on standard output.
+    command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let end = Instant::now() + DEADLINE;
+    let end = Instant::now() + scaled(DEADLINE);
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,

@@ -15,6 +15,7 @@ pub struct Envelope {
     loopback: &'static str,
     egress: Vec<String>,
     deny: Vec<String>,
+    no_unix: bool,
     listen: Vec<String>,
     limits: Vec<String>,
 }
@@ -33,6 +34,7 @@ impl Envelope {
             loopback: "deny",
             egress: vec![],
             deny: vec![],
+            no_unix: false,
             listen: vec![],
             limits: vec![],
         }
@@ -97,6 +99,12 @@ impl Envelope {
         self
     }
 
+    /// Allows no Unix socket; without it, the envelope says nothing of them.
+    pub fn no_unix(mut self) -> Self {
+        self.no_unix = true;
+        self
+    }
+
     /// How long its sessions last.
     pub fn ttl(mut self, ttl: &str) -> Self {
         self.ttl = ttl.into();
@@ -106,7 +114,7 @@ impl Envelope {
 
 impl Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, revision, mode, ttl, loopback, egress, deny, listen, limits } = self;
+        let Self { name, revision, mode, ttl, loopback, egress, deny, no_unix, listen, limits } = self;
         let owner = Self::OWNER;
         let list = |rules: &[String]| match rules {
             [] => " []".to_owned(),
@@ -128,7 +136,8 @@ impl Display for Envelope {
         writeln!(f, "  egress:{}", list(egress))?;
         writeln!(f, "  deny:{}", list(deny))?;
         writeln!(f, "  listen:{}", list(listen))?;
-        writeln!(f, "  limits: {{{}}}", limits.join(", "))
+        writeln!(f, "  limits: {{{}}}", limits.join(", "))?;
+        if *no_unix { writeln!(f, "  unix: []") } else { Ok(()) }
     }
 }
 

@@ -50,7 +50,18 @@ impl Event {
 
     /// Whether it is about a session of the agent.
     pub fn is_of(&self, agent: &str) -> bool {
-        self.0.pointer("/session/agent").and_then(Value::as_str) == Some(agent)
+        self.agent() == Some(agent)
+    }
+
+    /// The agent of the session that it is about.
+    pub fn agent(&self) -> Option<&str> {
+        self.0.pointer("/session/agent").and_then(Value::as_str)
+    }
+
+    /// What was refused: the operation, or the kind of the event where it names none. Nothing if nothing was.
+    pub fn refusal(&self) -> Option<&str> {
+        let is_refusal = self.0["verdict"] == "deny" || self.kind().ends_with("-refused");
+        is_refusal.then(|| self.0["operation"].as_str().unwrap_or_else(|| self.kind()))
     }
 
     /// The process's id, where there is a process.

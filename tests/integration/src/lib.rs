@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `ENFORCER_BIN` | the `enforcer` to test; required |
 //! | `ENFORCER_PROBE` | the `probe` to use, if it is not where cargo puts it beside the test |
-//! | `ENFORCER_TEST_SLOWNESS` | how many times slower than a real machine this one is, if it is emulated: see [`slowness`] |
+//! | `ENFORCER_TEST_SLOWNESS` | how many times slower than an ordinary machine this one is: see [`scaled`] and [`fewer`] |
 //!
 //! A deny test has four parts: reachable outside a session; refused inside; nothing at the server and a record of it;
 //! reachable again afterwards. Without the first and the last, a broken network passes.
@@ -17,6 +17,7 @@ mod attempt;
 mod bpf;
 mod cgroup;
 mod daemon;
+mod enrol;
 mod envelope;
 mod event;
 mod holder;
@@ -26,6 +27,7 @@ mod server;
 mod sniffer;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +36,7 @@ pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
 pub use bpf::{FullMap, entries_of, inner_memory, live_ids, pinned_ids};
+pub use cgroup::{remove as remove_cgroup, root as cgroup_root};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};
@@ -43,7 +46,7 @@ pub use process::{Finished, Process, wrap};
 pub use server::{Pair, Server};
 pub use sniffer::{Left, Sniffer};
 
-/// How long anything may take that takes no time on an idle machine.
+/// How long anything may take that takes no time on an idle machine. Whoever waits for it lets it be [`scaled`].
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a load test may run.
@@ -52,6 +55,7 @@ pub const LOAD_DEADLINE: Duration = Duration::from_secs(600);
 /// Asks until there is an answer. Panics with `what` when there is none in time.
 #[track_caller]
 pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let limit = scaled(limit);
     let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -60,23 +64,37 @@ pub fn wait_until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Optio
         }
         assert!(Instant::now() < end, "not within {limit:?}: {what}");
         thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+        pause = (pause * 2).min(scaled(Duration::from_millis(50)));
     }
+}
+
+/// A time limit, on this machine. An emulated one is slower, and no more wrong for it.
+pub fn scaled(limit: Duration) -> Duration {
+    limit * slowness()
+}
+
+/// How often to do what is done often for load; at least so often that the test still says something. On an ordinary machine
+/// it is `often`.
+pub fn fewer(often: u32, at_least: u32) -> u32 {
+    (often / slowness()).max(at_least)
+}
+
+/// How many times slower this machine is, as the environment says; 1 if it says nothing. Where it is more, bounds on how long
+/// something may take are not checked.
+pub fn slowness() -> u32 {
+    static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+        std::env::var("ENFORCER_TEST_SLOWNESS").map_or(1, |text| {
+            let slowness = text.parse().ok().filter(|slowness| *slowness > 0);
+            slowness.unwrap_or_else(|| panic!("ENFORCER_TEST_SLOWNESS={text}: not a number above 0"))
+        })
+    });
+    *SLOWNESS
 }
 
 /// Prints a line that is seen though the test passes: `eprintln` is captured.
 pub fn say(line: &str) {
     use std::io::Write as _;
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
-}
-
-/// How many times slower this machine is than a real one, as `ENFORCER_TEST_SLOWNESS` says; 1 if it says nothing. Where it is more,
-/// bounds on how long something may take are not checked, and what has to take long enough takes so many times longer.
-pub fn slowness() -> u32 {
-    match std::env::var("ENFORCER_TEST_SLOWNESS") {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("ENFORCER_TEST_SLOWNESS={text}: not a number")),
-        Err(_) => 1,
-    }
 }
 
 /// A word that no other run and no other part of this run uses. What a probe sends begins with one, so that a server

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::wait_until;
+use crate::{scaled, wait_until};
 
 /// A running program with its three streams. Killed and reaped on drop.
 #[derive(Debug)]
@@ -73,6 +73,11 @@ impl Process {
         self.child.id().cast_signed()
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
+    }
+
     /// Writes a line to standard input.
     #[track_caller]
     pub fn write_line(&mut self, line: &str) {
@@ -85,7 +90,7 @@ impl Process {
     /// The next line of standard output.
     #[track_caller]
     pub fn read_line(&mut self, limit: Duration) -> String {
-        match self.lines.recv_timeout(limit) {
+        match self.lines.recv_timeout(scaled(limit)) {
             Ok(line) => line,
             Err(error) => {
                 let end = self.child.try_wait();

@@ -310,10 +310,11 @@ fn other_kinds_of_socket_are_refused_at_socket() {
     const MODULES: &[&str] = &["dccp", "l2tp", "mptcp", "sctp"];
     const ALLOWED: &[&str] = &["socket/tcp4", "socket/tcp6", "socket/udp4", "socket/udp6"];
     let specs: Vec<String> = KINDS.iter().map(|kind| format!("socket/{kind}")).collect();
-    // Ping sockets are for the groups that a network namespace says; a new one can be told without touching the host.
-    let allow_ping = "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range; exec \"$@\"";
+    // A session has no capability for raw sockets, but for those of a network namespace of its own. Ping sockets are for the groups
+    // that a network namespace says.
+    let allow_ping = "echo 0 0 > /proc/sys/net/ipv4/ping_group_range; exec \"$@\"";
     let mut command: Vec<String> =
-        ["unshare", "-n", "sh", "-c", allow_ping, "sh"].map(str::to_owned).to_vec();
+        ["unshare", "-rn", "sh", "-c", allow_ping, "sh"].map(str::to_owned).to_vec();
     command.extend(probe(&[&["net".into(), unique("kinds")], &specs[..]].concat()));
     let outside = attempts(&run_outside(&command));
 

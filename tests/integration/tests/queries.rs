@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use integration::{DEADLINE, Daemon, Envelope, Event, Pair, Process, unique, wait_until, wrap};
+use integration::{DEADLINE, Daemon, Envelope, Event, Pair, Process, scaled, unique, wait_until, wrap};
 
 #[test]
 fn ps_shows_who_made_whom() {
@@ -89,13 +89,14 @@ fn broken_pipe_is_quiet() {
     let daemon = Daemon::start();
     let command = daemon.layout().command(&["events", "--follow", "--format", "json"]);
     // Its own time limit: nobody else would end it.
-    let script = "timeout 20 \"$@\" | head -n 1; echo end";
-    let mut piped = Process::spawn(wrap(&["sh", "-c", script, "sh"], &command));
+    let limit = scaled(Duration::from_secs(20)).as_secs();
+    let script = format!("timeout {limit} \"$@\" | head -n 1; echo end");
+    let mut piped = Process::spawn(wrap(&["sh", "-c", &script, "sh"], &command));
     assert_eq!(Event::parse(&piped.read_line(DEADLINE)).kind(), "daemon-started");
     // The next event is the one it cannot write.
     daemon.run(&Envelope::of("pipe"), &["true"]).finish(DEADLINE).success();
     let started = Instant::now();
     assert_eq!(piped.read_line(DEADLINE), "end");
-    assert!(started.elapsed() < Duration::from_secs(10), "it goes on until its time limit");
+    assert!(started.elapsed() < scaled(Duration::from_secs(10)), "it goes on until its time limit");
     assert_eq!(piped.finish(DEADLINE).stderr, "");
 }

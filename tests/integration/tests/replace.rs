@@ -8,8 +8,8 @@ use std::{
 };
 
 use integration::{
-    Conversation, DEADLINE, Daemon, Envelope, Event, Finished, LOAD_DEADLINE, Pair, Process, inner_memory,
-    probe, say, unique, wait_until,
+    Conversation, DEADLINE, Daemon, Envelope, Event, Finished, LOAD_DEADLINE, Pair, Process, fewer,
+    inner_memory, probe, say, scaled, unique, wait_until,
 };
 use serde_json::json;
 
@@ -201,11 +201,12 @@ fn a_daemon_that_starts_again_goes_by_what_the_kernel_does() {
     let mut daemon = Daemon::start();
     let (mut inside, [a, b], envelopes) = session(&daemon, "worker", &pair);
     let files = envelopes.map(|envelope| daemon.layout().write_envelope(envelope));
-    for round in 0..20u64 {
+    let rounds = fewer(20, 6);
+    for round in 0..rounds {
         // Killed at some moment of an `apply`: before it, within it, or after it.
         let file = files[(round % 2) as usize ^ 1].display().to_string();
         let applying = Process::spawn(daemon.layout().command(&["apply", &file]));
-        let pause = Instant::now() + Duration::from_micros(round * 1_500);
+        let pause = Instant::now() + scaled(Duration::from_millis(30)) * round / rounds;
         while Instant::now() < pause {
             std::hint::spin_loop();
         }

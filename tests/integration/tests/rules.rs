@@ -6,8 +6,8 @@ mod list;
 use std::process::Command;
 
 use integration::{
-    Conversation, Daemon, Envelope, Event, LOAD_DEADLINE, Pair, Process, Refusal, Server, inner_memory,
-    probe, unique,
+    Conversation, Daemon, Envelope, Event, LOAD_DEADLINE, Pair, Process, Refusal, Server, fewer,
+    inner_memory, probe, unique,
 };
 use list::RuleList;
 use nix::sched::{CloneFlags, unshare};
@@ -196,7 +196,7 @@ fn check_predicts_the_memory_that_the_kernel_takes() {
 /// local in a network namespace of the test's own, so that only the rules can refuse one.
 #[test]
 fn thousands_of_rules_decide_as_a_list_would() {
-    const ADDRESSES: usize = 10_000;
+    let count = fewer(10_000, 1_000);
     // Of this thread, and of what it starts.
     unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
     for arguments in ["link set lo up", "route add local default dev lo", "-6 route add local default dev lo"]
@@ -208,7 +208,7 @@ fn thousands_of_rules_decide_as_a_list_would() {
     let list = RuleList::new(5_000);
     let envelope = daemon.layout().write_envelope(list.envelope("many"));
     let addresses = daemon.layout().file("addresses");
-    let kinds = [("allowed", ADDRESSES), ("refused", ADDRESSES)];
+    let kinds = [("allowed", count as usize), ("refused", count as usize)];
     std::fs::write(&addresses, list.addresses(&kinds)).expect("the directory is ours");
     let command = probe(&["connect-times", addresses.to_str().expect("the path is text")]);
     let counts = |mut probe: Process| {
@@ -226,10 +226,10 @@ fn thousands_of_rules_decide_as_a_list_would() {
         outside.args(&command[1..]);
         counts(Process::spawn(outside))
     };
-    let all = format!("{ADDRESSES} 0");
+    let all = format!("{count} 0");
     assert_eq!(outside(), [all.clone(), all.clone()], "control");
     let mut run = daemon.layout().command(&["run", "--envelope"]);
     run.arg(&envelope).arg("--").args(&command);
-    assert_eq!(counts(Process::spawn(run)), [all.clone(), format!("0 {ADDRESSES}")]);
+    assert_eq!(counts(Process::spawn(run)), [all.clone(), format!("0 {count}")]);
     assert_eq!(outside(), [all.clone(), all], "control, afterwards");
 }

@@ -1,8 +1,8 @@
 mod packets;
 
 use super::super::test_support::{
-    Answer, best_listen, envelope, is_on_trial, listen_matches, listen_rule, listening, matches, model,
-    model_of_packet, packet_probe, probe, read, rule,
+    Answer, best_listen, envelope, listen_matches, listen_rule, listening, matches, model, model_of_packet,
+    packet_probe, probe, read, rule,
 };
 use super::super::{CompiledTable, Mode, PortRange, Prefix, RuleExplanation, Verdict, explain, parse};
 use super::*;

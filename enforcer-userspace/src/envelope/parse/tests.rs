@@ -105,6 +105,18 @@ fn defaults_are_the_strict_choice() {
 }
 
 #[test]
+fn abstract_sockets_are_barred_by_rules_that_name_none() {
+    for (unix, barred) in [
+        ("", false),
+        ("  unix: []\n", true),
+        ("  unix: [{name: a, to: [/run/a]}]\n", true),
+        ("  unix: [{name: a, to: [/run/a]}, {name: b, to: ['@b']}]\n", false),
+    ] {
+        assert_eq!(parse(&format!("{VALID}{unix}")).unwrap().bars_abstract_unix(), barred, "{unix}");
+    }
+}
+
+#[test]
 fn line_ends_brackets_and_quotes_do_not_matter() {
     let expect = parse(VALID);
     assert_eq!(parse(&VALID.replace('\n', "\r\n")), expect);

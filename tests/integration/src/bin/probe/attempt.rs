@@ -16,6 +16,9 @@ use crate::sys::{self, Name};
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 const IPPROTO_L2TP: i32 = 115;
+/// The type that makes `AF_INET` mean `AF_PACKET`; deprecated in the C library.
+const SOCK_PACKET: i32 = 10;
+const ETH_P_ALL_BE: i32 = (libc::ETH_P_ALL as u16).to_be() as i32;
 
 /// What `socket/NAME` opens: family, type, protocol.
 const SOCKET_KINDS: &[(&str, [i32; 3])] = &[
@@ -39,6 +42,20 @@ const SOCKET_KINDS: &[(&str, [i32; 3])] = &[
     ("udplite6", [libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE]),
     ("dccp4", [libc::AF_INET, libc::SOCK_DCCP, libc::IPPROTO_DCCP]),
     ("l2tp4", [libc::AF_INET, libc::SOCK_DGRAM, IPPROTO_L2TP]),
+    ("unix", [libc::AF_UNIX, libc::SOCK_STREAM, 0]),
+    ("netlink-route", [libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE]),
+    ("netlink-audit", [libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT]),
+    ("netlink-generic", [libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_GENERIC]),
+    ("netlink-uevent", [libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_KOBJECT_UEVENT]),
+    ("packet", [libc::AF_PACKET, libc::SOCK_RAW, ETH_P_ALL_BE]),
+    ("packet-dgram", [libc::AF_PACKET, libc::SOCK_DGRAM, ETH_P_ALL_BE]),
+    ("packet-of-old", [libc::AF_INET, SOCK_PACKET, ETH_P_ALL_BE]),
+    ("vsock", [libc::AF_VSOCK, libc::SOCK_STREAM, 0]),
+    ("alg", [libc::AF_ALG, libc::SOCK_SEQPACKET, 0]),
+    ("xdp", [libc::AF_XDP, libc::SOCK_RAW, 0]),
+    ("key", [libc::AF_KEY, libc::SOCK_RAW, 2]),
+    ("tipc", [libc::AF_TIPC, libc::SOCK_SEQPACKET, 0]),
+    ("rds", [libc::AF_RDS, libc::SOCK_SEQPACKET, 0]),
 ];
 
 /// Makes the attempt and reports it; `magic` goes before the label in what is sent.
@@ -86,7 +103,7 @@ pub(crate) fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     sys::socket(sys::family_of(address), libc::SOCK_STREAM, 0)
 }
 
-fn open(name: &str) -> io::Result<()> {
+pub(crate) fn open(name: &str) -> io::Result<()> {
     let (_, [family, kind, protocol]) = SOCKET_KINDS
         .iter()
         .find(|(known, _)| *known == name)

@@ -3,11 +3,14 @@
 //!
 //! ```text
 //! probe net MAGIC [SPEC...]                       attempts; without SPEC, one per line of standard input
+//! probe system SPEC...                            attempts at what is not the network: calls, processes, terminals
+//! probe target                                    lets anybody trace it, says so, and waits for standard input to close
 //! probe shape NAME MAGIC ALLOWED REFUSED          two TCP connections from a process of a certain shape
 //! probe connect NAME MAGIC CHAIN ALLOWED REFUSED  what the shapes that exec run
 //! probe quick-forks COUNT ADDRESS                 many short-lived children, each with one UDP connect()
 //! probe connect-loop ALLOWED REFUSED              connects to both until standard input closes
 //! probe connect-times FILE                        timed UDP connects, as standard input asks for them
+//! probe tree WORKERS PAIRS ALLOWED REFUSED        processes that hold pairs of connections, and fork all the while
 //! probe verdicts THREADS ADDRESS...               UDP connects from each thread to all, until standard input closes
 //! probe hold                                      sockets that are held, and used as standard input says
 //! probe flood COUNT ADDRESS                       so many TCP connections that all send, until none is left
@@ -21,6 +24,8 @@ mod hold;
 mod load;
 mod shapes;
 mod sys;
+mod system;
+mod tree;
 
 use std::io::{self, BufRead};
 
@@ -38,6 +43,8 @@ fn main() {
                 attempt::run(magic, spec);
             }
         }
+        ["system", ref specs @ ..] => specs.iter().for_each(|spec| system::run(spec)),
+        ["target"] => system::be_target(),
         ["shape", name, magic, allowed, refused] => {
             shapes::run(&shapes::Job::new(name, magic, allowed, refused));
         }
@@ -51,6 +58,9 @@ fn main() {
         ["quick-forks", count, address] => load::quick_forks(number(count), parse(address)),
         ["connect-loop", allowed, refused] => load::connect_loop(parse(allowed), parse(refused)),
         ["connect-times", file] => load::connect_times(file.as_ref()),
+        ["tree", workers, pairs, allowed, refused] => {
+            tree::run(number(workers), number(pairs), parse(allowed), parse(refused));
+        }
         ["verdicts", threads, ref addresses @ ..] => {
             load::verdicts(number(threads), &addresses.iter().map(|text| parse(text)).collect::<Vec<_>>());
         }

@@ -187,9 +187,10 @@ fn in_leader_exits(job: &Job) {
     unreachable!("the leader is gone");
 }
 
-/// In its own namespace the child is process 1; everybody else knows it by another number.
+/// In its own namespace the child is process 1; everybody else knows it by another number. With a user namespace it needs no
+/// privileges.
 fn in_pid_namespace(job: &Job) {
-    unshare(CloneFlags::CLONE_NEWPID).expect("unshare, as root");
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID).expect("unshare");
     in_fork(job);
 }
 

@@ -153,9 +153,13 @@ pub(crate) fn sendmsg_with(
     // SAFETY: as above.
     unsafe { (*header).cmsg_type = kind };
     // SAFETY: as above.
-    unsafe { (*header).cmsg_len = libc::CMSG_LEN(value.len() as u32) as usize };
+    let length = unsafe { libc::CMSG_LEN(value.len() as u32) };
+    // SAFETY: as above: it is the buffer's, and not null.
+    unsafe { (*header).cmsg_len = length as usize };
     // SAFETY: the data of the control message, which has room for the value.
-    unsafe { ptr::copy_nonoverlapping(value.as_ptr(), libc::CMSG_DATA(header), value.len()) };
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: the buffer has room for the value behind the header, and they do not overlap.
+    unsafe { ptr::copy_nonoverlapping(value.as_ptr(), data, value.len()) };
     // SAFETY: `message` points to `name`, `control` and `vector`, which points to `data`; all outlive the call.
     check(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, 0) })
 }

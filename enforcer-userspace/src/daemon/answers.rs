@@ -1,0 +1,114 @@
+//! What the daemon says of itself and of its sessions.
+
+use enforcer_common::{ABI_VERSION, session::Usage};
+
+use super::{Daemon, DaemonError};
+use crate::{
+    clock,
+    control::dto,
+    kernel::{Absence, Guard},
+    procfs,
+    session::Session,
+};
+
+impl Daemon {
+    pub(super) fn list(&self) -> dto::Sessions {
+        let now_ns = clock::boot_ns();
+        dto::Sessions {
+            version: dto::VERSION,
+            sessions: self.registry.iter().map(|session| self.describe(session, now_ns)).collect(),
+        }
+    }
+
+    fn describe(&self, session: &Session, now_ns: u64) -> dto::SessionInfo {
+        let usage = self.kernel.sessions.usage(session.grant.slot.slot).unwrap_or_default();
+        describe(session, &usage, now_ns)
+    }
+
+    pub(super) fn status(&self) -> Result<dto::Status, DaemonError> {
+        let counters = self.kernel.sessions.counters()?.into_iter();
+        let counters: Vec<_> = counters
+            .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
+            .chain(self.events.counters())
+            .chain([("fault_daemon", self.faults, true)])
+            .collect();
+        let detached = procfs::detached_links()?;
+        let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {
+            attached: coverage.is_attached(&detached),
+            hook: coverage.hook.hook.to_owned(),
+            program: coverage.hook.program.to_owned(),
+            covers: coverage.hook.covers.to_owned(),
+            needed: coverage.needed,
+            program_id: coverage.link.as_ref().ok().map(|linked| linked.program_id),
+            error: match &coverage.link {
+                Ok(linked) if detached.contains(&linked.link_id) => Some("somebody detached it".to_owned()),
+                Ok(_) => None,
+                Err(error) => Some(error.clone()),
+            },
+        });
+        Ok(dto::Status {
+            version: dto::VERSION,
+            daemon: dto::DaemonInfo {
+                pid: std::process::id(),
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+                abi: ABI_VERSION,
+                start: self.kernel.start.name().to_owned(),
+                started: self.started.to_string(),
+                kernel: self.host.release.clone(),
+            },
+            coverage: coverage.collect(),
+            guard: guard_info(&self.kernel.guard),
+            sessions: self.registry.len(),
+            trust_keys: self.trusted(),
+            tasks: self.kernel.sessions.tags()?.len(),
+            faults: counters
+                .iter()
+                .filter(|(_, n, fault)| *fault && *n > 0)
+                .map(|(name, ..)| (*name).into())
+                .collect(),
+            counters: counters.into_iter().map(|(name, n, _)| (name.to_owned(), n)).collect(),
+        })
+    }
+}
+
+fn describe(session: &Session, usage: &Usage, now_ns: u64) -> dto::SessionInfo {
+    let grant = &session.grant;
+    let metadata = &session.envelope.envelope.metadata;
+    dto::SessionInfo {
+        id: grant.id.to_string(),
+        agent: metadata.name.clone(),
+        owner: metadata.owner.clone(),
+        operator: metadata.operator.clone(),
+        purpose: metadata.purpose.clone(),
+        model: metadata.model.clone(),
+        mode: session.mode().name().to_owned(),
+        state: session.status(now_ns).name().to_owned(),
+        envelope_digest: session.envelope.digest.clone(),
+        command: grant.command.clone(),
+        started: clock::wall(grant.started_ns).to_string(),
+        expires: clock::wall(grant.expires_ns).to_string(),
+        cgroup: grant.cgroup.to_string_lossy().into_owned(),
+        registered_by_uid: grant.registered_by_uid,
+        bytes_out: usage.bytes_out,
+        bytes_in: usage.bytes_in,
+        processes: session
+            .processes
+            .live()
+            .map(|process| dto::ProcessInfo {
+                pid: process.tgid,
+                parent_pid: process.parent,
+                comm: process.comm.map(str::to_owned),
+                path: process.path.map(str::to_owned),
+            })
+            .collect(),
+    }
+}
+
+fn guard_info(guard: &Guard) -> dto::GuardInfo {
+    let state = match guard.absence() {
+        None => "active",
+        Some(absence) if absence.is_broken() => "broken",
+        Some(_) => "absent",
+    };
+    dto::GuardInfo { state: state.to_owned(), why: guard.absence().map(Absence::to_string) }
+}
