@@ -59,6 +59,10 @@ pub struct Offsets {
     pub sock_lock_owned: u32,
     /// `sock.sk_socket`.
     pub sock_socket: u32,
+    /// The byte of `sock.sk_kern_sock`, a bit.
+    pub sock_kern_byte: u32,
+    /// That bit, as a number.
+    pub sock_kern_mask: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
     /// `socket.sk`.
@@ -166,4 +170,4 @@ impl Meta {
 /// Sessions at one time on one host.
 pub const MAX_SESSIONS: u32 = 16_384;
 
-kernel_pod!(Offsets: 120, GuardOffsets: 64, Config: 200, Meta: 48);
+kernel_pod!(Offsets: 128, GuardOffsets: 64, Config: 208, Meta: 48);

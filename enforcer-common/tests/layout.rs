@@ -47,7 +47,7 @@ fn layout_is_as_reviewed() {
             task_pid, task_tgid, task_group_leader, task_start_boottime, task_signal, task_exit_code, task_comm,
             signal_live, binprm_filename, task_real_parent, task_cgroups, task_cred, cred_uid, task_nsproxy,
             nsproxy_net_ns, css_set_dfl_cgrp, cgroup_kn, cgroup_level, cgroup_ancestors, kernfs_node_id, sock_cgroup,
-            sock_net, sock_family, sock_protocol, sock_lock_owned, sock_socket, net_inum, socket_sk, socket_file, pad
+            sock_net, sock_family, sock_protocol, sock_lock_owned, sock_socket, sock_kern_byte, sock_kern_mask, net_inum, socket_sk, socket_file, pad
         }
         GuardOffsets {
             file_inode, file_mode, file_dentry, inode_mode, inode_rdev, inode_sb, super_block_magic, dentry_name,

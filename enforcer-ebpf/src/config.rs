@@ -33,6 +33,8 @@ pub(crate) static CONFIG: Config = Config {
         sock_protocol: u32::MAX,
         sock_lock_owned: u32::MAX,
         sock_socket: u32::MAX,
+        sock_kern_byte: u32::MAX,
+        sock_kern_mask: 0,
         net_inum: u32::MAX,
         socket_sk: u32::MAX,
         socket_file: u32::MAX,

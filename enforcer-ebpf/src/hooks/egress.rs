@@ -9,9 +9,10 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     counter::Counter,
-    decision::{Decision, Standing, decide, limits_of, spend},
+    decision::{Decision, Standing, decide, decide_packet, limits_of, spend},
     identity::SessionRef,
-    net::{Address, Destination, Family, Protocol},
+    net::{Address, Destination, Direction, Family, Protocol},
+    packet::Packet,
     record::{EgressRecord, NO_UID, Operation, Placement, RecordKind},
     verdict::{Reason, Verdict},
 };
@@ -86,12 +87,29 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
     };
     let destination = known.map(|protocol| Destination { protocol, address, port });
     let standing = session::standing(claim, placement);
-    let decision = pay(decide(&standing, destination, &KernelRules), &standing);
+    let socket = socket_of(fields);
+    let decision = match known {
+        // What answers somebody who may reach us at the socket's port needs no other rule, as for its packet.
+        Some(Protocol::Udp) if !address.is_unspecified() => {
+            let packet = Packet {
+                direction: Direction::Out,
+                protocol: Protocol::Udp,
+                opens: false,
+                resets: false,
+                remote: address,
+                remote_port: port,
+                local_port: local_port(socket),
+            };
+            decide_packet(&standing, &packet, None, &KernelRules)
+        }
+        _ => decide(&standing, destination, &KernelRules),
+    };
+    let decision = pay(decision, &standing);
     let attempt = Attempt {
         operation,
         // SAFETY: a helper on the context.
         cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        netns: netns(socket_of(fields)),
+        netns: netns(socket),
         socket_type,
         protocol,
         address,
@@ -122,6 +140,17 @@ pub(super) fn named_address(fields: &bpf_sock_addr, family: Family) -> (Address,
 pub(super) fn socket_of(fields: &bpf_sock_addr) -> *mut c_void {
     // SAFETY: a context field; volatile, so that it is not loaded again.
     unsafe { (&raw const fields.__bindgen_anon_1.sk).read_volatile() }.cast()
+}
+
+/// The port that a socket has; 0 if it has none yet.
+#[inline(always)]
+fn local_port(socket: *mut c_void) -> u16 {
+    // SAFETY: a socket that the verifier knows as such, or null.
+    match unsafe { socket.cast::<bpf_sock>().as_ref() } {
+        // In host order, unlike the far end's.
+        Some(socket) => context_field(&socket.src_port) as u16,
+        None => 0,
+    }
 }
 
 /// The inode of a socket's network namespace, or 0 and a count.

@@ -15,12 +15,12 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     counter::Counter,
-    decision::{Claim, Decision, check_standing, decide_packet, limits_of, spend},
+    decision::{Claim, Decision, decide_packet, limits_of, spend},
     identity::Told,
     net::{Direction, Protocol},
     packet::{self, Packet},
     record::{Operation, Placement},
-    session::{Control, ControlWord, SessionState},
+    session::ControlWord,
     verdict::{Reason, Verdict},
 };
 
@@ -181,9 +181,9 @@ fn judge(ctx: &SkBuffContext, facts: &mut Facts, session: u64, native: u64, send
 
 /// Decides for one session. Writes nothing if an address is null, which none is: the kernel wants it looked at.
 ///
-/// A packet that tells the far end of a connection that it is over because the session is may pass, where the session might have
-/// sent one: the daemon destroys such a session's sockets, and without this the far end would not learn of it. Only while no
-/// process of a session runs: the session itself sends nothing more, not even that.
+/// A packet that tells the far end of a connection that it is over, and carries nothing, may pass while no process of a session runs:
+/// the daemon destroys the sockets of a session that is over, or that came to be held to less, and without this the far ends would
+/// not learn of it. What a session itself sends is judged, resets as well.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn gate_decide(facts: *const Facts, session: u64, judged: *mut Judged) -> u64 {
@@ -191,33 +191,13 @@ extern "C" fn gate_decide(facts: *const Facts, session: u64, judged: *mut Judged
     let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_mut() }) else {
         return 0;
     };
-    let mut standing = session::standing(Claim::Tagged(unpack(session)), Placement::Unknown);
+    let standing = session::standing(Claim::Tagged(unpack(session)), Placement::Unknown);
     judged.control = standing.control.0;
-    let over = match check_standing(&standing) {
-        Err(reason @ (Reason::Revoked | Reason::Quarantined | Reason::Expired)) => Some(reason),
-        _ => None,
-    };
-    if let Some(reason) = over {
-        let may_reset =
-            facts.unread == 0 && facts.resets != 0 && facts.is_out() && task::current_tag().is_none();
-        match standing.control.unpack() {
-            Some(control) if may_reset => {
-                standing.control = Control { state: SessionState::Active, ..control }.pack();
-                standing.expires_ns = u64::MAX;
-            }
-            _ => {
-                judged.set(&Decision::refusal(reason));
-                return 0;
-            }
-        }
-    }
     let decision = decide_packet(&standing, &facts.packet(), facts.unread(), &KernelRules);
     judged.set(&decision);
-    if let Some(reason) = over {
-        match decision.verdict {
-            Verdict::Allow => judged.resets = 1,
-            Verdict::Deny => judged.set(&Decision::refusal(reason)),
-        }
+    let resets = facts.unread == 0 && facts.resets != 0 && facts.is_out();
+    if decision.is_refused() && resets && task::current_tag().is_none() {
+        judged.resets = 1;
     }
     0
 }

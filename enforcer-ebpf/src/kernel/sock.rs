@@ -94,6 +94,14 @@ impl Sock {
         self.0.load(loaded!(offsets.sock_protocol))
     }
 
+    /// Whether the kernel made it for itself, as for a file system or a disk in the network: some of these have a file, and are used
+    /// in the context of whoever reads from them.
+    #[inline(always)]
+    fn is_kernels_own(self) -> bool {
+        let bits: Option<u8> = self.0.load(loaded!(offsets.sock_kern_byte));
+        bits.is_none_or(|bits| u32::from(bits) & loaded!(offsets.sock_kern_mask) != 0)
+    }
+
     /// Whether the process that runs is the one that uses the socket, and not one that the work of another's socket has
     /// interrupted.
     ///
@@ -107,7 +115,7 @@ impl Sock {
         let Some(socket) = self.0.follow(loaded!(offsets.sock_socket)) else {
             return false;
         };
-        if socket.follow(loaded!(offsets.socket_file)).is_none() {
+        if socket.follow(loaded!(offsets.socket_file)).is_none() || self.is_kernels_own() {
             return false;
         }
         self.protocol() != Some(TCP) || self.0.load::<u32>(loaded!(offsets.sock_lock_owned)) != Some(0)

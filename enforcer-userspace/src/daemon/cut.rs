@@ -101,7 +101,8 @@ impl Daemon {
         let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
         let cgroup = session.grant.cgroup.clone();
         let pids = session.processes.live().map(|process| process.tgid).collect();
-        let held = self.kernel.held_sockets(slot, false)?;
+        // Also those that it has received and not used yet.
+        let held = self.kernel.held_sockets(slot, true)?;
         self.sockets_held(&cgroup, cgroup_id, &pids, &held)
     }
 

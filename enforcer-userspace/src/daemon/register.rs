@@ -331,6 +331,10 @@ impl Daemon {
                 left += 1;
             }
         }
+        if left == 0 {
+            let emptied = self.kernel.sessions.forget_processes(session.grant.slot.slot);
+            self.survive(emptied.map_err(DaemonError::from));
+        }
         let (cgroup, before) = (session.grant.cgroup.clone(), session.grant.cgroup_before.clone());
         let borrowed = session.grant.borrowed_cgroup;
         self.abandon_slot(&session);

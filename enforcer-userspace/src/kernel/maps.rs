@@ -177,6 +177,11 @@ impl SessionMaps {
         self.usage.set(slot, Usage::default(), 0).map_err(access("write", "USAGE"))
     }
 
+    /// Says that no process has the slot's tag any more: for one whose tags were taken away.
+    pub(crate) fn forget_processes(&mut self, slot: u32) -> Result<(), MapsError> {
+        self.procs.set(slot, 0, 0).map_err(access("write", "PROCS"))
+    }
+
     /// What a session has used of its limits.
     pub(crate) fn usage(&self, slot: u32) -> Result<Usage, MapsError> {
         self.usage.get(&slot, 0).map_err(access("read", "USAGE"))

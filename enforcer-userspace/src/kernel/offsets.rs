@@ -21,6 +21,7 @@ pub(crate) enum OffsetError {
 pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
     let btf = Btf::from_file(Path::new(KERNEL_BTF)).map_err(|error| OffsetError::Read(error.into()))?;
     let find = |structure, field| offset(&btf, structure, field);
+    let kern_bit = bits(&btf, "sock", "sk_kern_sock")?;
     Ok(Offsets {
         task_pid: find("task_struct", "pid")?,
         task_tgid: find("task_struct", "tgid")?,
@@ -48,6 +49,9 @@ pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
         sock_protocol: find("sock", "sk_protocol")?,
         sock_lock_owned: find("sock", "sk_lock.owned")?,
         sock_socket: find("sock", "sk_socket")?,
+        sock_kern_byte: kern_bit / 8,
+        // Numbered from the lowest, as every machine that this is built for has it.
+        sock_kern_mask: 1 << (kern_bit % 8),
         net_inum: find("net", "ns.inum")?,
         socket_sk: find("socket", "sk")?,
         socket_file: find("socket", "file")?,
@@ -81,6 +85,14 @@ pub(crate) fn guard_offsets() -> Result<GuardOffsets, OffsetError> {
 
 /// The offset in bytes of a field, or of a field of a field: `path` has a dot for each step.
 fn offset(btf: &Btf, structure: &'static str, path: &'static str) -> Result<u32, OffsetError> {
+    match bits(btf, structure, path)? {
+        bits if bits % 8 == 0 => Ok(bits / 8),
+        _ => Err(OffsetError::Missing { structure, field: path }),
+    }
+}
+
+/// Likewise in bits.
+fn bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result<u32, OffsetError> {
     let types = btf.resolve_types_by_name(structure).map_err(|error| OffsetError::Read(error.into()))?;
     types
         .into_iter()
@@ -88,8 +100,6 @@ fn offset(btf: &Btf, structure: &'static str, path: &'static str) -> Result<u32,
             Type::Struct(found) => bits_of(btf, &found.members, path),
             _ => None,
         })
-        .filter(|bits| bits % 8 == 0)
-        .map(|bits| bits / 8)
         .ok_or(OffsetError::Missing { structure, field: path })
 }
 

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use enforcer_common::net::Protocol;
 use nix::sched::{CloneFlags, setns};
 
 use diag::Diagnosis;
@@ -133,7 +134,10 @@ fn destroy_here(
         }
         diagnosis.destroy(&sockets)?;
     }
-    let left = meant(diagnosis)?.len() as u64;
+    // A datagram socket that is bound stays so, without a far end: there is nothing more to destroy.
+    let is_left =
+        |socket: &diag::Found| socket.flow.protocol != Protocol::Udp || socket.flow.remote.port() != 0;
+    let left = meant(diagnosis)?.iter().filter(|socket| is_left(socket)).count() as u64;
     Ok(((seen.len() as u64).saturating_sub(left), left))
 }
 

@@ -113,22 +113,41 @@ fn revocation_cuts_what_is_open() {
 /// A session that makes a network namespace of its own takes its rules with it, and its connections there are cut as well.
 #[test]
 fn revocation_reaches_other_network_namespaces() {
-    let daemon = Daemon::start();
-    let mut inside = daemon.hold(&envelope("elsewhere"));
-    inside.must("namespace new");
-    let namespace = NetNs::of(inside.pid());
-    let [v4, refused] = namespace.inside(|| ["127.0.0.10:0", "127.0.0.20:0"].map(listen));
-    let far = Far::connect(&mut inside, "s", &v4);
-    inside.must("open other tcp4");
-    let to = refused.local_addr().expect("it is bound");
-    inside.must_fail(&format!("connect other {to}"), &[libc::EPERM]);
-    let receipt = daemon.receipt(&["revoke", &daemon.session_id("elsewhere")]);
-    let sockets = &receipt["sockets"];
-    assert!(sockets["namespaces"].as_u64().expect("a number") >= 2, "{receipt}");
-    assert_eq!(sockets["errors"].as_array().expect("a list").len(), 0, "{receipt}");
-    inside.must_fail("receive s", &[libc::ECONNABORTED]);
-    far.expect_reset();
-    inside.end();
+    for leaves in [false, true] {
+        let daemon = Daemon::start();
+        let mut inside = daemon.hold(&envelope("elsewhere"));
+        let mailbox = daemon.layout().file("mailbox").display().to_string();
+        inside.must(&format!("mailbox {mailbox}"));
+        let pid = match leaves {
+            true => inside.must("child").parse().expect("a process id"),
+            false => inside.pid(),
+        };
+        inside.must("namespace");
+        let namespace = NetNs::of(pid);
+        let [v4, refused] = namespace.inside(|| ["127.0.0.10:0", "127.0.0.20:0"].map(listen));
+        let far = Far::connect(&mut inside, "s", &v4);
+        inside.must("open other tcp4");
+        let to = refused.local_addr().expect("it is bound");
+        inside.must_fail(&format!("connect other {to}"), &[libc::EPERM]);
+        // Whoever made the socket is gone by then: no process is in the namespace, but one has a socket there.
+        if leaves {
+            inside.must(&format!("give s {mailbox}"));
+            assert_eq!(inside.must("exit"), "ended");
+            inside.must("take s");
+            inside.must("send s again");
+        }
+        let receipt = daemon.receipt(&["revoke", &daemon.session_id("elsewhere")]);
+        let sockets = &receipt["sockets"];
+        assert!(sockets["namespaces"].as_u64().expect("a number") >= 2, "{leaves}: {receipt}");
+        assert_eq!(sockets["errors"].as_array().expect("a list").len(), 0, "{receipt}");
+        inside.must_fail("receive s", &[libc::ECONNABORTED]);
+        if leaves {
+            let mut stream = &far.0;
+            stream.read_exact(&mut [0; 5]).expect("what was sent before");
+        }
+        far.expect_reset();
+        inside.end();
+    }
 }
 
 #[test]
@@ -292,11 +311,14 @@ fn quarantine_holds_until_it_is_lifted() {
 /// A program may end before what it wrote has left: the rest leaves by the rules that it had.
 #[test]
 fn session_that_ends_by_itself_gets_its_last_bytes_out() {
-    const BYTES: usize = 1 << 20;
+    /// More than the far end's kernel takes in unasked.
+    const BYTES: usize = 300_000;
     let daemon = Daemon::start();
     let listener = listen("127.0.0.10:0");
     let mut inside = daemon.hold(&envelope("ends"));
     inside.must("open s tcp4");
+    // Room for the rest: SO_SNDBUF, as much as anybody may have.
+    inside.must("option s 1 7 00400300");
     inside.must(&format!("connect s {}", listener.local_addr().expect("it is bound")));
     let (mut reader, _) = listener.accept().expect("it is connected");
     inside.must(&format!("fill s {BYTES}"));

@@ -107,7 +107,7 @@ pub(super) struct Judged {
     pub(super) verdict: u8,
     pub(super) reason: u8,
     pub(super) mode: u8,
-    /// 1 if the packet is to be let through although the session is over.
+    /// 1 if the packet is to be let through all the same: see `gate_decide`.
     pub(super) resets: u8,
     pub(super) pad: [u8; 4],
 }

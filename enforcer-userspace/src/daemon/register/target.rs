@@ -88,7 +88,7 @@ impl Daemon {
         }
         let found = self.cgroups.borrow(path.as_ref()).map_err(|error| no_target(one_line(&error)))?;
         let cgroup = found.map_err(|why| bad_target(format!("`{path}` cannot be registered: {why}")))?;
-        for pid in [std::process::id(), peer.pid] {
+        for pid in [1, std::process::id(), peer.pid] {
             let stands = procfs::cgroup2_of(pid).map_err(|error| internal(&error))?.unwrap_or_default();
             if self.cgroups.is_inside(&stands, &cgroup.path) {
                 return Err(bad_target(format!(

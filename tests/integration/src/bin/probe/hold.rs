@@ -20,23 +20,25 @@
 //! mailbox PATH                 where sockets may be sent to
 //! give NAME PATH               sends it there
 //! take NAME                    takes one from the mailbox
-//! namespace new | back         enters a network namespace of its own, with loopback up; goes back
-//! exit                         at once
+//! namespace                    enters a network namespace of its own, with loopback up
+//! child                        from now on a child answers, with all that is held; when it has ended, its maker does again, and says so
+//! exit                         at once, without an answer
 //! ```
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufRead};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     Backlog, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, listen, recv, recvmsg, send, sendmsg,
     setsockopt, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
 use serde_json::json;
 
 use crate::attempt::print_line;
@@ -51,7 +53,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Held {
     sockets: HashMap<String, OwnedFd>,
     mailbox: Option<UnixDatagram>,
-    home: Option<File>,
 }
 
 pub(crate) fn run() {
@@ -123,15 +124,20 @@ impl Held {
                 self.keep(name, socket);
                 Ok(String::new())
             }
-            ["namespace", "new"] => {
-                self.home = Some(File::open("/proc/thread-self/ns/net")?);
-                // Of its own user, who is root in it: a session's root may make no other.
+            ["namespace"] => {
+                // With a user namespace it needs no privileges.
                 unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
                 done(sys::loopback_up())
             }
-            ["namespace", "back"] => {
-                let home = self.home.take().expect("it has left");
-                done(Ok(setns(home, CloneFlags::CLONE_NEWNET)?))
+            ["child"] => {
+                // SAFETY: this program has one thread.
+                match unsafe { fork() }? {
+                    ForkResult::Child => Ok(std::process::id().to_string()),
+                    ForkResult::Parent { child } => {
+                        waitpid(child, None)?;
+                        Ok("ended".to_owned())
+                    }
+                }
             }
             // SAFETY: takes no pointer. Nothing of this process is left to be run.
             ["exit"] => unsafe { libc::_exit(0) },
