@@ -32,24 +32,24 @@ const VIRTME: &str = "virtme-ng==1.42";
 pub(crate) struct Options {
     /// All, if none is named
     #[arg(long)]
-    kernel: Vec<Kernel>,
+    pub(crate) kernel: Vec<Kernel>,
     /// Boot only with BPF among the security modules, as Debian does
     #[arg(long)]
-    lsm: bool,
+    pub(crate) lsm: bool,
     /// Boot only without BPF among the security modules
     #[arg(long, conflicts_with = "lsm")]
-    no_lsm: bool,
+    pub(crate) no_lsm: bool,
     /// One machine after the other; else one of each kernel beside the other
     #[arg(long)]
-    one_by_one: bool,
+    pub(crate) one_by_one: bool,
     /// How many each machine has. Emulated, a second one makes all work dearer by half, and it is what makes races
     #[arg(long, default_value_t = Options::default().processors)]
-    processors: u32,
+    pub(crate) processors: u32,
     /// After how many minutes a machine is given up
     #[arg(long, default_value_t = Options::default().minutes)]
-    minutes: u64,
+    pub(crate) minutes: u64,
     /// Files of `tests/integration/tests`, without `.rs`; `integration` for all of them; `veristat`; all, if none is named
-    tests: Vec<String>,
+    pub(crate) tests: Vec<String>,
 }
 
 impl Default for Options {
