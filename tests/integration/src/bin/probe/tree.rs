@@ -45,7 +45,7 @@ pub(crate) fn run(workers: u32, pairs: u32, allowed: SocketAddr, refused: Socket
         // Pairs as even as can be.
         let pairs = pairs / workers + u32::from(worker < pairs % workers);
         shapes::fork_to(|| {
-            work(shared, pairs, allowed, refused);
+            work(shared, workers, pairs, allowed, refused);
             // SAFETY: takes no pointer.
             unsafe { libc::_exit(0) };
         });
@@ -78,10 +78,14 @@ pub(crate) fn run(workers: u32, pairs: u32, allowed: SocketAddr, refused: Socket
     );
 }
 
-fn work(shared: &Shared, pairs: u32, allowed: SocketAddr, refused: SocketAddr) {
+fn work(shared: &Shared, workers: u32, pairs: u32, allowed: SocketAddr, refused: SocketAddr) {
     let connect = |to| TcpStream::connect(to).expect("reachable before anybody is registered");
     let sockets: Vec<[TcpStream; 2]> = (0..pairs).map(|_| [connect(allowed), connect(refused)]).collect();
     shared.ready.fetch_add(1, SeqCst);
+    // The forks of the first must not take the ports and the processor from those that still connect.
+    while shared.ready.load(SeqCst) < workers {
+        thread::sleep(Duration::from_millis(1));
+    }
     loop {
         let phase = shared.phase.load(SeqCst);
         let code = child(refused);
