@@ -157,8 +157,10 @@ extern "C" fn gate_judge(
         return PASS as u64;
     }
     let refused = judged.decision().is_refused();
-    // Of what is allowed, that which somebody else begins is told of; of our own, `connect` has told.
-    let tell_of = match judged.verdict == Verdict::Allow.raw() {
+    // Of what goes on, that which somebody else begins is told of, and what is audited on a socket from elsewhere; of our own,
+    // `connect` has told.
+    let is_adopted_audit = facts.foreign != 0 && judged.verdict != Verdict::Allow.raw();
+    let tell_of = match !refused && !is_adopted_audit {
         true => facts.is_inbound_opening(),
         false => is_first(skb, &raw const *facts, &raw const judged) != 0,
     };
@@ -243,7 +245,8 @@ extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *c
         remote: facts.remote,
         remote_port: facts.remote_port,
         local_port: facts.local_port,
-        direction: facts.direction,
+        // What is only audited goes back and forth.
+        direction: if judged.decision().is_refused() { facts.direction } else { 0 },
         reason: judged.reason,
         protocol: facts.protocol,
         family: facts.family,

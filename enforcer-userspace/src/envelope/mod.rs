@@ -83,6 +83,7 @@ impl Envelope {
         needs.extend([Requirement::Egress, Requirement::Listen]);
         needs.extend(self.unix.is_some().then_some(Requirement::Unix));
         needs.extend((self.limits != Limits::default()).then_some(Requirement::Limits));
+        needs.extend(self.limits.processes.is_some().then_some(Requirement::Processes));
         needs.sort_unstable();
         needs.dedup();
         needs
@@ -144,14 +145,18 @@ pub(crate) enum Requirement {
     Listen,
     /// Unix sockets.
     Unix,
+    /// Connections, rates and bytes.
     Limits,
+    /// `limits.processes`; no word of `requires`.
+    Processes,
 }
 
 impl Requirement {
+    /// Those that `requires` can ask for.
     pub(crate) const ALL: [Self; 7] =
         [Self::Egress, Self::Icmp, Self::Names, Self::Agents, Self::Listen, Self::Unix, Self::Limits];
 
-    /// The word in `requires`.
+    /// The word in `requires`, or the field.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Egress => "egress",
@@ -161,12 +166,13 @@ impl Requirement {
             Self::Listen => "listen",
             Self::Unix => "unix",
             Self::Limits => "limits",
+            Self::Processes => "limits.processes",
         }
     }
 
     /// Whether this release holds sessions to it on every host.
     pub(crate) const fn is_held(self) -> bool {
-        !matches!(self, Self::Names | Self::Agents | Self::Unix)
+        !matches!(self, Self::Names | Self::Agents | Self::Unix | Self::Processes)
     }
 
     /// Whether it does where the guard is.

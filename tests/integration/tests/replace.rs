@@ -93,7 +93,12 @@ fn what_is_refused_changes_nothing() {
         (second.replace("operator: ", "operator: x"), "has the operator"),
         (second.replace("model: ", "model: x"), "has the model"),
         (second.replace("name: worker", "name: nobody"), "no session of agent `nobody` runs"),
-        (format!("{second}  limits: {{connections: 5}}\n"), "nothing here holds sessions to: limits"),
+        (format!("{second}  limits: {{connections: 5}}\n"), "`limits` is here twice"),
+        (
+            second.replace("limits: {", "limits: {processes: 5"),
+            "nothing here holds sessions to: limits.processes",
+        ),
+        (format!("{second}  requires: [agents]\n"), "nothing here holds sessions to: agents"),
         (format!("{second}  requires: [names]\n"), "nothing here holds sessions to: names"),
     ] {
         let outcome = apply(&daemon, &text);

@@ -107,8 +107,8 @@ fn audit_mode_lets_through_and_records() {
     for spec in &specs {
         assert!(inside.attempt(spec), "{spec}");
     }
-    // Raw sockets are outside what an envelope can describe, and audited as well.
-    assert!(inside.attempt("socket/raw4"));
+    // Multipath TCP is outside what an envelope can describe, and audited as well.
+    assert!(inside.attempt("socket/mptcp4"));
     assert_eq!(pair.refused.received(&magic), [specs[1].as_str()]);
 
     let events = daemon.wait_for_events(2, "the denies", |event| event.is_of("audit") && event.is_deny());
