@@ -33,7 +33,7 @@ pub fn pinned_ids(kind: &str, directory: &Path) -> BTreeSet<u64> {
     ids
 }
 
-/// The kernel memory of each map that a pinned map of maps holds, in bytes.
+/// The kernel memory of each map that a pinned map of maps holds, in bytes; without those that go while this looks.
 pub fn inner_memory(pinned: &Path) -> Vec<u64> {
     let name = pinned.to_str().expect("a pin's path is text");
     let dump = bpftool(&["map", "dump", "pinned", name]).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -44,11 +44,13 @@ pub fn inner_memory(pinned: &Path) -> Vec<u64> {
                 byte.as_str().and_then(|byte| u64::from_str_radix(byte.trim_start_matches("0x"), 16).ok());
             id << 8 | byte.expect("a byte")
         });
-        let map =
-            bpftool(&["map", "show", "id", &id.to_string()]).unwrap_or_else(|error| panic!("{id}: {error}"));
-        map["bytes_memlock"].as_u64().expect("a number of bytes")
+        match bpftool(&["map", "show", "id", &id.to_string()]) {
+            Ok(map) => Some(map["bytes_memlock"].as_u64().expect("a number of bytes")),
+            Err(error) if error.contains("No such file") => None,
+            Err(error) => panic!("{id}: {error}"),
+        }
     });
-    inner.collect()
+    inner.flatten().collect()
 }
 
 /// How many entries a pinned map has.
