@@ -89,8 +89,9 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
     let standing = session::standing(claim, placement);
     let socket = socket_of(fields);
     let decision = match known {
-        // What answers somebody who may reach us at the socket's port needs no other rule, as for its packet.
-        Some(Protocol::Udp) if !address.is_unspecified() => {
+        // What answers somebody who may reach us at the socket's port needs no other rule, as for its packet. `connect` does not
+        // know that: with it, Linux 6.1 finds its stack too large.
+        Some(Protocol::Udp) if !matches!(operation, Operation::Connect) && !address.is_unspecified() => {
             let packet = Packet {
                 direction: Direction::Out,
                 protocol: Protocol::Udp,

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     counter::Counter,
-    decision::{Claim, Decision, decide_packet, limits_of, spend},
+    decision::{Claim, decide_packet, limits_of, spend},
     identity::Told,
     net::{Direction, Protocol},
     packet::{self, Packet},

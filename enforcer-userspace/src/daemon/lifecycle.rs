@@ -16,7 +16,7 @@ use crate::{
     cgroup::SessionCgroup,
     clock,
     control::{dto, peer::Peer, server::Refusal},
-    envelope::{self, Envelope, Requirement},
+    envelope::{self, Envelope},
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
@@ -391,22 +391,6 @@ impl Daemon {
         }
         torn_down
     }
-}
-
-/// An envelope that this host can hold a session to, with the guard or without.
-pub(super) fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
-    let envelope = envelope::parse(text).map_err(|diagnostics| {
-        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
-    })?;
-    let is_held = |need: &&Requirement| need.is_held() || (guarded && need.is_held_by_guard());
-    let not_held: Vec<&str> =
-        envelope.needs().iter().filter(|need| !is_held(need)).map(|need| need.name()).collect();
-    if not_held.is_empty() {
-        return Ok(envelope);
-    }
-    let message = format!("the envelope needs what nothing here holds sessions to: {}", not_held.join(", "));
-    let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not-held", message);
-    Err(refusal.hint("`enforcer check` says which parts of an envelope that are"))
 }
 
 pub(super) fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {

@@ -3,11 +3,11 @@
 
 use axum::http::StatusCode;
 
-use super::{Daemon, StartError, internal, lifecycle};
+use super::{Daemon, StartError, internal};
 use crate::{
     clock,
     control::{peer::Peer, server::Refusal},
-    envelope::Envelope,
+    envelope::{self, Envelope, Requirement},
     exit::one_line,
     record::{EventKind, EventLine},
     settings::Settings,
@@ -101,12 +101,13 @@ impl Daemon {
         let signer = self.trust.as_ref().map(|trust| trust.signer(text, signature)).transpose();
         // Read only after that: what nobody vouches for does not get as far as the parser.
         let signer = signer.map_err(|refusal| self.record_unaccepted(peer, refusal))?;
-        let envelope = lifecycle::read_envelope(text, self.kernel.guard.is_active())?;
+        let envelope = read_envelope(text, self.kernel.guard.is_active())?;
         let (Some(trust), Some(signer)) = (&self.trust, signer) else {
             return Ok(Admitted { envelope, news: None });
         };
         let metadata = &envelope.metadata;
-        let accepted = Accepted { revision: metadata.revision, envelope_digest: lifecycle::digest(text) };
+        let accepted =
+            Accepted { revision: metadata.revision, envelope_digest: super::lifecycle::digest(text) };
         let is_new = trust
             .may_follow(&metadata.name, &accepted)
             .map_err(|refusal| self.record_unaccepted(peer, refusal))?;
@@ -149,4 +150,20 @@ impl Daemon {
             self.events.write(line.detail(detail));
         }
     }
+}
+
+/// An envelope that this host can hold a session to, with the guard or without.
+fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
+    let envelope = envelope::parse(text).map_err(|diagnostics| {
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
+    })?;
+    let is_held = |need: &&Requirement| need.is_held() || (guarded && need.is_held_by_guard());
+    let not_held: Vec<&str> =
+        envelope.needs().iter().filter(|need| !is_held(need)).map(|need| need.name()).collect();
+    if not_held.is_empty() {
+        return Ok(envelope);
+    }
+    let message = format!("the envelope needs what nothing here holds sessions to: {}", not_held.join(", "));
+    let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not-held", message);
+    Err(refusal.hint("`enforcer check` says which parts of an envelope that are"))
 }

@@ -1,4 +1,5 @@
 //! Loading the object, adopting what is pinned, replacing programs of an earlier build, and taking everything away.
+//! It is over 400 lines because each of these steps leans on the others' order, which is easier to follow in one place.
 
 use std::{
     fs::File,
