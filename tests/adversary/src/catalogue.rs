@@ -364,7 +364,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("signal", "ends a process of the same user", processes::signal).with("victim").proof(Proof::OutsiderEnds).open_without_scope(SIGNAL),
     Technique::new("signal-pidfd", "the same, by a descriptor of the process", processes::signal_by_descriptor).with("victim").proof(Proof::OutsiderEnds).open_without_scope(SIGNAL),
     Technique::new("signal-owner", "the same, by the owner of a pipe", processes::signal_by_file_owner).with("victim").proof(Proof::OutsiderEnds).open_without_scope_ever(FILE_SIGNAL),
-    Technique::new("limit", "the same, by a limit on its time", processes::limit).with("victim").proof(Proof::OutsiderEnds).open(SAME_USER),
+    Technique::new("limit", "the same, by a limit on its time", processes::limit).with("busy").proof(Proof::OutsiderEnds).open(SAME_USER),
     Technique::new("cgroup-kill", "ends all processes of another cgroup", processes::cgroup_kill).root().with_root("cgroup-member").proof(Proof::OutsiderEnds).open(ROOT_CGROUPS),
     Technique::new("core-pattern", "a program that the kernel starts, in no session", files::core_pattern).root().proof(Proof::CorePattern).open(ROOT_SETTINGS),
     // The enforcer itself.

@@ -46,6 +46,7 @@ const ROLES: &[(&str, Role)] = &[
     ("datagram-dialer", |_| dial_by_datagrams()),
     ("namespace", |_| namespace()),
     ("victim", |_| donors::victim()),
+    ("busy", |_| donors::busy()),
     ("programs", donors::programs),
     ("donor-tcp", |context| donors::donate(context, donors::connected_tcp()?.into())),
     ("donor-udp", |context| donors::donate(context, donors::connected_udp()?)),

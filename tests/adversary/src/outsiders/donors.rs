@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{TICK, open_to_all, ready, wait_forever};
 use crate::context::{self, Context, TARGET4, target4};
@@ -38,6 +38,16 @@ pub(super) fn victim() -> Attempt {
         }
         thread::sleep(TICK);
     }
+}
+
+/// Uses processor time, so that a limit on it is reached; not for ever.
+pub(super) fn busy() -> Attempt {
+    ready(&[]);
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+    Ok(())
 }
 
 /// Two copies of this program that may do more than who starts them.
