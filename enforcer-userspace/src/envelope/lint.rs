@@ -233,10 +233,12 @@ mod tests {
                  egress: [{name: a, to: [203.0.113.0/24, private], ports: [443, 8080], protocol: tcp}],
                  deny: [{name: d, to: ['2000::/3', metadata-service], ports: any, protocol: any}],
                  listen: [{name: l, from: [loopback, 10.0.0.0/8], ports: 8080, protocol: tcp}],
-                 limits: {connections: 1, processes: 5, depth: 1}"
+                 limits: {connections: 1, depth: 1}"
             ),
             []
         );
+        // Nothing holds a session to that.
+        assert_eq!(codes("limits: {processes: 5}"), [("not-held", 0)]);
         assert_eq!(codes("egress: [{name: a, to: [10.0.0.1], protocol: icmp}]"), []);
     }
 

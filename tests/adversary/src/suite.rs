@@ -276,10 +276,10 @@ mod tests {
             ("tcp-connect4", false, Some(GOT_OUT), Some("not declared")),
             ("tcp-connect4", false, None, Some("not expected here")),
             // Declared where there is no guard.
-            ("signal", false, Some(GOT_OUT), None),
-            ("signal", false, Some(STOPPED), Some("declared open, and stopped")),
-            ("signal", true, Some(GOT_OUT), Some("not declared")),
-            ("signal", true, Some(STOPPED), None),
+            ("passed-packet-socket", false, Some(GOT_OUT), None),
+            ("passed-packet-socket", false, Some(STOPPED), Some("declared open, and stopped")),
+            ("passed-packet-socket", true, Some(GOT_OUT), Some("not declared")),
+            ("passed-packet-socket", true, Some(STOPPED), None),
             // Declared everywhere.
             ("relay-allowed", true, Some(GOT_OUT), None),
             ("relay-allowed", true, Some(STOPPED), Some("declared open, and stopped")),
