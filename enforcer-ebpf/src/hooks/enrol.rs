@@ -140,10 +140,15 @@ pub(crate) extern "C" fn enrol_socket(ctx: *mut FileIterContext) -> i32 {
         counters::add(Counter::FaultKernelRead);
         return 0;
     };
-    let family = sock.family().unwrap_or(0);
-    if !matches!(family, AF_INET | AF_INET6) {
-        return 0;
-    }
+    // One whose family cannot be read is taken: what is passed over here would go on unseen.
+    let family = match sock.family() {
+        Some(family @ (AF_INET | AF_INET6)) => family,
+        Some(_) => return 0,
+        None => {
+            counters::add(Counter::FaultKernelRead);
+            0
+        }
+    };
     let native = is_native(sock, request.session);
     let kind = request.kind();
     let take = !matches!(kind, None | Some(EnrolKind::Nothing | EnrolKind::Release));

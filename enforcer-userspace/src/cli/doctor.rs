@@ -105,11 +105,8 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
 const LANDLOCK: &str = "Landlock";
 
 const NOT_COVERED: &[&str] = &[
-    "sockets that a process received already connected",
-    "packets whose real header differs from the named destination",
-    "open connections of a session that is revoked or expires",
-    "inbound connections",
     "without the guard (BPF LSM): Unix sockets; other families of sockets, unless `run` began the session",
+    "without the guard: what is held back on a socket that was received already connected; an untagged process that root moves in",
     "a session that runs as root and undoes enforcement through files that root may write",
 ];
 
