@@ -71,17 +71,17 @@ impl EnrolRequest {
 }
 
 /// What `SOCKETS` holds for a socket: only for those that were seen in the hands of a session that they were not made in, and for
-/// those that something was refused to.
+/// those that something was refused to, or would be in another mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct SocketTag {
     /// The session in whose hands it was seen; of generation 0, which no session has, if it is of its own cgroup's session only.
     pub adopted: SessionRef,
-    /// The refusal that was recorded last: the same one is not recorded again.
+    /// What was recorded last: the same is not recorded again.
     pub told: Told,
 }
 
-/// A refused packet, as far as refusals differ.
+/// A refusal, or what would be one in another mode, as far as they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Told {
@@ -89,8 +89,9 @@ pub struct Told {
     pub control: u64,
     pub remote: [u8; 16],
     pub remote_port: u16,
+    /// 0 for what goes on.
     pub local_port: u16,
-    /// [`crate::net::Direction`] as a number; 0: nothing was refused yet.
+    /// [`crate::net::Direction`] as a number; 0 for what goes on.
     pub direction: u8,
     /// [`crate::verdict::Reason`] as a number.
     pub reason: u8,

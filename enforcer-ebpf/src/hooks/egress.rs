@@ -20,6 +20,7 @@ use enforcer_common::{
 use crate::{
     counters, emit,
     kernel::{sock::Sock, task::Task},
+    maps::SOCKETS,
     rules::KernelRules,
     session,
     task::{self, Actor},
@@ -106,6 +107,9 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
         _ => decide(&standing, destination, &KernelRules),
     };
     let decision = pay(decision, &standing);
+    if is_audited(&decision) && decision.reason != Reason::Limit {
+        note_told(socket, standing.control.0, &decision, address, port, protocol as u8);
+    }
     let attempt = Attempt {
         operation,
         // SAFETY: a helper on the context.
@@ -120,6 +124,39 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
         foreign: false,
     };
     conclude(claim.session(), &decision, &attempt, &Process::current(placement))
+}
+
+/// Whether something goes on that would be refused in another mode.
+#[inline(always)]
+pub(super) fn is_audited(decision: &Decision) -> bool {
+    matches!(decision.verdict, Verdict::Deny) && !decision.is_refused()
+}
+
+/// Notes that there is a record of what is audited, so that the packet gate makes no second one of its packets. Without storage it
+/// does: one too many, and not one too few. A limit is not noted: the gate has others, with the same reason.
+#[inline(always)]
+fn note_told(
+    socket: *mut c_void,
+    control: u64,
+    decision: &Decision,
+    address: Address,
+    port: u16,
+    protocol: u8,
+) {
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: a socket that the verifier knows as such, not null.
+    if let Some(tag) = unsafe { SOCKETS.get_or_insert(socket) } {
+        tag.told.control = control;
+        tag.told.remote = address.octets();
+        tag.told.remote_port = port;
+        tag.told.local_port = 0;
+        tag.told.direction = 0;
+        tag.told.reason = decision.reason.raw();
+        tag.told.protocol = protocol;
+        tag.told.family = address.family().raw();
+    }
 }
 
 /// The address and port that a context names.

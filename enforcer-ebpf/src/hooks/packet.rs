@@ -157,10 +157,8 @@ extern "C" fn gate_judge(
         return PASS as u64;
     }
     let refused = judged.decision().is_refused();
-    // Of what goes on, that which somebody else begins is told of, and what is audited on a socket from elsewhere; of our own,
-    // `connect` has told.
-    let is_adopted_audit = facts.foreign != 0 && judged.verdict != Verdict::Allow.raw();
-    let tell_of = match !refused && !is_adopted_audit {
+    // Of what is allowed, that which somebody else begins is told of; of the rest, `connect` has told.
+    let tell_of = match judged.verdict == Verdict::Allow.raw() {
         true => facts.is_inbound_opening(),
         false => is_first(skb, &raw const *facts, &raw const judged) != 0,
     };
@@ -223,8 +221,8 @@ extern "C" fn gate_spend(facts: *const Facts, session: u64, judged: *mut Judged)
 }
 use gate_spend as spend_bytes;
 
-/// Whether this is not the refusal that was recorded for the socket last: a program that tries the same again and again, and TCP
-/// does so by itself, makes one record. Without storage each is one.
+/// Whether this is not what was recorded for the socket last, here or by `connect`: a program that tries the same again and again, and
+/// TCP does so by itself, makes one record. Without storage each is one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *const Judged) -> u64 {
@@ -240,13 +238,17 @@ extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *c
     let Some(tag) = (unsafe { SOCKETS.get_or_insert(socket) }) else {
         return 1;
     };
+    // What is only audited goes back and forth, by the port that the socket has.
+    let (direction, local_port) = match egress::is_audited(&judged.decision()) {
+        true => (0, 0),
+        false => (facts.direction, facts.local_port),
+    };
     let told = Told {
         control: judged.control,
         remote: facts.remote,
         remote_port: facts.remote_port,
-        local_port: facts.local_port,
-        // What is only audited goes back and forth.
-        direction: if judged.decision().is_refused() { facts.direction } else { 0 },
+        local_port,
+        direction,
         reason: judged.reason,
         protocol: facts.protocol,
         family: facts.family,
