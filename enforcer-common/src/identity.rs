@@ -87,7 +87,9 @@ pub struct SocketTag {
 pub struct Told {
     /// The session's control word: a new envelope's refusal is a new one.
     pub control: u64,
-    pub remote: [u8; 16],
+    /// [`crate::rules::Place`].
+    pub remote_high: u64,
+    pub remote_low: u64,
     pub remote_port: u16,
     /// 0 for what goes on.
     pub local_port: u16,

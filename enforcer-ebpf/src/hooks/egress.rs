@@ -14,6 +14,7 @@ use enforcer_common::{
     net::{Address, Destination, Direction, Family, Protocol},
     packet::Packet,
     record::{EgressRecord, NO_UID, Operation, Placement, RecordKind},
+    rules::Place,
     verdict::{Reason, Verdict},
 };
 
@@ -86,7 +87,6 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
         (Some(Protocol::Tcp), Operation::Connect) if is_unspecified_v4(address) => unspecified_tcp(fields),
         _ => address,
     };
-    let destination = known.map(|protocol| Destination { protocol, address, port });
     let standing = session::standing(claim, placement);
     let socket = socket_of(fields);
     let decision = match known {
@@ -104,12 +104,10 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
             };
             decide_packet(&standing, &packet, None, &KernelRules)
         }
-        _ => decide(&standing, destination, &KernelRules),
+        Some(protocol) => decide(&standing, Some(Destination { protocol, address, port }), &KernelRules),
+        None => decide(&standing, None, &KernelRules),
     };
     let decision = pay(decision, &standing);
-    if is_audited(&decision) && decision.reason != Reason::Limit {
-        note_told(socket, standing.control.0, &decision, address, port, protocol as u8);
-    }
     let attempt = Attempt {
         operation,
         // SAFETY: a helper on the context.
@@ -123,6 +121,12 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
         local_port: 0,
         foreign: false,
     };
+    // A limit is not noted: the gate has others, with the same reason.
+    if is_audited(&decision) && decision.reason != Reason::Limit {
+        let kind = u32::from_le_bytes([decision.reason.raw(), protocol as u8, address.family().raw(), 0]);
+        let Place { high, low } = Place::of(address);
+        note_told(ctx.sock_addr, standing.control.0, high, low, u64::from(kind) << 16 | u64::from(port));
+    }
     conclude(claim.session(), &decision, &attempt, &Process::current(placement))
 }
 
@@ -132,32 +136,41 @@ pub(super) fn is_audited(decision: &Decision) -> bool {
     matches!(decision.verdict, Verdict::Deny) && !decision.is_refused()
 }
 
-/// Notes that there is a record of what is audited, so that the packet gate makes no second one of its packets. Without storage it
-/// does: one too many, and not one too few. A limit is not noted: the gate has others, with the same reason.
-#[inline(always)]
-fn note_told(
-    socket: *mut c_void,
+/// Notes on the socket what is audited and recorded, so that the packet gate makes no second record of its packets. Without storage it
+/// does, and where the kernel puts another address in the place of `0.0.0.0` or `::`: one too many, and not one too few.
+///
+/// A function of its own for its stack frame, of which Linux 6.1 allows 512 bytes in all.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_note_told(
+    ctx: *mut bpf_sock_addr,
     control: u64,
-    decision: &Decision,
-    address: Address,
-    port: u16,
-    protocol: u8,
-) {
+    high: u64,
+    low: u64,
+    kind_and_port: u64,
+) -> u64 {
+    // SAFETY: the context of the running program, which is not null.
+    let Some(fields) = (unsafe { ctx.as_ref() }) else { return 0 };
+    let socket = socket_of(fields);
     if socket.is_null() {
-        return;
+        return 0;
     }
+    let [reason, protocol, family, _] = ((kind_and_port >> 16) as u32).to_le_bytes();
     // SAFETY: a socket that the verifier knows as such, not null.
     if let Some(tag) = unsafe { SOCKETS.get_or_insert(socket) } {
         tag.told.control = control;
-        tag.told.remote = address.octets();
-        tag.told.remote_port = port;
+        tag.told.remote_high = high;
+        tag.told.remote_low = low;
+        tag.told.remote_port = kind_and_port as u16;
         tag.told.local_port = 0;
         tag.told.direction = 0;
-        tag.told.reason = decision.reason.raw();
+        tag.told.reason = reason;
         tag.told.protocol = protocol;
-        tag.told.family = address.family().raw();
+        tag.told.family = family;
     }
+    0
 }
+use egress_note_told as note_told;
 
 /// The address and port that a context names.
 #[inline(always)]

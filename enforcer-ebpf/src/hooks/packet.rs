@@ -20,6 +20,7 @@ use enforcer_common::{
     net::{Direction, Protocol},
     packet::{self, Packet},
     record::{Operation, Placement},
+    rules::Place,
     session::ControlWord,
     verdict::{Reason, Verdict},
 };
@@ -243,9 +244,11 @@ extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *c
         true => (0, 0),
         false => (facts.direction, facts.local_port),
     };
+    let remote = Place::of(facts.address());
     let told = Told {
         control: judged.control,
-        remote: facts.remote,
+        remote_high: remote.high,
+        remote_low: remote.low,
         remote_port: facts.remote_port,
         local_port,
         direction,
