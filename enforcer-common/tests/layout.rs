@@ -24,7 +24,7 @@ fn layout_is_as_reviewed() {
         TaskTag { start_ns, session, parent_tgid, pad }
         EnrolRequest { session, tgid, kind }
         SocketTag { adopted, told }
-        Told { control, remote, remote_port, local_port, direction, reason, protocol, family }
+        Told { control, remote_high, remote_low, remote_port, local_port, direction, reason, protocol, family }
         HeldSocket { cookie, tgid, fd, netns, family, protocol, native, adopted, pad }
         SessionRow { id, expires_ns, cgroup_id, cgroup_level, pad }
         Usage { connections, rate_due_ns, bytes_out, bytes_in }
