@@ -31,7 +31,13 @@ use facts::{Facts, Judged};
 pub(super) use facts::{pack, unpack};
 
 use super::egress::{self, Attempt, Process};
-use crate::{cgroup, counters, kernel::sock::Sock, maps::SOCKETS, rules::KernelRules, session, task, usage};
+use crate::{
+    cgroup, counters,
+    kernel::{sock::Sock, task::Task},
+    maps::SOCKETS,
+    rules::KernelRules,
+    session, task, usage,
+};
 
 /// Return code of `cgroup_skb`: the packet goes on.
 const PASS: i32 = 1;
@@ -91,14 +97,14 @@ fn adopter_of(socket: *mut c_void) -> u64 {
     unsafe { SOCKETS.get(socket) }.and_then(|tag| tag.adopted()).map_or(0, pack)
 }
 
-/// The session of the process that runs, if it is the one that sends the packet.
+/// The session of the process that runs, if it is the one that sends the packet. By its cgroup if it has no tag: somebody may have moved
+/// it in, with a socket of its own.
 #[inline(always)]
 fn current_sender(socket: *mut c_void) -> u64 {
-    let Some(tag) = task::current_tag() else { return 0 };
     if socket.is_null() || listens(socket) || !Sock::of(socket).is_some_and(Sock::is_used_by_current) {
         return 0;
     }
-    pack(tag.session)
+    task::session_of(Task::current()).map_or(0, pack)
 }
 
 /// Whether a socket waits for connections. What it sends are answers to those who begin one, from an interrupt and without its

@@ -106,7 +106,7 @@ const LANDLOCK: &str = "Landlock";
 
 const NOT_COVERED: &[&str] = &[
     "without the guard (BPF LSM): Unix sockets; other families of sockets, unless `run` began the session",
-    "without the guard: what is held back on a socket that was received already connected; an untagged process that root moves in",
+    "without the guard: what is held back on a socket that was received already connected",
     "a session that runs as root and undoes enforcement through files that root may write",
 ];
 

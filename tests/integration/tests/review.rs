@@ -272,7 +272,6 @@ impl Sniffer {
 
 /// A process without a tag in a session's cgroup is refused everything: on a socket that it has connected before, too.
 #[test]
-#[ignore = "open: who is moved into a session's cgroup from outside sends on sockets that it brings, without the guard"]
 fn untagged_process_sends_nothing_on_a_socket_that_it_brings() {
     let daemon = Daemon::start();
     let (listener, address) = far_end();
