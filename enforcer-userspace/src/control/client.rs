@@ -100,7 +100,24 @@ impl Client {
         Ok(())
     }
 
+    /// Sends a request, and again if the daemon asks for that.
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        const ATTEMPTS: u32 = 8;
+        for _ in 1..ATTEMPTS {
+            match self.send_once(method.clone(), path, body.clone()).await {
+                Err(ClientError::Refused { code, .. }) if code == dto::TRY_AGAIN => {}
+                done => return done,
+            }
+        }
+        self.send_once(method, path, body).await
+    }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let socket = self.socket.clone();
         let stream = UnixStream::connect(&socket).await.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { socket },

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The version of every document here.
 pub(crate) const VERSION: u32 = 1;
 
+/// The code of a refusal that is nobody's fault: nothing was done, and the same request may be sent again, on a new connection.
+pub(crate) const TRY_AGAIN: &str = "try-again";
+
 /// `POST /v1/sessions`: enrol the process that asks.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,18 +5,18 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use axum::serve::Listener;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{UnixListener, UnixStream, unix::SocketAddr},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::peer::{Peer, PeerError};
+use super::peer::{Peer, PeerError, ask_for_writers};
 
 /// Open connections of processes outside sessions.
 const OUTSIDE: usize = 256;
@@ -37,9 +37,10 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(listener: UnixListener, is_inside: IsInside) -> Self {
+    pub(crate) fn new(listener: UnixListener, is_inside: IsInside) -> io::Result<Self> {
+        ask_for_writers(&listener)?;
         let [outside, inside] = [OUTSIDE, INSIDE].map(|open| Arc::new(Semaphore::new(open)));
-        Self { listener, is_inside, outside, inside }
+        Ok(Self { listener, is_inside, outside, inside })
     }
 }
 
@@ -53,7 +54,11 @@ impl Listener for Gate {
                 tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             };
-            let peer = Peer::of(&stream);
+            // What could not be asked for is not known, and what is not known is refused.
+            let peer = match ask_for_writers(&stream) {
+                Ok(()) => Peer::of(&stream),
+                Err(_refused) => Err(PeerError::Unknown),
+            };
             // A peer that cannot be known is treated as the worst it could be.
             let inside = peer.as_ref().map_or(true, |peer| (self.is_inside)(peer.pid));
             let places = if inside { &self.inside } else { &self.outside };
@@ -83,7 +88,23 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let Self { stream, peer, .. } = &mut *self;
+        let Ok(peer) = peer else {
+            return Pin::new(stream).poll_read(cx, buffer);
+        };
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let into = buffer.initialize_unfilled();
+            match stream.try_io(Interest::READABLE, || peer.read(stream, into)) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 

@@ -4,19 +4,28 @@
 //! held by a pidfd: the kernel's own for the one that connected (`SO_PEERPIDFD`, from Linux 6.5), else one opened when the
 //! connection is accepted. In the second case a number that was given out again before that would not be noticed, but for
 //! a process that is younger than the connection.
+//!
+//! A connection can be handed on. So whoever writes is asked as well, with each read (`SO_PASSCRED`): it must be who connected.
 
 #![expect(unsafe_code, reason = "pidfd_open has no safe wrapper")]
 
 use std::{
-    os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
-    sync::Arc,
+    io::{self, IoSliceMut},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{getsockopt, sockopt::PeerPidfd},
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, setsockopt,
+        sockopt::{PassCred, PeerPidfd},
+    },
 };
 use tokio::net::UnixStream;
 
@@ -29,6 +38,19 @@ pub(crate) struct Peer {
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     process: Arc<OwnedFd>,
+    /// The worst that was seen of who writes: a [`Writer`].
+    writer: Arc<AtomicU8>,
+}
+
+/// Who wrote what came over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Writer {
+    /// Who connected, all of it.
+    Peer,
+    /// The kernel does not say: before Linux 6.16 of what is written between `accept` and the call that asks for it.
+    Unknown,
+    /// Somebody else, or somebody whom we have no number for.
+    Other,
 }
 
 /// Why a connection's peer cannot be known.
@@ -55,7 +77,41 @@ impl Peer {
         };
         let pid =
             procfs::pid_of(&process).map_err(|_unreadable| PeerError::Unknown)?.ok_or(PeerError::Gone)?;
-        Ok(Self { pid, uid: credentials.uid(), process: Arc::new(process) })
+        let writer = Arc::new(AtomicU8::new(Writer::Peer as u8));
+        Ok(Self { pid, uid: credentials.uid(), process: Arc::new(process), writer })
+    }
+
+    /// Who wrote what was read so far.
+    pub(crate) fn writer(&self) -> Writer {
+        match self.writer.load(Ordering::Acquire) {
+            seen if seen == Writer::Peer as u8 => Writer::Peer,
+            seen if seen == Writer::Unknown as u8 => Writer::Unknown,
+            _ => Writer::Other,
+        }
+    }
+
+    /// Reads, and remembers who wrote. The kernel gives what one process wrote in one read, and no other's with it
+    /// (v6.1/net/unix/af_unix.c, unix_stream_read_generic).
+    pub(super) fn read(&self, stream: &UnixStream, into: &mut [u8]) -> io::Result<usize> {
+        let mut control = nix::cmsg_space!(UnixCredentials);
+        let mut parts = [IoSliceMut::new(into)];
+        // There is no room for descriptors, so that the kernel closes those that come along.
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        if message.bytes == 0 {
+            return Ok(0);
+        }
+        let sender = message.cmsgs()?.find_map(|part| match part {
+            ControlMessageOwned::ScmCredentials(credentials) => u32::try_from(credentials.pid()).ok(),
+            _ => None,
+        });
+        let writer = match sender {
+            Some(pid) if pid == self.pid => Writer::Peer,
+            None | Some(0) => Writer::Unknown,
+            Some(_) => Writer::Other,
+        };
+        self.writer.fetch_max(writer as u8, Ordering::AcqRel);
+        Ok(message.bytes)
     }
 
     /// Whether the process that connected still lives: if not, its number may be another's, and somebody else uses its
@@ -65,6 +121,11 @@ impl Peer {
         let mut ended = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0))
     }
+}
+
+/// Has the kernel say who writes, of a connection, or of all that a listener accepts (from Linux 6.16 on).
+pub(super) fn ask_for_writers(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, PassCred, &true)?)
 }
 
 /// Takes hold of a process by its number, if it started before now.

@@ -27,7 +27,11 @@ use uuid::Uuid;
 use crate::{
     cgroup::Cgroups,
     clock,
-    control::server::{Answer, Call, Refusal, Request},
+    control::{
+        dto,
+        peer::{Peer, Writer},
+        server::{Answer, Call, Refusal, Request},
+    },
     exit::one_line,
     host::Host,
     kernel::{Kernel, KernelError, MapsError, Ring},
@@ -162,7 +166,7 @@ impl Daemon {
     /// Answers a request, or has it answered when what it asks for is done. True if enforcement was taken away.
     fn handle(
         &mut self,
-        peer: &crate::control::peer::Peer,
+        peer: &Peer,
         request: Request,
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     ) -> bool {
@@ -185,10 +189,16 @@ impl Daemon {
 
     /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
     /// runs as.
-    fn authorise(&mut self, peer: &crate::control::peer::Peer, request: &Request) -> Result<(), Refusal> {
+    fn authorise(&mut self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
         let in_session = self.is_in_session(peer.pid);
         // Asked last: had it ended before, the number could have been another's.
-        let refusal = if !peer.is_alive() {
+        let refusal = if peer.writer() == Writer::Unknown {
+            // Nobody's fault, and no attempt.
+            let message = "the kernel does not say who wrote this";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, dto::TRY_AGAIN, message));
+        } else if peer.writer() == Writer::Other {
+            "another process writes than made the connection"
+        } else if !peer.is_alive() {
             "the process that made the connection is gone"
         } else if in_session {
             "a process of a session may not operate the daemon"
@@ -216,7 +226,7 @@ impl Daemon {
         !matches!(self.kernel.sessions.tag(pid), Ok(None)) || stands_inside(&self.cgroups, pid)
     }
 
-    fn answer(&mut self, peer: &crate::control::peer::Peer, request: Request) -> Result<Answer, Refusal> {
+    fn answer(&mut self, peer: &Peer, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
             Request::Register(register) => self.register(peer, register).map(Answer::Registered),

@@ -196,7 +196,8 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
     let (calls, mut called) = mpsc::channel(CALLS);
     let (stop, stopped) = oneshot::channel::<()>();
     let cgroups = daemon.cgroups.clone();
-    let gate = Gate::new(listener, Box::new(move |pid| stands_inside(&cgroups, pid)));
+    let gate = Gate::new(listener, Box::new(move |pid| stands_inside(&cgroups, pid)))
+        .map_err(PathError::at("ask for the writers of", &settings.socket()))?;
     let server = tokio::spawn(server::serve(gate, calls, async {
         // A sender that is gone means stop, too.
         drop(stopped.await);

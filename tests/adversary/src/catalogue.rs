@@ -208,17 +208,13 @@ const WINDOW: &str = "what waits for a peer's window leaves when no process of t
     seen in a session's hands; without a guard nobody sees it come in either";
 const PACKET: &str = "no cgroup hook sees a packet socket, and without a guard nobody sees it come in";
 const SIGNAL: &str = "without a guard, a user's processes may signal each other";
-const HANDED: &str =
-    "who connected is asked, not who writes; without a guard nobody sees the connection come in";
 const FILE_SIGNAL: &str = "a user's processes may signal each other, and this signal the kernel sends for a file: no hook on `kill` sees it";
 const SAME_USER: &str = "a user's processes may limit each other, and no hook of the guard is asked";
 const ROOT_DAEMON: &str = "a session of root's has the daemon's user, so without a guard it may signal it; enforcement goes on without the \
     daemon; use `--user`";
 const ROOT_PINS: &str = "a session of root's owns the pins, as root does: without a guard it may open, move and remove them; use `--user`";
-const ROOT_CGROUPS: &str =
-    "a session of root's may write the files of other cgroups, which are root's; use `--user`";
-const ROOT_SETTINGS: &str =
-    "a session of root's may write the kernel's settings, which are files of root's; use `--user`";
+const ROOT_CGROUPS: &str = "a session of root's may write the files of other cgroups, which are root's, where there is no guard; use `--user`";
+const ROOT_SETTINGS: &str = "a session of root's may write the kernel's settings, which are files of root's, where there is no guard; use `--user`";
 const SYSTEM_V: &str =
     "queues of System V are not judged: whoever reads what a session writes is a deputy of its own";
 
@@ -365,12 +361,12 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new("signal-pidfd", "the same, by a descriptor of the process", processes::signal_by_descriptor).with("victim").proof(Proof::OutsiderEnds).open_without_scope(SIGNAL),
     Technique::new("signal-owner", "the same, by the owner of a pipe", processes::signal_by_file_owner).with("victim").proof(Proof::OutsiderEnds).open_without_scope_ever(FILE_SIGNAL),
     Technique::new("limit", "the same, by a limit on its time", processes::limit).with("busy").proof(Proof::OutsiderEnds).open(SAME_USER),
-    Technique::new("cgroup-kill", "ends all processes of another cgroup", processes::cgroup_kill).root().with_root("cgroup-member").proof(Proof::OutsiderEnds).open(ROOT_CGROUPS),
-    Technique::new("core-pattern", "a program that the kernel starts, in no session", files::core_pattern).root().proof(Proof::CorePattern).open(ROOT_SETTINGS),
+    Technique::new("cgroup-kill", "ends all processes of another cgroup", processes::cgroup_kill).root().with_root("cgroup-member").proof(Proof::OutsiderEnds).open_without_guard(ROOT_CGROUPS),
+    Technique::new("core-pattern", "a program that the kernel starts, in no session", files::core_pattern).root().proof(Proof::CorePattern).open_without_guard(ROOT_SETTINGS),
     // The enforcer itself.
     Technique::new("enrol-again", "a second session, of an envelope that allows everything", control::enrol_again).root(),
     Technique::new("teardown", "the end of all enforcement, by asking for it", control::teardown).destructive().proof(Proof::PinsGone),
-    Technique::new("passed-control", "the same, over a daemon's connection by `SCM_RIGHTS`", foreign::passed_control_connection).destructive().with_root("donor-control").proof(Proof::PinsGone).open_without_guard(HANDED),
+    Technique::new("passed-control", "the same, over a daemon's connection by `SCM_RIGHTS`", foreign::passed_control_connection).destructive().with_root("donor-control").proof(Proof::PinsGone).not_on(ALL_KERNELS, "the daemon answers who connected, and nobody else who writes, outside sessions either"),
     Technique::new("kill-daemon", "ends the daemon", processes::kill_daemon).destructive().proof(Proof::DaemonEnds).open_without_scope(ROOT_DAEMON),
     Technique::new("detach-links", "detaches programs, by number", objects::detach_links).destructive().proof(Proof::LinksGone),
     Technique::new("detach-pins", "detaches programs, by their pins", objects::detach_pinned_links).destructive().proof(Proof::LinksGone),

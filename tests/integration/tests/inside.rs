@@ -1,5 +1,10 @@
 //! A process of a session may not operate the daemon, though it runs as root and the socket lets root in.
 
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+};
+
 use integration::{Daemon, Envelope, Pair, enforcer_path, unique};
 
 #[test]
@@ -113,4 +118,32 @@ sys.stdin.read()
     let id = daemon.session_id("hog");
     daemon.layout().outcome(&["revoke", &id]).success();
     hog.finish(integration::DEADLINE).success();
+}
+
+/// Whoever has a connection from somebody else is answered as nobody: the daemon asks who wrote.
+#[test]
+fn connection_is_of_use_to_no_other_process() {
+    const REQUEST: &str = "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n";
+    let daemon = Daemon::start();
+    let status_line = |stream: UnixStream| {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("the daemon answers");
+        line
+    };
+    let connect = || UnixStream::connect(daemon.layout().socket()).expect("the daemon listens");
+    // Control: by who connected. Where the kernel is old, it may not say who wrote this soon.
+    let answered = || {
+        let mut own = connect();
+        own.write_all(REQUEST.as_bytes()).expect("the connection is open");
+        status_line(own)
+    };
+    let answer = (0..10).map(|_| answered()).find(|line| !line.contains("503"));
+    assert_eq!(answer.as_deref(), Some("HTTP/1.1 200 OK\r\n"));
+    let handed = connect();
+    let mut writer = std::process::Command::new("printf");
+    writer.arg(REQUEST).stdout(OwnedFd::from(handed.try_clone().expect("a descriptor is free")));
+    assert!(writer.status().expect("`printf` is there").success());
+    assert_eq!(status_line(handed), "HTTP/1.1 403 Forbidden\r\n");
+    let refused = daemon.wait_for_events(1, "it is recorded", |event| event.kind() == "request-refused");
+    assert!(refused[0].text("/detail").contains("another process writes"), "{refused:?}");
 }

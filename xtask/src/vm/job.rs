@@ -168,17 +168,24 @@ pub(super) fn say_what_is_skipped() {
 /// says when to look, and the files say what there is.
 pub(super) const MARK: &str = "xtask-vm:";
 
-/// Writes the program that runs all jobs, and returns its path. `share` is the folder that the machine writes to.
-pub(super) fn write_script(jobs: &[Job], share: &Path) -> Result<PathBuf> {
+/// What techniques of the adversary suite need of the kernel.
+const MODULES: &str = "tipc tun vsock_loopback";
+
+/// Writes the program that runs all jobs, and returns its path. `share` is the folder that the machine writes to, `modules` that of the
+/// unpacked kernel package.
+pub(super) fn write_script(jobs: &[Job], modules: &Path, share: &Path) -> Result<PathBuf> {
     let results = results(share);
     fs::create_dir_all(&results).with_context(|| format!("create `{}`", results.display()))?;
     let enforcer = quoted(&target_dir().join("emulated/enforcer").display().to_string());
-    // The machine reads this machine's files without keeping them; what runs often is copied to its memory.
+    let modules = quoted(&modules.display().to_string());
+    // The machine reads this machine's files without keeping them; what runs often is copied to its memory. And it has no modules where
+    // its kernel would look for them.
     let mut script = format!(
         "ulimit -l unlimited\n\
          mkdir -p /run/xtask-vm && cp {enforcer} /run/xtask-vm/enforcer || exit 1\n\
          export ENFORCER_BIN=/run/xtask-vm/enforcer ENFORCER_TEST_SLOWNESS={SLOWNESS} RUST_BACKTRACE=0\n\
          mount -t bpf bpf /sys/fs/bpf\n\
+         modprobe --dirname {modules} --all {MODULES} || exit 1\n\
          echo '{MARK}' booted \"$(uname -r)\" \"$(cat /sys/kernel/security/lsm)\"\n"
     );
     for job in jobs {

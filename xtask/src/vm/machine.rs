@@ -63,7 +63,9 @@ pub(super) fn boot(
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("remove `{}`", folder.display()))?;
     }
-    let script = job::write_script(jobs, folder)?;
+    // The image is in `boot` of the package.
+    let package = image.ancestors().nth(2).context("a kernel is in a package")?;
+    let script = job::write_script(jobs, package, folder)?;
     // Its own group, to be ended as a whole; and an end of its own, should we be ended before.
     let mut machine = Command::new("timeout");
     machine

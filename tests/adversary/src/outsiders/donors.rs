@@ -124,6 +124,8 @@ pub(super) fn donate_closed_window(context: &Context) -> Attempt {
     let mut stream = TcpStream::connect(listener.local_addr().at("getsockname")?).at("connect")?;
     let (mut other_end, _) = listener.accept().at("accept")?;
     stream.set_nonblocking(true).at("fcntl")?;
+    // Of a fixed size, so that the kernel makes it no larger than an option may below.
+    sys::set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, &(64_i32 << 10).to_ne_bytes())?;
     while stream.write(&[b'.'; 1024]).is_ok() {}
     // Room for the attacker's few bytes.
     sys::set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, &(8_i32 << 20).to_ne_bytes())?;
