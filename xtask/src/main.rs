@@ -14,7 +14,6 @@ mod test;
 mod veristat;
 mod vm;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -56,12 +55,11 @@ enum Task {
     Veristat(veristat::Options),
     /// Try every way out of a session that we know, and compare with what the threat model declares; needs root
     Adversary {
-        /// Where the results are written; those that are kept are in `tests/adversary/results`, as `KERNEL-lsm.json` or
-        /// `KERNEL-nolsm.json`
-        #[arg(long, value_name = "FILE", conflicts_with = "document")]
-        results: Option<PathBuf>,
-        /// Try nothing, but make the table in the threat model anew, from the results that are kept
+        /// Keep the results, and make the table in the threat model anew: what is kept is compared with later runs
         #[arg(long, conflicts_with = "only")]
+        keep: bool,
+        /// Try nothing, but make the table in the threat model anew, from the results that are kept
+        #[arg(long, conflicts_with_all = ["only", "keep"])]
         document: bool,
         /// All, if none is named
         only: Vec<String>,
@@ -79,7 +77,7 @@ fn main() -> ExitCode {
         Task::Bench { bench } => bench::run(bench),
         Task::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Task::Adversary { document: true, .. } => adversary::document(),
-        Task::Adversary { results, only, document: false } => adversary::run(results.as_deref(), &only),
+        Task::Adversary { keep, only, document: false } => adversary::run(keep, &only),
         Task::Veristat(options) => veristat::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Demo => demo::run(),

@@ -48,7 +48,7 @@ pub(crate) fn run() -> Result<()> {
                 .env("ENFORCER_BIN", target_dir().join("debug/enforcer")),
         )
     })?;
-    steps.step("adversary", || adversary::run(None, &[]))?;
+    steps.step("adversary", || adversary::run(false, &[]))?;
     steps.step("verifier", veristat::check_here)?;
     steps.step("fuzz, briefly", || fuzz::run(None, BRIEFLY))?;
     // That all programs load on the other kernels, and at what cost. All tests there take longer than a run of this may:

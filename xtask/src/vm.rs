@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 
+use crate::adversary;
 use crate::command::{run as run_command, target_dir};
 use crate::setup::{self, Need};
 use crate::veristat;
@@ -48,6 +49,9 @@ pub(crate) struct Options {
     /// After how many minutes a machine is given up
     #[arg(long, default_value_t = Options::default().minutes)]
     pub(crate) minutes: u64,
+    /// Keep what came of the adversary's techniques, and make the table in the threat model anew
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// Files of `tests/integration/tests`, without `.rs`; `integration` for all of them; `veristat`; all, if none is named
     pub(crate) tests: Vec<String>,
 }
@@ -61,6 +65,7 @@ impl Default for Options {
             one_by_one: false,
             processors: 1,
             minutes: 25,
+            keep: false,
             tests: Vec::new(),
         }
     }
@@ -95,6 +100,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let checked = veristat::check(report.variant.kernel.name(), &log);
             problems.extend(checked.err().map(|error| format!("{error:#}")));
         }
+    }
+    for results in reports.iter().filter_map(|report| report.result("adversary.json")) {
+        let settled = adversary::settle(&results, options.keep);
+        problems.extend(settled.err().map(|error| format!("{error:#}")));
     }
     if !problems.is_empty() {
         reports.iter().filter_map(Report::last_words).for_each(|words| eprintln!("{words}"));
