@@ -252,6 +252,14 @@ impl Daemon {
         self.layout.outcome(&["apply", path]).success();
     }
 
+    /// Registers what runs already, named as the command line names it; the answer.
+    #[track_caller]
+    pub fn register(&self, envelope: &Envelope, target: &[&str]) -> Value {
+        let path = self.layout.write_envelope(envelope);
+        let path = path.to_str().expect("the path is text");
+        self.receipt(&[&["register", "--envelope", path], target].concat())
+    }
+
     /// Revokes a session, or puts it in quarantine; the receipt.
     #[track_caller]
     pub fn receipt(&self, arguments: &[&str]) -> Value {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use integration::{
-    Conversation, DEADLINE, Daemon, Envelope, Event, Holder, NetNs, Pair, slowness, unique, wait_until,
+    Conversation, DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, NetNs, Pair, far_end, slowness,
+    unique, wait_until,
 };
 
 /// What a call on a socket says that was destroyed: the first says why, those after it that it is not connected.
@@ -341,4 +342,28 @@ fn session_that_ends_by_itself_gets_its_last_bytes_out() {
     assert_eq!(all.len(), BYTES);
     assert!(all.chunks(16).all(|part| part == b"0123456789abcdef"));
     assert_eq!(daemon.counter("packets_refused"), 0);
+}
+
+/// However many descriptors there are on the host, a session's sockets are found, and destroyed: the kernel gives up a walk through
+/// a million of them that has found nothing, and wants to be asked again.
+#[test]
+fn sockets_are_destroyed_whatever_others_hold() {
+    const DESCRIPTORS: u32 = 1_200_000;
+    let daemon = Daemon::start();
+    let (listener, address) = far_end();
+    let mut hoarder = daemon.act(&Envelope::of("hoarder"));
+    hoarder.begin(&format!("hoard {DESCRIPTORS}"));
+    let mut inside = daemon.act(&Envelope::of("cut").allow("all", "127.0.0.0/8", "any", "tcp"));
+    inside.must(&format!("connect {address}"));
+    let (stream, _) = listener.accept().expect("it is connected");
+    assert_eq!(hoarder.answer(LOAD_DEADLINE), "ok");
+    let receipt = daemon.receipt(&["revoke", &daemon.session_id("cut")]);
+    stream.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
+    let read = (&stream).read(&mut [0]);
+    daemon.kill_sessions();
+    drop((hoarder, inside));
+    assert_eq!(receipt["sockets"]["errors"], serde_json::json!([]), "{receipt}");
+    assert_eq!(receipt["sockets"]["destroyed"], 1, "{receipt}");
+    let error = read.expect_err("the far end is told");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
