@@ -302,6 +302,13 @@ impl Daemon {
         session["id"].as_str().expect("an id is text").to_owned()
     }
 
+    /// The cgroup of the session of an agent; waits for it.
+    #[track_caller]
+    pub fn session_cgroup(&self, agent: &str) -> PathBuf {
+        let session = wait_until(DEADLINE, "the session is listed", || self.session(agent));
+        session["cgroup"].as_str().expect("a path is text").into()
+    }
+
     /// Everything recorded so far.
     #[track_caller]
     pub fn events(&self) -> Vec<Event> {

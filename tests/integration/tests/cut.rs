@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use integration::{
@@ -156,7 +155,7 @@ fn revocation_reaches_nested_cgroups() {
     let daemon = Daemon::start();
     let listener = listen("127.0.0.10:0");
     let mut inside = daemon.hold(&envelope("nested"));
-    let mut deep = cgroup_of(&daemon, "nested");
+    let mut deep = daemon.session_cgroup("nested");
     for level in ["one", "two"] {
         deep.push(level);
         fs::create_dir(&deep).expect("as root");
@@ -168,11 +167,6 @@ fn revocation_reaches_nested_cgroups() {
     inside.must_fail("receive s", &[libc::ECONNABORTED]);
     far.expect_reset();
     inside.end();
-}
-
-fn cgroup_of(daemon: &Daemon, agent: &str) -> PathBuf {
-    let session = wait_until(DEADLINE, "it is listed", || daemon.session(agent));
-    session["cgroup"].as_str().expect("a path is text").into()
 }
 
 fn is_frozen(cgroup: &std::path::Path) -> bool {
@@ -193,7 +187,7 @@ fn revocation_stops_the_processes_if_it_is_told_to() {
     let listener = listen("127.0.0.10:0");
     let mut inside = daemon.hold(&envelope("frozen"));
     let far = Far::connect(&mut inside, "s", &listener);
-    let cgroup = cgroup_of(&daemon, "frozen");
+    let cgroup = daemon.session_cgroup("frozen");
     let receipt = daemon.receipt(&["revoke", "--freeze", &daemon.session_id("frozen")]);
     assert_eq!([&receipt["state"], &receipt["processes_are"]], ["revoked", "frozen"]);
     wait_until(DEADLINE, "it is frozen", || is_frozen(&cgroup).then_some(()));
@@ -266,7 +260,7 @@ fn quarantine_holds_until_it_is_lifted() {
     let far = Far::connect(&mut inside, "s", &listener);
     inside.must("open idle tcp4");
     let mut talker: Conversation = daemon.converse(&envelope("free"), &unique("free"));
-    let cgroup = cgroup_of(&daemon, "held");
+    let cgroup = daemon.session_cgroup("held");
     let id = daemon.session_id("held");
 
     let receipt = daemon.receipt(&["quarantine", &id]);

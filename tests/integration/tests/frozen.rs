@@ -1,21 +1,13 @@
 //! What a quarantine or a revocation has made stand still.
 
-use std::path::PathBuf;
-
 use integration::{Daemon, Envelope, is_to_be_frozen};
-
-fn session_cgroup(daemon: &Daemon, agent: &str) -> (String, PathBuf) {
-    let id = daemon.session_id(agent);
-    let path = daemon.layout().cgroup_dir().join(&id);
-    (id, path)
-}
 
 /// What the receipt says of the processes is so.
 #[test]
 fn revocation_after_quarantine_says_what_the_processes_are() {
     let daemon = Daemon::start();
     let inside = daemon.act(&Envelope::of("cold"));
-    let (id, cgroup) = session_cgroup(&daemon, "cold");
+    let (id, cgroup) = (daemon.session_id("cold"), daemon.session_cgroup("cold"));
     daemon.layout().outcome(&["quarantine", &id]).success();
     assert!(is_to_be_frozen(&cgroup));
     let receipt = daemon.receipt(&["revoke", &id]);
@@ -30,7 +22,7 @@ fn revocation_after_quarantine_says_what_the_processes_are() {
 fn frozen_by_revocation_is_frozen_when_the_daemon_starts_again() {
     let mut daemon = Daemon::start();
     let inside = daemon.act(&Envelope::of("cold"));
-    let (id, cgroup) = session_cgroup(&daemon, "cold");
+    let (id, cgroup) = (daemon.session_id("cold"), daemon.session_cgroup("cold"));
     daemon.layout().outcome(&["revoke", "--freeze", &id]).success();
     assert!(is_to_be_frozen(&cgroup));
     daemon.kill9();

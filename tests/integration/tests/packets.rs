@@ -92,7 +92,7 @@ fn untagged_process_sends_nothing_on_a_socket_that_it_brings() {
     let daemon = Daemon::start();
     let (listener, address) = far_end();
     let inside = daemon.act(&Envelope::of("home"));
-    let cgroup = daemon.layout().cgroup_dir().join(daemon.session_id("home"));
+    let cgroup = daemon.session_cgroup("home");
     let mut untagged = Actor::outside();
     untagged.must(&format!("connect {address}"));
     let (stream, _) = listener.accept().expect("it is connected");
