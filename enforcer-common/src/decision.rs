@@ -50,6 +50,23 @@ pub struct Standing {
     pub placement: Placement,
 }
 
+impl Standing {
+    /// That of a process which nothing but the rules can refuse: its session stands, and it is where its tag says. For whoever asks
+    /// what rules say beside the kernel.
+    pub const fn undisturbed(envelope: u32, mode: Mode) -> Self {
+        const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
+        let generation = SESSION.generation;
+        let control = Control { state: SessionState::Active, mode, envelope, generation };
+        Self {
+            claim: Claim::Tagged(SESSION),
+            control: control.pack(),
+            expires_ns: u64::MAX,
+            now_ns: 0,
+            placement: Placement::Home,
+        }
+    }
+}
+
 /// A verdict and what led to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {

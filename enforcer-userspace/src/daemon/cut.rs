@@ -73,7 +73,7 @@ impl Daemon {
         self.faults += cut.errors.len() as u64;
         if cut.destroyed > 0 || cut.left > 0 || !cut.errors.is_empty() {
             let mut line = EventLine::new(EventKind::SocketsDestroyed, &clock::wall(clock::boot_ns()));
-            line.session = self.registry.get(id).map(Into::into);
+            line.session = self.registry.get(id).map(|session| session.text.clone());
             let mut detail = format!(
                 "{} destroyed, {} left, in {} network namespaces, {:.1} ms",
                 cut.destroyed,

@@ -18,7 +18,7 @@ use super::{Daemon, DaemonError, apply::replaced_line, cut::Which, lifecycle};
 use crate::{
     clock, envelope, procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Replaced, Session, Status, stricter},
+    session::{EnvelopeInForce, Grant, ProcessKey, Session, Status, stricter},
     state::{EnvelopeFile, SessionFile},
 };
 
@@ -110,7 +110,9 @@ impl Daemon {
         }
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
-        session.replaced.extend(other.map(|envelope| Replaced { envelope, at_ns: clock::boot_ns() }));
+        if let Some(envelope) = other {
+            session.was_held_to(envelope, clock::boot_ns());
+        }
         self.kernel.sessions.set_control(slot.slot, session.control())?;
         if unrecorded {
             self.events.write(replaced_line(&session));

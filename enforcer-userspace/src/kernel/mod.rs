@@ -6,6 +6,7 @@
 
 mod attach;
 mod control;
+mod digest;
 mod guard;
 mod maps;
 mod object;

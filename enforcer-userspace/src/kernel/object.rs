@@ -1,5 +1,4 @@
 //! Loading the object, adopting what is pinned, replacing programs of an earlier build, and taking everything away.
-//! It is over 400 lines because each of these steps leans on the others' order, which is easier to follow in one place.
 
 use std::{
     fs::File,
@@ -23,12 +22,12 @@ use enforcer_common::{
     config::{Config, Meta},
     identity::{EnrolKind, EnrolRequest, HeldSocket, SessionRef, TaskTag},
 };
-use ring::digest::{Context, SHA256};
 
 use crate::exit::one_line;
 
 use super::{
     attach::{Coverage, HOOKS, Linked},
+    digest,
     guard::{GUARD, Guard},
     maps::{self, MapsError, SessionMaps},
     pins::{PinError, Pins},
@@ -144,7 +143,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let root = File::open(cgroup_root)
             .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
-        let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
+        let meta = digest::meta(config);
         let start_guard = |is_current| Guard::start(pins, &root, config, can_guard, is_current);
         let (start, guard) = if !pins.exist()? {
             let staged = pins.stage()?;
@@ -256,7 +255,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let root = File::open(cgroup_root)
             .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
-        let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
+        let meta = digest::meta(config);
         upgrade(&self.pins, config, max_tasks, &root)?;
         maps::write_meta(&mut maps::open_meta(&self.pins)?, meta)?;
         self.start = Start::Upgraded;
@@ -394,14 +393,4 @@ fn open_links(pins: &Pins) -> Result<Vec<FdLink>, KernelError> {
         link.map_err(|source| KernelError::Link { path, source: Box::new(source) })
     };
     HOOKS.iter().map(open).collect()
-}
-
-/// What the programs are made of: equal digests, equal behaviour.
-fn digest(config: &Config) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    context.update(OBJECT);
-    context.update(format!("{config:?}").as_bytes());
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
 }

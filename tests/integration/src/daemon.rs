@@ -252,6 +252,14 @@ impl Daemon {
         self.layout.outcome(&["apply", path]).success();
     }
 
+    /// Registers what runs already, named as the command line names it; the answer.
+    #[track_caller]
+    pub fn register(&self, envelope: &Envelope, target: &[&str]) -> Value {
+        let path = self.layout.write_envelope(envelope);
+        let path = path.to_str().expect("the path is text");
+        self.receipt(&[&["register", "--envelope", path], target].concat())
+    }
+
     /// Revokes a session, or puts it in quarantine; the receipt.
     #[track_caller]
     pub fn receipt(&self, arguments: &[&str]) -> Value {
@@ -292,6 +300,13 @@ impl Daemon {
     pub fn session_id(&self, agent: &str) -> String {
         let session = wait_until(DEADLINE, "the session is listed", || self.session(agent));
         session["id"].as_str().expect("an id is text").to_owned()
+    }
+
+    /// The cgroup of the session of an agent; waits for it.
+    #[track_caller]
+    pub fn session_cgroup(&self, agent: &str) -> PathBuf {
+        let session = wait_until(DEADLINE, "the session is listed", || self.session(agent));
+        session["cgroup"].as_str().expect("a path is text").into()
     }
 
     /// Everything recorded so far.
