@@ -5,25 +5,19 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use enforcer_common::session::SessionState;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
-    Daemon, DaemonError,
+    Daemon, DaemonError, To,
     cut::{Reply, Which},
     internal, reply_to,
 };
 use crate::{
     clock,
-    control::{
-        dto,
-        server::{Answer, Refusal},
-    },
+    control::{dto, server::Refusal},
     record::{EventKind, EventLine},
     state::SessionFile,
 };
-
-type To = oneshot::Sender<Result<Answer, Refusal>>;
 
 impl Daemon {
     /// Revokes a session, and answers when its sockets are destroyed.

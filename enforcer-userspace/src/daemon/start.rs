@@ -1,6 +1,7 @@
 //! Bringing the daemon up, and taking it down.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -154,7 +155,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
     let state = State::open(&settings.state_dir, &settings.sessions())?;
     // The counters of a fresh set of maps start at zero.
     let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
-    let (cuts, mut cut) = mpsc::unbounded_channel();
+    let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
         events: Events::open(&settings.events())?,
@@ -167,7 +168,9 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         kernel,
         state,
         lost,
-        cuts,
+        done,
+        registering: None,
+        waiting: VecDeque::new(),
         requests_refused: 0,
         faults: 0,
         last_fault: None,
@@ -201,7 +204,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         // A sender that is gone means stop, too.
         drop(stopped.await);
     }));
-    let ended = daemon.serve(&mut ring, &mut called, &mut cut, signals).await;
+    let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, server).await);

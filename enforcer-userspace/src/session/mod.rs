@@ -58,6 +58,8 @@ pub(crate) struct Grant {
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
+    /// Its processes are on their way into it.
+    Registering,
     Active,
     Expired,
     Revoked,
@@ -67,6 +69,7 @@ pub(crate) enum Status {
 impl Status {
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Registering => "registering",
             Self::Active => "active",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
@@ -135,6 +138,7 @@ impl Session {
             SessionState::Revoked | SessionState::Free => Status::Revoked,
             SessionState::Quarantined => Status::Quarantined,
             SessionState::Active if now_ns >= self.grant.expires_ns => Status::Expired,
+            SessionState::Active if self.registering => Status::Registering,
             SessionState::Active => Status::Active,
         }
     }
