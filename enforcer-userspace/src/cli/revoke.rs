@@ -83,13 +83,20 @@ fn print(format: Format, revoked: &dto::Revoked) -> Result<ExitStatus, Failure> 
 fn render(revoked: &dto::Revoked) -> String {
     let mut out = String::new();
     let _infallible = writeln!(out, "{} {}", revoked.state, revoked.id);
-    let (processes, are) = (revoked.processes, &revoked.processes_are);
+    let processes = revoked.processes;
     let noun = if processes == 1 { "process is" } else { "processes are" };
-    let _infallible = writeln!(
-        out,
-        "{processes} {noun} refused everything from now on ({} us), and {are}",
-        revoked.store_us
-    );
+    let _infallible = match revoked.processes_are.as_str() {
+        "gone" => writeln!(
+            out,
+            "it had ended; what it sent last is refused everything from now on ({} us)",
+            revoked.store_us
+        ),
+        are => writeln!(
+            out,
+            "{processes} {noun} refused everything from now on ({} us), and {are}",
+            revoked.store_us
+        ),
+    };
     if let Some(cut) = &revoked.sockets {
         let _infallible = writeln!(
             out,

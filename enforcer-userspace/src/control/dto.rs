@@ -227,7 +227,7 @@ pub(crate) struct Revoked {
     pub(crate) state: String,
     /// Live processes that are refused from now on.
     pub(crate) processes: usize,
-    /// `running`, `frozen` or `killed`.
+    /// `running`, `frozen`, `killed`, or `gone` if it had ended before.
     pub(crate) processes_are: String,
     /// How long the store took that refuses everything from then on, us.
     pub(crate) store_us: u64,

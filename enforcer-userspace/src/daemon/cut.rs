@@ -17,7 +17,7 @@ use crate::{
     control::{dto, server::Answer},
     kernel::Tagger,
     procfs,
-    record::{EventKind, EventLine},
+    record::{EventKind, EventLine, LineSession},
     session::{EnvelopeInForce, Link, Reach},
     sockets::{self, Cut, Flow, Namespaces, Wanted},
 };
@@ -32,7 +32,7 @@ pub(super) enum Which {
 /// What the loop hears when it is done.
 #[derive(Debug)]
 pub(super) struct Done {
-    id: Uuid,
+    session: Option<LineSession>,
     cut: Cut,
     reply: Option<Reply>,
 }
@@ -48,18 +48,20 @@ impl Daemon {
     /// Begins to destroy sockets of a session.
     pub(super) fn begin_cut(&mut self, id: Uuid, which: Which, reply: Option<Reply>) {
         let search = self.search(id);
+        // By then it may have ended.
+        let session = self.registry.known(id).map(Into::into);
         self.beside(move || {
             let cut = match search {
                 Some(search) => search.destroy(&which),
                 None => Cut::default(),
             };
-            Beside::Cut(Done { id, cut, reply })
+            Beside::Cut(Done { session, cut, reply })
         });
     }
 
     /// Where a session's sockets are.
     fn search(&self, id: Uuid) -> Option<Search> {
-        let session = self.registry.get(id)?;
+        let session = self.registry.known(id)?;
         Some(Search {
             tagger: self.kernel.tagger.clone(),
             cgroups: self.cgroups.clone(),
@@ -71,11 +73,11 @@ impl Daemon {
     }
 
     /// Records what was cut, and tells whoever waits for it.
-    pub(super) fn end_cut(&mut self, Done { id, cut, reply }: Done) {
+    pub(super) fn end_cut(&mut self, Done { session, cut, reply }: Done) {
         self.faults += cut.errors.len() as u64;
         if cut.destroyed > 0 || cut.left > 0 || !cut.errors.is_empty() {
             let mut line = EventLine::new(EventKind::SocketsDestroyed, &clock::wall(clock::boot_ns()));
-            line.session = self.registry.get(id).map(Into::into);
+            line.session = session;
             let mut detail = format!(
                 "{} destroyed, {} left, in {} network namespaces, {:.1} ms",
                 cut.destroyed,

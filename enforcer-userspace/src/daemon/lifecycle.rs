@@ -308,10 +308,9 @@ impl Daemon {
     /// Takes a session without processes out of the kernel. One whose cgroup still holds a process stays: that process
     /// has no tag, and is refused everything for as long as it is there.
     fn end(&mut self, id: Uuid) -> Result<(), DaemonError> {
-        let Some(session) = self.registry.get_mut(id) else {
+        let Some(session) = self.registry.get(id) else {
             return Ok(());
         };
-        let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
         // Somebody else's stays; while anybody is in it, who has no tag then, so does the session.
         let is_left = match session.grant.borrowed_cgroup {
             true => self.cgroups.all_processes(&session.grant.cgroup)?.is_empty(),
@@ -340,20 +339,17 @@ impl Daemon {
             Status::Active => now_ns.saturating_add(LINGER_NS).min(session.grant.expires_ns),
             Status::Registering | Status::Expired | Status::Revoked | Status::Quarantined => now_ns,
         };
-        let envelope = Arc::clone(&session.envelope);
-        self.registry.insert_lingering(Lingering { slot, cgroup_id, borrowed_level, envelope, until_ns });
+        self.registry.insert_lingering(Lingering { session, borrowed_level, until_ns });
         self.state.forget(id)?;
         self.end_lingering()
     }
 
     /// Takes out of the kernel what is left of sessions that ended some time ago.
     pub(super) fn end_lingering(&mut self) -> Result<(), DaemonError> {
-        for Lingering { slot, cgroup_id, envelope, .. } in self.registry.take_lingering(clock::boot_ns()) {
-            self.free_slot(slot)?;
-            self.kernel.sessions.remove_cgroup(cgroup_id)?;
-            let number = envelope.number;
-            drop(envelope);
-            self.remove_unused_rules(number);
+        for Lingering { session, .. } in self.registry.take_lingering(clock::boot_ns()) {
+            self.free_slot(session.grant.slot)?;
+            self.kernel.sessions.remove_cgroup(session.grant.cgroup_id)?;
+            self.remove_unused_rules(session.envelope.number);
         }
         self.note_levels()
     }

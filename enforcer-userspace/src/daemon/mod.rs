@@ -40,6 +40,7 @@ use crate::{
 };
 
 pub(crate) use events::Events;
+use start::Signals;
 pub(crate) use start::{StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
 
@@ -379,25 +380,4 @@ type To = oneshot::Sender<Result<Answer, Refusal>>;
 fn reply_to(reply: To, answer: Result<Answer, Refusal>) {
     // A client that has gone away does not get its answer; for an enrolment see `Daemon::enrol`.
     drop(reply.send(answer));
-}
-
-/// The signals that end the daemon.
-#[derive(Debug)]
-pub(crate) struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "terminated",
-            _ = self.interrupt.recv() => "interrupted",
-        }
-    }
 }

@@ -20,9 +20,38 @@ use crate::{
 };
 
 impl Daemon {
-    /// Revokes a session, and answers when its sockets are destroyed.
+    /// Revokes a session, and answers when its sockets are destroyed: also one that has ended, for as long as what it sent last may still
+    /// be on its way.
     pub(super) fn revoke(&mut self, id: &str, then: dto::Then, to: To) {
-        self.change(id, SessionState::Revoked, then, to);
+        // By the beginning of an id, one that runs is meant before one that has ended.
+        if !self.registry.starting_with(id).is_empty() {
+            return self.change(id, SessionState::Revoked, then, to);
+        }
+        let found = one_of(&self.registry.lingering_starting_with(id), id);
+        match found.and_then(|id| Ok((id, self.try_revoke_ended(id)?))) {
+            Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, revoked })),
+            Err(refusal) => reply_to(to, Err(refusal)),
+        }
+    }
+
+    /// Nothing of it is on disk any more: a daemon that starts again finds its slot held by nobody it knows, and keeps it revoked.
+    fn try_revoke_ended(&mut self, id: Uuid) -> Result<dto::Revoked, Refusal> {
+        let session = self.registry.known(id).ok_or_else(ended)?;
+        let line = (session.state != SessionState::Revoked).then(|| {
+            let line = EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns()));
+            line.session(session).detail("it had ended: what it sent last is cut")
+        });
+        let store = self.store_state(id, SessionState::Revoked)?;
+        line.into_iter().for_each(|line| self.events.write(line));
+        Ok(dto::Revoked {
+            version: dto::VERSION,
+            id: id.to_string(),
+            state: SessionState::Revoked.name().to_owned(),
+            processes: 0,
+            processes_are: "gone".to_owned(),
+            store_us: u64::try_from(store.as_micros()).unwrap_or(u64::MAX),
+            sockets: None,
+        })
     }
 
     /// Puts a session in quarantine, and answers when its sockets are destroyed.
@@ -90,21 +119,12 @@ impl Daemon {
 
     /// The one session whose id begins so.
     pub(super) fn find(&self, id: &str) -> Result<Uuid, Refusal> {
-        let found = self.registry.starting_with(id);
-        let [id] = found[..] else {
-            let (status, code, message) = if found.is_empty() {
-                (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`"))
-            } else {
-                (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len()))
-            };
-            return Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"));
-        };
-        Ok(id)
+        one_of(&self.registry.starting_with(id), id)
     }
 
     /// One store. How long it took.
     fn store_state(&mut self, id: Uuid, state: SessionState) -> Result<Duration, Refusal> {
-        let session = self.registry.get_mut(id).ok_or_else(ended)?;
+        let session = self.registry.known_mut(id).ok_or_else(ended)?;
         session.state = state;
         let began = Instant::now();
         let stored = self.kernel.sessions.set_control(session.grant.slot.slot, session.control());
@@ -142,6 +162,15 @@ impl Daemon {
             }
         }
     }
+}
+
+fn one_of(found: &[Uuid], id: &str) -> Result<Uuid, Refusal> {
+    let (status, code, message) = match found {
+        [id] => return Ok(*id),
+        [] => (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`")),
+        _ => (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len())),
+    };
+    Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"))
 }
 
 fn ended() -> Refusal {

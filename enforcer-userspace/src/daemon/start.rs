@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Daemon, DaemonError, Events, Signals, Trust, stands_inside};
+use super::{Daemon, DaemonError, Events, Trust, stands_inside};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -290,4 +290,25 @@ fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
             .map_err(PathError::at("set the mode of", &path))?;
     }
     Ok(listener)
+}
+
+/// The signals that end the daemon.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupted",
+        }
+    }
 }
