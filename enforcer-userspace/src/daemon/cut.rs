@@ -10,7 +10,7 @@ use enforcer_common::{
 };
 use uuid::Uuid;
 
-use super::{Beside, Daemon, DaemonError, To};
+use super::{Beside, Daemon, DaemonError, To, stop::Stop};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -41,6 +41,8 @@ pub(super) struct Done {
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) to: To,
+    /// What is done with its processes first; nothing if there are none.
+    pub(super) stop: Option<Stop>,
     pub(super) revoked: dto::Revoked,
 }
 
@@ -51,10 +53,8 @@ impl Daemon {
         // By then it may have ended.
         let session = self.registry.known(id).map(Into::into);
         self.beside(move || {
-            let cut = match search {
-                Some(search) => search.destroy(&which),
-                None => Cut::default(),
-            };
+            let mut reply = reply;
+            let cut = search.map_or_else(Cut::default, |search| search.cut(&which, reply.as_mut()));
             Beside::Cut(Done { session, cut, reply })
         });
     }
@@ -91,7 +91,8 @@ impl Daemon {
             }
             self.events.write(line.detail(detail));
         }
-        if let Some(Reply { to, mut revoked }) = reply {
+        if let Some(Reply { to, mut revoked, .. }) = reply {
+            self.faults += revoked.errors.len() as u64;
             revoked.sockets = Some(cut.into());
             super::reply_to(to, Ok(Answer::Revoked(revoked)));
         }
@@ -110,11 +111,19 @@ pub(super) struct Search {
 }
 
 impl Search {
-    fn destroy(&self, which: &Which) -> Cut {
-        let failed = |error: String| Cut { errors: vec![error], ..Cut::default() };
-        // Also those that it has received and not used yet.
+    /// Finds the sockets, stops the processes as somebody wants it, and destroys the sockets.
+    fn cut(&self, which: &Which, reply: Option<&mut Reply>) -> Cut {
+        // Also those that it has received and not used yet. The namespaces are held open before whoever is in them ends.
         let held = self.tagger.held_sockets(self.slot).map_err(DaemonError::from);
-        let (namespaces, wanted) = match held.and_then(|held| self.find(&held)) {
+        let found = held.and_then(|held| self.find(&held));
+        if let Some(Reply { stop: Some(stop), revoked, .. }) = reply {
+            let stopped = self.stop(*stop);
+            revoked.processes_are = stopped.are.to_owned();
+            revoked.processes_running = stopped.running;
+            revoked.errors = stopped.errors;
+        }
+        let failed = |error: String| Cut { errors: vec![error], ..Cut::default() };
+        let (namespaces, wanted) = match found {
             Ok(found) => found,
             Err(error) => return failed(crate::exit::one_line(&error)),
         };

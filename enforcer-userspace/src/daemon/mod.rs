@@ -11,6 +11,7 @@ mod register;
 mod restore;
 mod standing;
 mod start;
+mod stop;
 mod trust;
 
 use std::{
@@ -32,6 +33,7 @@ use crate::{
     host::Host,
     kernel::{Kernel, KernelError, MapsError, Ring},
     path_error::PathError,
+    process::ProcessError,
     procfs::{self, ProcError},
     record::{EventKind, EventLine},
     session::Registry,
@@ -85,6 +87,8 @@ pub(crate) enum DaemonError {
     State(#[from] StateError),
     #[error(transparent)]
     Proc(#[from] ProcError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     #[error(transparent)]
     Path(#[from] PathError),
 }

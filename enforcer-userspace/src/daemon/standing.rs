@@ -11,6 +11,7 @@ use super::{
     Daemon, DaemonError, To,
     cut::{Reply, Which},
     internal, reply_to,
+    stop::Stop,
 };
 use crate::{
     clock,
@@ -29,7 +30,7 @@ impl Daemon {
         }
         let found = one_of(&self.registry.lingering_starting_with(id), id);
         match found.and_then(|id| Ok((id, self.try_revoke_ended(id)?))) {
-            Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, revoked })),
+            Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, stop: None, revoked })),
             Err(refusal) => reply_to(to, Err(refusal)),
         }
     }
@@ -43,15 +44,7 @@ impl Daemon {
         });
         let store = self.store_state(id, SessionState::Revoked)?;
         line.into_iter().for_each(|line| self.events.write(line));
-        Ok(dto::Revoked {
-            version: dto::VERSION,
-            id: id.to_string(),
-            state: SessionState::Revoked.name().to_owned(),
-            processes: 0,
-            processes_are: "gone".to_owned(),
-            store_us: u64::try_from(store.as_micros()).unwrap_or(u64::MAX),
-            sockets: None,
-        })
+        Ok(receipt(id, SessionState::Revoked, 0, "gone", store))
     }
 
     /// Puts a session in quarantine, and answers when its sockets are destroyed.
@@ -60,18 +53,16 @@ impl Daemon {
     }
 
     fn change(&mut self, id: &str, state: SessionState, then: dto::Then, to: To) {
-        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state, then)?))) {
-            Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, revoked })),
+        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state)?))) {
+            Ok((id, revoked)) => {
+                let stop = Some(self.stop_processes(id, then));
+                self.begin_cut(id, Which::All, Some(Reply { to, stop, revoked }));
+            }
             Err(refusal) => reply_to(to, Err(refusal)),
         }
     }
 
-    fn try_change(
-        &mut self,
-        id: Uuid,
-        state: SessionState,
-        then: dto::Then,
-    ) -> Result<dto::Revoked, Refusal> {
+    fn try_change(&mut self, id: Uuid, state: SessionState) -> Result<dto::Revoked, Refusal> {
         let session = self.registry.get(id).ok_or_else(ended)?;
         if session.state == SessionState::Revoked && state != SessionState::Revoked {
             return Err(Refusal::new(
@@ -90,16 +81,8 @@ impl Daemon {
             };
             self.write_down(id, kind)?;
         }
-        let processes_are = self.stop_processes(id, then)?;
-        Ok(dto::Revoked {
-            version: dto::VERSION,
-            id: id.to_string(),
-            state: state.name().to_owned(),
-            processes,
-            processes_are: processes_are.to_owned(),
-            store_us: u64::try_from(store.as_micros()).unwrap_or(u64::MAX),
-            sockets: None,
-        })
+        // What they are is known when they have been stopped.
+        Ok(receipt(id, state, processes, "running", store))
     }
 
     /// Lets a session in quarantine go on, under the envelope that it is held to.
@@ -141,26 +124,42 @@ impl Daemon {
         self.state.save(&file).map_err(|error| internal(&error))
     }
 
-    /// What becomes of the processes: nothing, unless it is asked for. In words.
-    fn stop_processes(&mut self, id: Uuid, then: dto::Then) -> Result<&'static str, Refusal> {
-        let Some(session) = self.registry.get(id) else { return Ok("gone") };
-        let cgroup = session.grant.cgroup.clone();
-        let (done, word) = match then {
-            dto::Then::Nothing => {
-                let frozen = self.cgroups.is_to_be_frozen(&cgroup).unwrap_or(false);
-                return Ok(if frozen { "frozen" } else { "running" });
-            }
-            dto::Then::Freeze => (self.cgroups.freeze(&cgroup, true), "frozen"),
-            dto::Then::Kill => (self.cgroups.kill(&cgroup), "killed"),
+    /// Freezes its processes, if that is wanted: here, so that nobody who lets them go on later comes before it. What there is to be done
+    /// about them beside the loop.
+    fn stop_processes(&mut self, id: Uuid, then: dto::Then) -> Stop {
+        let Some(cgroup) = self.registry.get(id).map(|session| session.grant.cgroup.clone()) else {
+            return Stop::Nothing;
         };
-        match done {
-            Ok(()) => Ok(word),
+        if then == dto::Then::Freeze {
             // Refused it is, all the same.
-            Err(error) => {
-                self.survive(Err(DaemonError::from(error)));
-                Ok("running")
-            }
+            let frozen = self.cgroups.freeze(&cgroup, true);
+            self.survive(frozen.map_err(DaemonError::from));
         }
+        match (then, self.cgroups.is_to_be_frozen(&cgroup)) {
+            (dto::Then::Kill, _) => Stop::Kill,
+            (_, Ok(true)) => Stop::Frozen,
+            _ => Stop::Nothing,
+        }
+    }
+}
+
+fn receipt(
+    id: Uuid,
+    state: SessionState,
+    processes: usize,
+    processes_are: &str,
+    store: Duration,
+) -> dto::Revoked {
+    dto::Revoked {
+        version: dto::VERSION,
+        id: id.to_string(),
+        state: state.name().to_owned(),
+        processes,
+        processes_are: processes_are.to_owned(),
+        processes_running: 0,
+        errors: Vec::new(),
+        store_us: u64::try_from(store.as_micros()).unwrap_or(u64::MAX),
+        sockets: None,
     }
 }
 
