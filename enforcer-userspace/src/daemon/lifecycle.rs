@@ -244,7 +244,7 @@ impl Daemon {
     }
 
     pub(super) fn remove_unused_rules(&mut self, envelope: u32) {
-        if !self.registry.uses_envelope(envelope) {
+        if envelope != EnvelopeInForce::NO_NUMBER && !self.registry.uses_envelope(envelope) {
             self.kernel.rules.remove(envelope);
         }
     }

@@ -7,6 +7,7 @@ mod cut;
 mod events;
 mod lifecycle;
 mod records;
+mod recover;
 mod register;
 mod restore;
 mod standing;

@@ -100,7 +100,7 @@ impl Daemon {
         // Whoever is on the way into its cgroup has not escaped.
         session.settled_ns = u64::MAX;
         let id = session.grant.id;
-        let listed = self.stop_and_list(&session, &mut work);
+        let listed = self.stop_and_list(&mut session, &mut work);
         self.registry.insert(session);
         self.registering = Some(id);
         let registration = Registration { id, work, to };
@@ -113,13 +113,15 @@ impl Daemon {
         }
     }
 
-    fn stop_and_list(&mut self, session: &Session, work: &mut Work) -> Result<(), DaemonError> {
-        let grant = &session.grant;
-        work.stood_still = self.cgroups.is_to_be_frozen(&grant.cgroup)?;
+    fn stop_and_list(&mut self, session: &mut Session, work: &mut Work) -> Result<(), DaemonError> {
+        work.stood_still = self.cgroups.is_to_be_frozen(&session.grant.cgroup)?;
+        session.stopped = !work.stood_still;
         self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
+        // Before anybody is stopped: whoever finds it stopped finds it in the tables, too.
+        self.put_in_tables(session)?;
+        let grant = &session.grant;
         // Where that fails, they run meanwhile, and the answer says so.
         work.stop_failed = self.cgroups.freeze(&grant.cgroup, true).err().map(|error| one_line(&error));
-        self.put_in_tables(session)?;
         if grant.borrowed_cgroup { self.note_levels_with(&grant.cgroup) } else { Ok(()) }
     }
 
@@ -151,7 +153,11 @@ impl Daemon {
         self.cgroups.freeze(&work.cgroup, work.stood_still)?;
         if let Some(session) = self.registry.get_mut(*id) {
             session.registering = false;
+            session.stopped = false;
             session.settled_ns = clock::boot_ns();
+            // If this fails, the next daemon lets them go on once more.
+            let saved = self.state.save(&SessionFile::new(session, &self.host.boot_id));
+            self.survive(saved.map_err(DaemonError::from));
         }
         Ok(())
     }

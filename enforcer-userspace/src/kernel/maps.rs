@@ -147,6 +147,20 @@ impl SessionMaps {
         ignore_absent(self.cgroups.remove(&id)).map_err(access("write", "CGROUPS"))
     }
 
+    /// The session that a cgroup belongs to.
+    pub(crate) fn session_of(&self, cgroup_id: u64) -> Result<Option<SessionRef>, MapsError> {
+        match self.cgroups.get(&cgroup_id, 0) {
+            Ok(session) => Ok(Some(session)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(access("read", "CGROUPS")(error)),
+        }
+    }
+
+    /// What is fixed for the session in a slot.
+    pub(crate) fn row(&self, slot: u32) -> Result<SessionRow, MapsError> {
+        self.sessions.get(&slot, 0).map_err(access("read", "SESSIONS"))
+    }
+
     /// The ids of all cgroups that belong to a session.
     pub(crate) fn cgroups(&self) -> Result<Vec<u64>, MapsError> {
         self.cgroups.keys().collect::<Result<_, _>>().map_err(access("read", "CGROUPS"))

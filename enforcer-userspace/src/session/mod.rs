@@ -33,6 +33,11 @@ pub(crate) struct EnvelopeInForce {
     pub(crate) blocks: u64,
 }
 
+impl EnvelopeInForce {
+    /// The number of no envelope: the kernel has no table for it, and whoever is held to it is refused everything.
+    pub(crate) const NO_NUMBER: u32 = 0;
+}
+
 /// What is fixed for a session's life.
 #[derive(Debug)]
 pub(crate) struct Grant {
@@ -99,6 +104,8 @@ pub(crate) struct Session {
     pub(crate) settled_ns: u64,
     /// Its processes ran before it did, and not all of them are known to be held to it yet.
     pub(crate) registering: bool,
+    /// It was stopped to be registered, and does not go on yet.
+    pub(crate) stopped: bool,
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
     pub(crate) processes: ProcessTree,
@@ -116,6 +123,7 @@ impl Session {
             state: SessionState::Active,
             settled_ns: 0,
             registering: false,
+            stopped: false,
             expiry_recorded: false,
             processes,
             misplaced: BTreeSet::new(),

@@ -162,7 +162,10 @@ impl Registry {
     pub(crate) fn envelope(&self, digest: &str) -> Option<Arc<EnvelopeInForce>> {
         let lingering = self.lingering.values().map(|lingering| &lingering.session.envelope);
         let in_force = self.iter().map(|session| &session.envelope).chain(lingering);
-        in_force.into_iter().find(|envelope| envelope.digest == digest).cloned()
+        let is_wanted = |envelope: &&Arc<EnvelopeInForce>| {
+            envelope.digest == digest && envelope.number != EnvelopeInForce::NO_NUMBER
+        };
+        in_force.into_iter().find(is_wanted).cloned()
     }
 
     /// Whether any session is held to the envelope with this number, or its connections are.
