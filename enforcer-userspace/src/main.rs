@@ -16,6 +16,7 @@ mod kernel;
 mod key_files;
 mod path_error;
 mod privilege;
+mod process;
 mod procfs;
 mod record;
 mod session;

@@ -1,6 +1,7 @@
 //! Bringing the daemon up, and taking it down.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -22,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Daemon, DaemonError, Events, Signals, Trust, stands_inside};
+use super::{Daemon, DaemonError, Events, Trust, stands_inside};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -154,7 +155,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
     let state = State::open(&settings.state_dir, &settings.sessions())?;
     // The counters of a fresh set of maps start at zero.
     let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
-    let (cuts, mut cut) = mpsc::unbounded_channel();
+    let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
         events: Events::open(&settings.events())?,
@@ -167,7 +168,9 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         kernel,
         state,
         lost,
-        cuts,
+        done,
+        registering: None,
+        waiting: VecDeque::new(),
         requests_refused: 0,
         faults: 0,
         last_fault: None,
@@ -202,7 +205,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         // A sender that is gone means stop, too.
         drop(stopped.await);
     }));
-    let ended = daemon.serve(&mut ring, &mut called, &mut cut, signals).await;
+    let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, server).await);
@@ -288,4 +291,25 @@ fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
             .map_err(PathError::at("set the mode of", &path))?;
     }
     Ok(listener)
+}
+
+/// The signals that end the daemon.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupted",
+        }
+    }
 }

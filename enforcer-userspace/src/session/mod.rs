@@ -33,6 +33,11 @@ pub(crate) struct EnvelopeInForce {
     pub(crate) blocks: u64,
 }
 
+impl EnvelopeInForce {
+    /// The number of no envelope: the kernel has no table for it, and whoever is held to it is refused everything.
+    pub(crate) const NO_NUMBER: u32 = 0;
+}
+
 /// What is fixed for a session's life.
 #[derive(Debug)]
 pub(crate) struct Grant {
@@ -58,6 +63,8 @@ pub(crate) struct Grant {
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
+    /// Its processes are on their way into it.
+    Registering,
     Active,
     Expired,
     Revoked,
@@ -67,6 +74,7 @@ pub(crate) enum Status {
 impl Status {
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Registering => "registering",
             Self::Active => "active",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
@@ -99,6 +107,8 @@ pub(crate) struct Session {
     pub(crate) settled_ns: u64,
     /// Its processes ran before it did, and not all of them are known to be held to it yet.
     pub(crate) registering: bool,
+    /// It was stopped to be registered, and does not go on yet.
+    pub(crate) stopped: bool,
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
     pub(crate) processes: ProcessTree,
@@ -118,6 +128,7 @@ impl Session {
             state: SessionState::Active,
             settled_ns: 0,
             registering: false,
+            stopped: false,
             expiry_recorded: false,
             processes,
             misplaced: BTreeSet::new(),
@@ -147,6 +158,7 @@ impl Session {
             SessionState::Revoked | SessionState::Free => Status::Revoked,
             SessionState::Quarantined => Status::Quarantined,
             SessionState::Active if now_ns >= self.grant.expires_ns => Status::Expired,
+            SessionState::Active if self.registering => Status::Registering,
             SessionState::Active => Status::Active,
         }
     }

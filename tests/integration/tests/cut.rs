@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
 
 use integration::{
     Conversation, DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, NetNs, Pair, far_end, slowness,
@@ -301,41 +300,6 @@ fn quarantine_holds_until_it_is_lifted() {
     assert_eq!(daemon.session("held").expect("it is running")["state"], "revoked");
     inside.end();
     talker.end();
-}
-
-/// A program may end before what it wrote has left: the rest leaves by the rules that it had.
-#[test]
-fn session_that_ends_by_itself_gets_its_last_bytes_out() {
-    /// More than the far end's kernel takes in unasked.
-    const BYTES: usize = 300_000;
-    let daemon = Daemon::start();
-    let listener = listen("127.0.0.10:0");
-    let mut inside = daemon.hold(&envelope("ends"));
-    inside.must("open s tcp4");
-    // Room for the rest: SO_SNDBUF, as much as anybody may have.
-    inside.must("option s 1 7 00400300");
-    inside.must(&format!("connect s {}", listener.local_addr().expect("it is bound")));
-    let (mut reader, _) = listener.accept().expect("it is connected");
-    inside.must(&format!("fill s {BYTES}"));
-    inside.begin("exit");
-    inside.finish();
-    wait_until(DEADLINE, "the session is over", || daemon.session("ends").is_none().then_some(()));
-    daemon.wait_idle();
-
-    // Nobody has read any of it so far, and the reader takes its time.
-    reader.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
-    let mut all = Vec::with_capacity(BYTES);
-    let mut block = vec![0; 64 << 10];
-    loop {
-        match reader.read(&mut block).expect("no reset: the session has ended by itself") {
-            0 => break,
-            len => all.extend_from_slice(&block[..len]),
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    assert_eq!(all.len(), BYTES);
-    assert!(all.chunks(16).all(|part| part == b"0123456789abcdef"));
-    assert_eq!(daemon.counter("packets_refused"), 0);
 }
 
 /// However many descriptors there are on the host, a session's sockets are found, and destroyed: the kernel gives up a walk through
