@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use enforcer_common::{
     identity::SessionRef,
-    session::{Control, SessionRow, SessionState},
+    session::{Control, MAX_DEPTH, SessionRow, SessionState},
     verdict::Mode,
 };
 use ring::digest::{SHA256, digest as sha256};
@@ -151,7 +151,8 @@ impl Daemon {
             expires_ns: grant.expires_ns,
             cgroup_id: grant.cgroup_id,
             cgroup_level: self.cgroups.level_of(&grant.cgroup),
-            pad: 0,
+            depth: 0,
+            ancestors: [SessionRef::UNKNOWN; MAX_DEPTH],
         };
         let maps = &mut self.kernel.sessions;
         maps.prepare(grant.slot.slot, row)?;
