@@ -43,47 +43,48 @@ pub(crate) fn take(slot: u32, envelope: u32, item: Item, amount: u64) -> Result<
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn usage_spend(slot: u32, envelope: u32, item: u32, amount: u64) -> u64 {
-    let paid = charge(slot, envelope, item, amount);
-    if paid != PAID {
-        return paid;
-    }
     let Some(row) = SESSIONS.get(slot) else { return BROKEN };
-    for step in 0..MAX_DEPTH {
-        let Some(ancestor) = session::ancestor_at(row, step) else { break };
-        let paid = match session::control_of(ancestor) {
-            Some(control) => charge(ancestor.slot, control.envelope(), item, amount),
-            None => BROKEN,
-        };
+    let (mut payer, mut held_to) = (slot, envelope);
+    // The session itself, then its ancestors.
+    for step in 0..=MAX_DEPTH {
+        let paid = charge(payer, held_to, item, amount);
         if paid != PAID {
             give_back(slot, step, item, amount);
             return paid;
         }
+        let Some(ancestor) = session::ancestor_at(row, step) else { break };
+        payer = ancestor.slot;
+        held_to = match session::control_of(ancestor) {
+            Some(control) => control.envelope(),
+            // It has no envelope: its limits are not known, so nothing may be spent.
+            None => 0,
+        };
     }
     PAID
 }
 use usage_spend as spend;
 
-/// Gives back what was taken from a session, and from as many of its ancestors.
+/// Gives back what was taken from a session and its ancestors, from so many of them all together.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn usage_give_back(slot: u32, ancestors: usize, item: u32, amount: u64) -> u64 {
-    refund(slot, item, amount);
+extern "C" fn usage_give_back(slot: u32, payers: usize, item: u32, amount: u64) -> u64 {
     let Some(row) = SESSIONS.get(slot) else { return 0 };
-    for step in 0..MAX_DEPTH {
-        if step >= ancestors {
+    let mut payer = slot;
+    for step in 0..=MAX_DEPTH {
+        if step >= payers {
             break;
         }
+        refund(payer, item, amount);
         let Some(ancestor) = session::ancestor_at(row, step) else { break };
-        refund(ancestor.slot, item, amount);
+        payer = ancestor.slot;
     }
     0
 }
 use usage_give_back as give_back;
 
 /// Takes from one session alone.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn usage_charge(slot: u32, envelope: u32, item: u32, amount: u64) -> u64 {
+#[inline(always)]
+fn charge(slot: u32, envelope: u32, item: u32, amount: u64) -> u64 {
     let Ok(limits) = limits_of_envelope(envelope, &KernelRules) else { return BROKEN };
     let Some(usage) = USAGE.get_ptr_mut(slot) else {
         counters::add(Counter::FaultNoSession);
@@ -113,8 +114,6 @@ extern "C" fn usage_charge(slot: u32, envelope: u32, item: u32, amount: u64) -> 
     unsafe { atomic::add(used, amount.wrapping_neg()) };
     REFUSED
 }
-use usage_charge as charge;
-
 /// Gives back what [`charge`] took, but for the turn: who waits for one may wait longer than he would have to.
 #[inline(always)]
 fn refund(slot: u32, item: u32, amount: u64) {
