@@ -288,6 +288,8 @@ fn no_verdict_that_neither_envelope_gives() {
                     &(begun % 60_000 + 1).to_string(),
                     "udp",
                 );
+                // What is left of a session that has ended goes when it would have expired.
+                let envelope = envelope.ttl("10s");
                 daemon.run(&envelope, &["true"]).finish(DEADLINE).success();
                 begun += 1;
             }
@@ -334,5 +336,6 @@ fn no_verdict_that_neither_envelope_gives() {
         events.len()
     ));
     let tables = daemon.layout().pin_dir.join("maps/RULES");
-    wait_until(DEADLINE, "no rules are left", || (inner_memory(&tables).len() <= 1).then_some(()));
+    // But for those that nobody has, which are always there, and those of the busy session: what it sent last may be on its way.
+    wait_until(DEADLINE, "no other rules are left", || (inner_memory(&tables).len() <= 2).then_some(()));
 }
