@@ -189,6 +189,32 @@ fn limits_are_those_of_all_above() {
     process.finish(DEADLINE).success();
 }
 
+/// Another envelope for a session narrows those below it, at once; they never get more than they had.
+#[test]
+fn those_below_are_narrowed_with_their_session() {
+    let daemon = Daemon::start();
+    let (_both, both) = udp(BOTH);
+    let (_own, own) = udp(OUTER_ONLY);
+    let part = inner().allow("own", "127.0.0.20/32", "any", "any");
+    let mut inside = hold_inside(&daemon, &[outer(), part.clone()]);
+    inside.connect("u", "udp4", both);
+    inside.connect("v", "udp4", own);
+    let narrow = Envelope::of("outer").allow("both", "127.0.0.10/32", "any", "any");
+    daemon.apply(&narrow);
+    inside.must(&format!("connect u {both}"));
+    inside.must_fail(&format!("connect v {own}"), &[libc::EPERM]);
+    // Nor by an envelope of its own.
+    let path = daemon.layout().write_envelope(&part).display().to_string();
+    let refused = daemon.layout().outcome(&["apply", &path]);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("127.0.0.20/32"), "{}", refused.stderr);
+    daemon.apply(&outer());
+    inside.must_fail(&format!("connect v {own}"), &[libc::EPERM]);
+    daemon.apply(&part);
+    inside.must(&format!("connect v {own}"));
+    inside.end();
+}
+
 #[test]
 fn depth_is_that_of_all_above() {
     let daemon = Daemon::start();
