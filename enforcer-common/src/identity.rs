@@ -44,6 +44,8 @@ wire_enum! {
         Cgroup = 3 => "cgroup",
         /// None; sockets that were taken for the session are given back.
         Release = 4 => "release",
+        /// This one, which has the tag of the session's parent: the new tag takes the place of that.
+        HandOver = 5 => "hand-over",
     }
 }
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     path_error::PathError,
-    session::{EnvelopeInForce, ProcessKey, Session},
+    session::{EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
 pub(crate) use revisions::Revisions;
@@ -77,6 +77,9 @@ pub(crate) struct SessionFile {
     /// A daemon that finds this was killed before it had let the processes go on that it had stopped for that.
     #[serde(default)]
     pub(crate) stopped: bool,
+    /// The session that handed it a part of itself.
+    #[serde(default)]
+    pub(crate) parent: Option<Lineal>,
 }
 
 impl SessionFile {
@@ -103,6 +106,7 @@ impl SessionFile {
             state: session.state.name().to_owned(),
             registering: session.registering,
             stopped: session.stopped,
+            parent: grant.parent.clone(),
         }
     }
 

@@ -58,10 +58,14 @@ pub(crate) extern "C" fn enrol_task(ctx: *mut TaskIterContext) -> i32 {
         return 0;
     }
     let parent_tgid = match request.kind() {
-        Some(EnrolKind::Process) => 0,
+        Some(EnrolKind::Process | EnrolKind::HandOver) => 0,
         _ => task.parent().tgid(),
     };
     let tag = TaskTag { start_ns: task.leader_start_ns(), session: request.session, parent_tgid, pad: 0 };
+    if matches!(request.kind(), Some(EnrolKind::HandOver)) {
+        fork::hand_over(tgid, tag);
+        return 0;
+    }
     // An earlier tag of the same process stays; the daemon sees it is another session's.
     let _stored = fork::store(tgid, tag);
     0
@@ -75,7 +79,7 @@ fn is_meant(request: &EnrolRequest, task: Task, tgid: u32) -> bool {
     }
     match request.kind() {
         None | Some(EnrolKind::Nothing | EnrolKind::Release) => false,
-        Some(EnrolKind::Process) => tgid == request.tgid,
+        Some(EnrolKind::Process | EnrolKind::HandOver) => tgid == request.tgid,
         Some(EnrolKind::Descendants) => {
             let parent = task.parent();
             tgid == request.tgid

@@ -2,7 +2,7 @@
 //! before the child can execute one instruction.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
+    bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST},
     cty::c_void,
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
@@ -13,7 +13,12 @@ use enforcer_common::{
     record::{ForkRecord, RecordKind},
 };
 
-use crate::{counters, emit, kernel::task::Task, maps::TASKS, session, task};
+use crate::{
+    counters, emit,
+    kernel::task::Task,
+    maps::{SESSIONS, TASKS},
+    session, task,
+};
 
 /// `tp_btf/task_newtask` (v6.1/include/trace/events/task.h: `task`, `clone_flags`). A tag that cannot be stored leaves
 /// the child in its session's cgroup without one, where every hook refuses it: fails closed.
@@ -82,4 +87,23 @@ pub(super) fn store(tgid: u32, tag: TaskTag) -> Stored {
     counters::add(Counter::TagsMade);
     session::count_processes(tag.session.slot, 1);
     Stored::New
+}
+
+/// Puts a tag in the place of that which the process has from the parent of the tag's session, and of no other. Should the process end at
+/// this very moment, the session that it ends in is counted wrongly, which the daemon sees: nobody has its tag.
+#[inline(always)]
+pub(super) fn hand_over(tgid: u32, tag: TaskTag) {
+    let Some(parent) = SESSIONS.get(tag.session.slot).and_then(|row| session::ancestor_at(row, 0)) else {
+        return;
+    };
+    let Some(old) = TASKS.get_ptr(tgid) else { return };
+    // SAFETY: a map value.
+    let old = unsafe { *old };
+    if old.start_ns != tag.start_ns || old.session != parent {
+        return;
+    }
+    if TASKS.insert(tgid, tag, BPF_EXIST.into()).is_ok() {
+        session::count_processes(tag.session.slot, 1);
+        session::count_processes(parent.slot, -1);
+    }
 }

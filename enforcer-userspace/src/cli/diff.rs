@@ -38,8 +38,11 @@ pub(super) fn execute(format: Format, args: &Args) -> Result<ExitStatus, Failure
             print_json(&Report { version: 1, equal, more, less })?;
         }
         Format::Text => {
-            let more = excess::lines(&more, &args.b, &args.a).into_iter().map(|line| format!("+ {line}\n"));
-            let less = excess::lines(&less, &args.a, &args.b).into_iter().map(|line| format!("- {line}\n"));
+            let [name_a, name_b] = [&args.a, &args.b].map(|path| path.display().to_string());
+            let more =
+                envelope::excess_lines(&more, &name_b, &name_a).into_iter().map(|line| format!("+ {line}\n"));
+            let less =
+                envelope::excess_lines(&less, &name_a, &name_b).into_iter().map(|line| format!("- {line}\n"));
             text::print(&more.chain(less).collect::<String>())?;
         }
     }

@@ -42,7 +42,8 @@ pub(super) fn execute(format: Format, args: &Args) -> Result<ExitStatus, Failure
         Format::Text => {
             let example = example.map(|example| format!(": {example}, for one")).unwrap_or_default();
             let mut out = format!("not included{example}\n");
-            for line in excess::lines(&excess, &args.inner, &args.outer) {
+            let [inner_name, outer_name] = [&args.inner, &args.outer].map(|path| path.display().to_string());
+            for line in envelope::excess_lines(&excess, &inner_name, &outer_name) {
                 out += &format!("{line}\n");
             }
             text::print(&out)?;

@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Run the command as this user, by name or number; needs root
     #[arg(long, value_name = "USER")]
     user: Option<String>,
+    /// From inside a session: where the envelope allows more than the session may do, take what both allow, and do not refuse it
+    #[arg(long)]
+    clip: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -55,6 +58,7 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
         envelope: text,
         signature,
         command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        clip: args.clip,
     };
     let enrolled: dto::Enrolled = ask(settings, async |client| client.post("/v1/sessions", &request).await)?;
 

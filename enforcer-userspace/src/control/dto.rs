@@ -19,6 +19,9 @@ pub(crate) struct Enrol {
     pub(crate) signature: Option<String>,
     /// What the process is about to execute, for people to read.
     pub(crate) command: Vec<String>,
+    /// Asked from inside a session: where the envelope allows more than that session's, what both allow is meant. Else it is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) clip: bool,
 }
 
 /// `POST /v1/registrations`: hold what runs already to an envelope.
@@ -126,6 +129,9 @@ pub(crate) struct Sessions {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SessionInfo {
     pub(crate) id: String,
+    /// The session that handed it a part of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<String>,
     pub(crate) agent: String,
     pub(crate) owner: String,
     pub(crate) operator: String,
@@ -228,8 +234,11 @@ pub(crate) struct Revoked {
     pub(crate) id: String,
     /// `revoked` or `quarantined`.
     pub(crate) state: String,
-    /// Live processes that are refused from now on.
+    /// Live processes that are refused from now on, but for those of descendants.
     pub(crate) processes: usize,
+    /// The sessions that have a part of it, which are refused everything as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) descendants: Vec<String>,
     /// `running` if any of them are, else `frozen` or `killed`; `gone` if it had ended before.
     pub(crate) processes_are: String,
     /// How many of its processes run still, refused everything.

@@ -29,6 +29,9 @@ use crate::envelope;
 /// The largest request, in bytes: the longest envelope fits, though JSON may write each of its line ends and quotes as two.
 const MAX_BODY_BYTES: usize = 2 * envelope::MAX_TEXT + (1 << 20);
 
+/// Likewise of a process in a session.
+const MAX_INSIDE_BODY_BYTES: usize = 1 << 20;
+
 /// What can be asked of the daemon.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -149,7 +152,8 @@ async fn enrol(
     ConnectInfo(peer): Peered,
     request: axum::extract::Request,
 ) -> Response {
-    match body(&peer, request).await {
+    let enrol = if peer.inside { small_body(request).await } else { body(&peer, request).await };
+    match enrol {
         Ok(enrol) => respond(call(&calls, peer, Request::Enrol(enrol)).await),
         Err(refusal) => refusal.into_response(),
     }
@@ -175,6 +179,15 @@ async fn apply(
         Ok(apply) => respond(call(&calls, peer, Request::Apply(apply)).await),
         Err(refusal) => refusal.into_response(),
     }
+}
+
+/// What a request of a session's says, which may be that it wants to hand on a part of what it has.
+async fn small_body<T: serde::de::DeserializeOwned>(request: axum::extract::Request) -> Result<T, Refusal> {
+    let too_large =
+        |error: axum::Error| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "bad-request", error.to_string());
+    let bytes = axum::body::to_bytes(request.into_body(), MAX_INSIDE_BODY_BYTES).await.map_err(too_large)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "bad-request", error.to_string()))
 }
 
 /// What a request says.

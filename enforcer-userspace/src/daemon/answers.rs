@@ -8,7 +8,7 @@ use crate::{
     control::dto,
     kernel::{Absence, Guard},
     procfs,
-    session::Session,
+    session::{Session, Status},
 };
 
 impl Daemon {
@@ -22,7 +22,7 @@ impl Daemon {
 
     fn describe(&self, session: &Session, now_ns: u64) -> dto::SessionInfo {
         let usage = self.kernel.sessions.usage(session.grant.slot.slot).unwrap_or_default();
-        describe(session, &usage, now_ns)
+        describe(session, self.standing_of(session, now_ns), &usage)
     }
 
     pub(super) fn status(&self) -> Result<dto::Status, DaemonError> {
@@ -71,18 +71,19 @@ impl Daemon {
     }
 }
 
-fn describe(session: &Session, usage: &Usage, now_ns: u64) -> dto::SessionInfo {
+fn describe(session: &Session, status: Status, usage: &Usage) -> dto::SessionInfo {
     let grant = &session.grant;
     let metadata = &session.envelope.envelope.metadata;
     dto::SessionInfo {
         id: grant.id.to_string(),
+        parent: grant.parent_id().map(|id| id.to_string()),
         agent: metadata.name.clone(),
         owner: metadata.owner.clone(),
         operator: metadata.operator.clone(),
         purpose: metadata.purpose.clone(),
         model: metadata.model.clone(),
         mode: session.mode().name().to_owned(),
-        state: session.status(now_ns).name().to_owned(),
+        state: status.name().to_owned(),
         envelope_digest: session.envelope.digest.clone(),
         command: grant.command.clone(),
         started: clock::wall(grant.started_ns).to_string(),

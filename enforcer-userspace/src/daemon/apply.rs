@@ -4,7 +4,7 @@
 //! store: a decision is taken by the old envelope or by the new one. What is written down names both until that store is
 //! done, so that a daemon that is killed at any moment finds the one that the kernel goes by.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::http::StatusCode;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use super::{Daemon, DaemonError, cut::Which, internal, trust::Admitted};
 use crate::{
     clock,
     control::{dto, peer::Peer, server::Refusal},
-    envelope::Metadata,
+    envelope::{self, Envelope},
     record::{EventKind, EventLine},
     session::{EnvelopeInForce, Session},
     state::{EnvelopeFile, SessionFile},
@@ -27,7 +27,7 @@ impl Daemon {
             self.admit(peer, &request.envelope, request.signature.as_deref())?;
         self.require_every_hook()?;
         let agent = envelope.metadata.name.clone();
-        let (concerned, left_alone) = self.concerned(&envelope.metadata)?;
+        let (concerned, left_alone) = self.concerned(&envelope)?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         // From here on the rules are in the kernel, and go again if nobody is held to them.
         let applied = self.remember(news).and_then(|()| self.hold_to(&concerned, &envelope));
@@ -39,7 +39,8 @@ impl Daemon {
 
     /// The sessions of the envelope's agent that are its owner's, operator's and model's, and the others with the reason: whose a
     /// session is does not change while it runs, since what it did is recorded under that name.
-    fn concerned(&self, new: &Metadata) -> Result<(Vec<Uuid>, Vec<dto::LeftAlone>), Refusal> {
+    fn concerned(&self, envelope: &Envelope) -> Result<(Vec<Uuid>, Vec<dto::LeftAlone>), Refusal> {
+        let new = &envelope.metadata;
         let of_agent = || self.registry.iter().filter(|session| session.agent() == new.name);
         let other = |session: &Session| {
             let old = &session.envelope.envelope.metadata;
@@ -48,8 +49,10 @@ impl Daemon {
                 ("operator", &old.operator, &new.operator),
                 ("model", &old.model, &new.model),
             ];
-            let (field, old, new) = fields.into_iter().find(|(_, old, new)| old != new)?;
-            let why = format!("it has the {field} `{old}`, the envelope has `{new}`");
+            let differs = fields.into_iter().find(|(_, old, new)| old != new);
+            let why = differs
+                .map(|(field, old, new)| format!("it has the {field} `{old}`, the envelope has `{new}`"))
+                .or_else(|| self.exceeds_parent(session, envelope))?;
             Some(dto::LeftAlone { id: session.grant.id.to_string(), why })
         };
         let left: Vec<_> = of_agent().filter_map(other).collect();
@@ -69,7 +72,76 @@ impl Daemon {
         }
     }
 
+    /// Why a session cannot be held to an envelope because of the session above it.
+    fn exceeds_parent(&self, session: &Session, envelope: &Envelope) -> Option<String> {
+        let parent = self.registry.get(session.grant.parent_id()?)?;
+        // One that is held to the same is no narrower.
+        if parent.agent() == envelope.metadata.name {
+            return None;
+        }
+        match envelope::excess(envelope, &parent.envelope.envelope) {
+            Ok(excess) if excess.is_empty() => None,
+            Ok(excess) => {
+                let above = format!("that of session {}", parent.grant.id);
+                let lines = envelope::excess_lines(&excess, "the envelope", &above).join("; ");
+                Some(format!("it has a part of what session {} may do: {lines}", parent.grant.id))
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// What the sessions below one are held to when that is held to this envelope: what they are held to now, and no more than it allows.
+    /// They never get more than they had. Those above come first.
+    fn narrowed(
+        &mut self,
+        id: Uuid,
+        envelope: &Arc<EnvelopeInForce>,
+    ) -> Result<Vec<(Uuid, Arc<EnvelopeInForce>)>, Refusal> {
+        let too_large = |error: &dyn std::error::Error| {
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "too-large", error.to_string())
+        };
+        let mut changes = Vec::new();
+        let mut now = HashMap::from([(id, Arc::clone(envelope))]);
+        for below in self.registry.descendants(id) {
+            let Some(session) = self.registry.get(below) else { continue };
+            let held_to = Arc::clone(&session.envelope);
+            let Some(above) = session.grant.parent_id().and_then(|parent| now.get(&parent).cloned()) else {
+                continue;
+            };
+            let excess = envelope::excess(&held_to.envelope, &above.envelope);
+            if excess.map_err(|error| too_large(&error))?.is_empty() {
+                now.insert(below, held_to);
+                continue;
+            }
+            let both = envelope::intersect(&above.envelope, &held_to.envelope);
+            let both = both.map_err(|error| too_large(&error))?;
+            let narrower = self.envelope_in_force(envelope::write(&both), both)?;
+            now.insert(below, Arc::clone(&narrower));
+            changes.push((below, narrower));
+        }
+        Ok(changes)
+    }
+
+    /// Sessions below those concerned are narrowed first, so that none of them is ever allowed more than one above it.
     fn hold_to(
+        &mut self,
+        concerned: &[Uuid],
+        envelope: &Arc<EnvelopeInForce>,
+    ) -> Result<Vec<dto::AppliedSession>, Refusal> {
+        let mut below = Vec::new();
+        for id in concerned {
+            below.append(&mut self.narrowed(*id, envelope)?);
+        }
+        below.retain(|(id, _)| !concerned.contains(id));
+        for (id, narrower) in below {
+            let held = self.hold_each_to(&[id], &narrower);
+            self.remove_unused_rules(narrower.number);
+            held?;
+        }
+        self.hold_each_to(concerned, envelope)
+    }
+
+    fn hold_each_to(
         &mut self,
         concerned: &[Uuid],
         envelope: &Arc<EnvelopeInForce>,

@@ -59,6 +59,21 @@ impl Daemon {
         });
     }
 
+    /// Likewise all of them, and stops its processes as somebody wants it, who does not wait for it.
+    pub(super) fn begin_stop(&mut self, id: Uuid, stop: Stop) {
+        let search = self.search(id);
+        let session = self.registry.known(id).map(|session| session.text.clone());
+        self.beside(move || {
+            let mut errors = Vec::new();
+            let mut cut = search.map_or_else(Cut::default, |search| {
+                errors = search.stop(stop).errors;
+                search.cut(&Which::All, None)
+            });
+            cut.errors.append(&mut errors);
+            Beside::Cut(Done { session, cut, reply: None })
+        });
+    }
+
     /// Where a session's sockets are.
     fn search(&self, id: Uuid) -> Option<Search> {
         let session = self.registry.known(id)?;

@@ -20,7 +20,7 @@ use crate::{
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, Lingering, ProcessKey, Session, Status},
+    session::{EnvelopeInForce, Grant, Lineal, Lingering, ProcessKey, Session, Status},
     state::SessionFile,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Asked {
     pub(super) slot: u32,
     pub(super) command: Vec<String>,
     pub(super) registered_by_uid: u32,
+    /// The session that hands it a part of itself, and when that expires.
+    pub(super) parent: Option<(Lineal, u64)>,
 }
 
 /// Where a session's processes stand.
@@ -61,8 +63,8 @@ impl Daemon {
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         let id = Uuid::now_v7();
-        let enrolled =
-            self.remember(news).and_then(|()| self.try_enrol(peer, id, slot, &envelope, request.command));
+        let asked = Asked { id, slot, command: request.command, registered_by_uid: peer.uid, parent: None };
+        let enrolled = self.remember(news).and_then(|()| self.try_enrol(peer, asked, &envelope));
         if let Err(refusal) = enrolled {
             self.remove_unused_rules(envelope.number);
             return Err(refusal);
@@ -83,20 +85,17 @@ impl Daemon {
         })
     }
 
-    fn try_enrol(
+    pub(super) fn try_enrol(
         &mut self,
         peer: &Peer,
-        id: Uuid,
-        slot: u32,
+        asked: Asked,
         envelope: &Arc<EnvelopeInForce>,
-        command: Vec<String>,
     ) -> Result<(), Refusal> {
         let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
         let cgroup_before = procfs::cgroup2_of(peer.pid)
             .map_err(|error| failed(&error))?
             .ok_or_else(|| Refusal::new(StatusCode::GONE, "gone", "the process that asked is gone"))?;
-        let cgroup = self.cgroups.create(&id.to_string()).map_err(|error| failed(&error))?;
-        let asked = Asked { id, slot, command, registered_by_uid: peer.uid };
+        let cgroup = self.cgroups.create(&asked.id.to_string()).map_err(|error| failed(&error))?;
         let mut session =
             self.new_session(asked, envelope, Place { cgroup, borrowed: false, cgroup_before })?;
         session.grant.root.tgid = peer.pid;
@@ -123,10 +122,12 @@ impl Daemon {
         envelope: &Arc<EnvelopeInForce>,
         place: Place,
     ) -> Result<Session, Refusal> {
-        let Asked { id, slot, command, registered_by_uid } = asked;
+        let Asked { id, slot, command, registered_by_uid, parent } = asked;
         let previous = self.kernel.sessions.control(slot).map_err(|error| internal(&error))?.generation();
         let started_ns = clock::boot_ns();
         let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
+        let expires_ns = started_ns.saturating_add(ttl_ns);
+        let no_later_than = parent.as_ref().map_or(u64::MAX, |(_, expires_ns)| *expires_ns);
         let grant = Grant {
             id,
             slot: SessionRef { slot, generation: previous % Control::MAX_GENERATION + 1 },
@@ -135,10 +136,11 @@ impl Daemon {
             borrowed_cgroup: place.borrowed,
             cgroup_before: place.cgroup_before,
             started_ns,
-            expires_ns: started_ns.saturating_add(ttl_ns),
+            expires_ns: expires_ns.min(no_later_than),
             command,
             registered_by_uid,
             root: ProcessKey::NONE,
+            parent: parent.map(|(parent, _)| parent),
         };
         Ok(Session::new(grant, Arc::clone(envelope)))
     }
@@ -146,13 +148,16 @@ impl Daemon {
     /// Writes a session's rows, and its control word last. Nobody is in it yet.
     pub(super) fn put_in_tables(&mut self, session: &Session) -> Result<(), MapsError> {
         let grant = &session.grant;
+        let mut ancestors = [SessionRef::UNKNOWN; MAX_DEPTH];
+        let depth = ancestors.iter_mut().zip(grant.ancestors()).map(|(place, ancestor)| *place = ancestor);
+        let depth = u32::try_from(depth.count()).unwrap_or(u32::MAX);
         let row = SessionRow {
             id: grant.id.into_bytes(),
             expires_ns: grant.expires_ns,
             cgroup_id: grant.cgroup_id,
             cgroup_level: self.cgroups.level_of(&grant.cgroup),
-            depth: 0,
-            ancestors: [SessionRef::UNKNOWN; MAX_DEPTH],
+            depth,
+            ancestors,
         };
         let maps = &mut self.kernel.sessions;
         maps.prepare(grant.slot.slot, row)?;
@@ -167,7 +172,11 @@ impl Daemon {
         self.put_in_tables(session).map_err(|error| failed(&error))?;
         let grant = &session.grant;
         self.cgroups.enter(&grant.cgroup, peer.pid).map_err(|error| failed(&error))?;
-        let tag = self.kernel.tagger.enrol(peer.pid, grant.slot).map_err(|error| failed(&error))?;
+        let tag = match grant.parent {
+            None => self.kernel.tagger.enrol(peer.pid, grant.slot),
+            Some(_) => self.kernel.tagger.hand_over(peer.pid, grant.slot),
+        };
+        let tag = tag.map_err(|error| failed(&error))?;
         if tag.session != grant.slot {
             return Err(Refusal::new(
                 StatusCode::CONFLICT,
@@ -306,9 +315,28 @@ impl Daemon {
         Ok(())
     }
 
+    /// Sets the number of a session's processes right where the kernel counts some and nobody has its tag: a process that ended while it was
+    /// handed over was counted for the wrong one.
+    pub(super) fn recount(&mut self) -> Result<(), DaemonError> {
+        let is_alone = |session: &&Session| !session.registering && session.processes.live().next().is_none();
+        let seem_alone = self.registry.iter().filter(is_alone);
+        let slots: Vec<_> = seem_alone.map(|session| session.grant.slot).collect();
+        for slot in slots {
+            let counted = self.kernel.sessions.processes(slot.slot)?;
+            if counted != 0 && self.kernel.tagger.tags_of(slot)?.is_empty() {
+                self.kernel.sessions.forget_processes(slot.slot)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a session without processes out of the kernel. One whose cgroup still holds a process stays: that process
     /// has no tag, and is refused everything for as long as it is there.
     fn end(&mut self, id: Uuid) -> Result<(), DaemonError> {
+        if self.registry.has_descendants(id) {
+            // They stand by it, and what they spend is taken from it: it goes after the last of them.
+            return Ok(());
+        }
         let Some(session) = self.registry.get(id) else {
             return Ok(());
         };

@@ -4,6 +4,7 @@
 mod answers;
 mod apply;
 mod cut;
+mod delegate;
 mod events;
 mod lifecycle;
 mod records;
@@ -77,6 +78,8 @@ enum Beside {
     TakenOver(register::TakenOver),
     /// What was not to be registered after all runs as before.
     GivenBack(register::GivenBack),
+    /// What a session wants to hand on was compared with what it has.
+    Compared(delegate::Compared),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -182,6 +185,7 @@ impl Daemon {
                     Beside::Cut(done) => self.end_cut(done),
                     Beside::TakenOver(taken) => self.end_taking_over(taken),
                     Beside::GivenBack(given) => self.end_giving_back(given),
+                    Beside::Compared(compared) => self.end_delegating(compared),
                 },
                 Input::Call(call) => {
                     if call.request.is_question() {
@@ -234,6 +238,10 @@ impl Daemon {
         let Call { peer, request, reply } = call;
         let answer = match (authorised, request) {
             (Err(refusal), _) => Err(refusal),
+            (Ok(()), Request::Enrol(enrol)) if self.is_in_session(peer.pid) => {
+                self.delegate(peer, enrol, reply);
+                return false;
+            }
             (Ok(()), Request::Register(register)) => {
                 self.register(&peer, register, reply);
                 return false;
@@ -266,7 +274,7 @@ impl Daemon {
             "another process writes than made the connection"
         } else if !peer.is_alive() {
             "the process that made the connection is gone"
-        } else if in_session {
+        } else if in_session && !matches!(request, Request::Enrol(_)) {
             "a process of a session may not operate the daemon"
         } else {
             return Ok(());
@@ -324,6 +332,7 @@ impl Daemon {
             Self::note_removed_rules,
             Self::report_lost,
             Self::record_expiries,
+            Self::recount,
             Self::end_empty,
             Self::end_finished,
             Self::end_lingering,

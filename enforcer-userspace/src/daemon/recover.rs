@@ -95,6 +95,7 @@ impl Daemon {
             command: Vec::new(),
             registered_by_uid: 0,
             root: ProcessKey::NONE,
+            parent: None,
         };
         let envelope = EnvelopeInForce {
             number: EnvelopeInForce::NO_NUMBER,

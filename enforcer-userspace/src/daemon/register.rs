@@ -80,7 +80,7 @@ impl Daemon {
         let Target { place, kind, pid, command } = self.find_target(peer, id, target)?;
         let (cgroup, borrowed) = (place.cgroup.path.clone(), place.borrowed);
         let made = self.envelope_in_force(text, envelope).and_then(|envelope| {
-            let asked = Asked { id, slot, command, registered_by_uid: peer.uid };
+            let asked = Asked { id, slot, command, registered_by_uid: peer.uid, parent: None };
             let session = self.remember(news).and_then(|()| self.new_session(asked, &envelope, place));
             session.inspect_err(|_| self.remove_unused_rules(envelope.number))
         });

@@ -31,6 +31,7 @@ impl Daemon {
         }
         self.revoke_unknown(&unreadable)?;
         self.forget_unreadable(unreadable)?;
+        self.revoke_orphans()?;
         self.note_levels()?;
         self.reconcile_trees()?;
         let in_use = self.registry.iter().map(|session| &session.envelope);
@@ -45,6 +46,29 @@ impl Daemon {
             self.begin_cut(id, Which::All, None);
         }
         self.remove_leftovers()
+    }
+
+    /// Sessions whose parent is not there, or is not the one that they were made by: the kernel refuses them everything already, by what it
+    /// knows of their ancestors.
+    fn revoke_orphans(&mut self) -> Result<(), DaemonError> {
+        let stands = |session: &&Session| {
+            session.grant.parent.as_ref().is_none_or(|parent| {
+                let known = self.registry.get(parent.id);
+                known.is_some_and(|known| Some(known.grant.slot) == session.grant.ancestors().next())
+            })
+        };
+        let orphans = self.registry.iter().filter(|session| !stands(session));
+        let orphans: Vec<_> = orphans.map(|session| session.grant.id).collect();
+        for id in orphans {
+            let Some(session) = self.registry.get_mut(id) else { continue };
+            session.state = SessionState::Revoked;
+            self.kernel.sessions.set_control(session.grant.slot.slot, session.control())?;
+            self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
+            let line = EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns()));
+            let line = line.session(session).detail("the session that it has its rights from is gone");
+            self.events.write(line);
+        }
+        Ok(())
     }
 
     fn restore_session(&mut self, file: SessionFile) -> Result<(), DaemonError> {
@@ -92,6 +116,7 @@ impl Daemon {
                 expires_ns: file.expires_ns,
                 command: file.command,
                 registered_by_uid: file.registered_by_uid,
+                parent: file.parent,
             },
             envelope,
         );

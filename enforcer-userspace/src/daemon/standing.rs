@@ -17,6 +17,7 @@ use crate::{
     clock,
     control::{dto, server::Refusal},
     record::{EventKind, EventLine},
+    session::{Session, Status},
     state::SessionFile,
 };
 
@@ -54,12 +55,45 @@ impl Daemon {
 
     fn change(&mut self, id: &str, state: SessionState, then: dto::Then, to: To) {
         match self.find(id).and_then(|id| Ok((id, self.try_change(id, state)?))) {
-            Ok((id, revoked)) => {
+            Ok((id, mut revoked)) => {
+                for descendant in self.registry.descendants(id) {
+                    revoked.descendants.push(descendant.to_string());
+                    self.change_descendant(descendant, state, then, &mut revoked);
+                }
                 let stop = Some(self.stop_processes(id, then));
                 self.begin_cut(id, Which::All, Some(Reply { to, stop, revoked }));
             }
             Err(refusal) => reply_to(to, Err(refusal)),
         }
+    }
+
+    /// What became of a session reaches those that have a part of it: in the kernel they are refused everything since the store. A revocation
+    /// is theirs as well; a quarantine is not, so that they go on when it is lifted, but for those that are in one of their own.
+    fn change_descendant(
+        &mut self,
+        id: Uuid,
+        state: SessionState,
+        then: dto::Then,
+        receipt: &mut dto::Revoked,
+    ) {
+        if state == SessionState::Revoked
+            && let Err(refusal) = self.try_change(id, state)
+        {
+            receipt.errors.push(format!("session {id}: {}", refusal.message));
+        }
+        let stop = self.stop_processes(id, then);
+        self.begin_stop(id, stop);
+    }
+
+    /// Where a session stands, with all those that it descends from.
+    pub(super) fn standing_of(&self, session: &Session, now_ns: u64) -> Status {
+        let own = session.status(now_ns);
+        let above = session.grant.ancestors().map(|slot| self.registry.at(slot).map(|it| it.status(now_ns)));
+        // Its own is the first to be told of.
+        std::iter::once(own)
+            .chain(above.map(|status| status.unwrap_or(Status::Revoked)))
+            .find(|status| *status != Status::Active)
+            .unwrap_or(Status::Active)
     }
 
     fn try_change(&mut self, id: Uuid, state: SessionState) -> Result<dto::Revoked, Refusal> {
@@ -97,7 +131,20 @@ impl Daemon {
         self.store_state(id, SessionState::Active)?;
         self.write_down(id, EventKind::SessionReleased)?;
         self.cgroups.freeze(&cgroup, false).map_err(|error| internal(&error))?;
+        for descendant in self.registry.descendants(id) {
+            self.thaw_descendant(descendant);
+        }
         Ok(dto::Lifted { version: dto::VERSION, id: id.to_string(), processes })
+    }
+
+    /// Lets go on what a quarantine above had frozen, unless there is another one.
+    fn thaw_descendant(&mut self, id: Uuid) {
+        let now_ns = clock::boot_ns();
+        let Some(session) = self.registry.get(id) else { return };
+        if self.standing_of(session, now_ns) != Status::Quarantined {
+            let cgroup = session.grant.cgroup.clone();
+            self.thaw(&cgroup);
+        }
     }
 
     /// The one session whose id begins so.
@@ -155,6 +202,7 @@ fn receipt(
         id: id.to_string(),
         state: state.name().to_owned(),
         processes,
+        descendants: Vec::new(),
         processes_are: processes_are.to_owned(),
         processes_running: 0,
         errors: Vec::new(),

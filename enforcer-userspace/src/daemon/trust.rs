@@ -153,7 +153,7 @@ impl Daemon {
 }
 
 /// An envelope that this host can hold a session to, with the guard or without.
-fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
+pub(super) fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
     let envelope = envelope::parse(text).map_err(|diagnostics| {
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
     })?;

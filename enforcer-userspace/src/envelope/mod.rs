@@ -24,6 +24,7 @@ mod spans;
 mod table;
 #[cfg(test)]
 mod test_support;
+mod words;
 mod write;
 
 use enforcer_common::net::Protocol;
@@ -42,6 +43,7 @@ pub(crate) use parse::parse;
 pub(crate) use prefix::Prefix;
 pub(crate) use schema::schema;
 pub(crate) use table::CompiledTable;
+pub(crate) use words::{First, amount, excess_lines};
 pub(crate) use write::{size, ttl, write};
 
 /// The work that compiling an envelope may take: seconds. A million rules take a fifth of it.

@@ -43,6 +43,12 @@ impl Tagger {
         self.tag(tgid)?.ok_or(KernelError::NotTagged { tgid })
     }
 
+    /// Gives a process of its parent's to a session. The answer is the tag that the kernel now holds for it, read back.
+    pub(crate) fn hand_over(&self, tgid: u32, session: SessionRef) -> Result<TaskTag, KernelError> {
+        self.tag_running(session, EnrolKind::HandOver, tgid)?;
+        self.tag(tgid)?.ok_or(KernelError::NotTagged { tgid })
+    }
+
     /// Tags processes that run already: those in the session's cgroup and below it, or one and its descendants. Once through all
     /// processes of the host; to be done again until it finds no more.
     pub(crate) fn tag_running(

@@ -83,6 +83,9 @@ pub(crate) struct EventLine<S = SessionText> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineSession {
     pub(crate) id: String,
+    /// The session that handed it a part of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<String>,
     pub(crate) agent: String,
     pub(crate) owner: String,
     pub(crate) operator: String,
@@ -254,6 +257,7 @@ impl SessionText {
         let metadata = &envelope.envelope.metadata;
         let line = LineSession {
             id: grant.id.to_string(),
+            parent: grant.parent_id().map(|id| id.to_string()),
             agent: metadata.name.clone(),
             owner: metadata.owner.clone(),
             operator: metadata.operator.clone(),

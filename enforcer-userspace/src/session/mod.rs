@@ -58,6 +58,35 @@ pub(crate) struct Grant {
     pub(crate) registered_by_uid: u32,
     /// The first process.
     pub(crate) root: ProcessKey,
+    /// The session that handed it a part of itself.
+    pub(crate) parent: Option<Lineal>,
+}
+
+/// A session that has handed on a part of itself, as its sub-session knows it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Lineal {
+    pub(crate) id: Uuid,
+    /// Itself, its own parent, and so on.
+    pub(crate) ancestors: Vec<Slot>,
+}
+
+/// A [`SessionRef`] as it is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Slot {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl Grant {
+    /// The slots of those that it descends from, nearest first.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = SessionRef> {
+        let ancestors = self.parent.iter().flat_map(|parent| &parent.ancestors);
+        ancestors.map(|Slot { slot, generation }| SessionRef { slot: *slot, generation: *generation })
+    }
+
+    pub(crate) fn parent_id(&self) -> Option<Uuid> {
+        self.parent.as_ref().map(|parent| parent.id)
+    }
 }
 
 /// Where a session stands.

@@ -113,6 +113,23 @@ impl Registry {
         self.sessions.len()
     }
 
+    /// The sessions that a session has handed a part of itself, nearest first; then those that they have, and so on.
+    pub(crate) fn descendants(&self, id: Uuid) -> Vec<Uuid> {
+        let mut found = vec![id];
+        let mut next = 0;
+        while let Some(parent) = found.get(next).copied() {
+            let is_child = |session: &&Session| session.grant.parent_id() == Some(parent);
+            found.extend(self.iter().filter(is_child).map(|session| session.grant.id));
+            next += 1;
+        }
+        found.split_off(1)
+    }
+
+    /// Whether any session has a part of this one.
+    pub(crate) fn has_descendants(&self, id: Uuid) -> bool {
+        self.iter().any(|session| session.grant.parent_id() == Some(id))
+    }
+
     /// Keeps a slot from being given out.
     pub(crate) fn insert_stray(&mut self, slot: SessionRef) {
         self.strays.insert(slot.slot, slot);

@@ -9,6 +9,7 @@ use crate::Server;
 #[derive(Clone, Debug)]
 pub struct Envelope {
     name: String,
+    owner: String,
     revision: u64,
     mode: &'static str,
     ttl: String,
@@ -28,6 +29,7 @@ impl Envelope {
     pub fn of(name: &str) -> Self {
         Self {
             name: name.into(),
+            owner: Self::OWNER.into(),
             revision: 0,
             mode: "enforce",
             ttl: "10m".into(),
@@ -105,6 +107,12 @@ impl Envelope {
         self
     }
 
+    /// Who answers for it.
+    pub fn owner(mut self, owner: &str) -> Self {
+        self.owner = owner.into();
+        self
+    }
+
     /// How long its sessions last.
     pub fn ttl(mut self, ttl: &str) -> Self {
         self.ttl = ttl.into();
@@ -114,8 +122,7 @@ impl Envelope {
 
 impl Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, revision, mode, ttl, loopback, egress, deny, no_unix, listen, limits } = self;
-        let owner = Self::OWNER;
+        let Self { name, owner, revision, mode, ttl, loopback, egress, deny, no_unix, listen, limits } = self;
         let list = |rules: &[String]| match rules {
             [] => " []".to_owned(),
             rules => rules.iter().map(|rule| format!("\n    - {rule}")).collect(),

@@ -101,6 +101,13 @@ impl Holder {
         self.finish().success();
     }
 
+    /// Ends the probe that is asked; what is left of the command line that it is part of.
+    #[track_caller]
+    pub fn into_rest(mut self) -> Process {
+        self.begin("exit");
+        self.0
+    }
+
     /// Waits until it has ended; its standard input is closed.
     #[track_caller]
     pub fn finish(self) -> Finished {

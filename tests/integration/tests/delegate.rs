@@ -1,0 +1,230 @@
+//! A session hands on a part of what it may do: never more than it has, and only for as long as it has it.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use integration::{DEADLINE, Daemon, Envelope, Holder, Process, enforcer_path, wait_until};
+use serde_json::Value;
+
+/// Where sessions may go, and where only the outermost may.
+const BOTH: &str = "127.0.0.10";
+const OUTER_ONLY: &str = "127.0.0.20";
+
+fn udp(address: &str) -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind((address, 0)).expect("a port is free");
+    let address = socket.local_addr().expect("it is bound");
+    (socket, address)
+}
+
+fn outer() -> Envelope {
+    Envelope::of("outer").allow("both", "127.0.0.10/32", "any", "any").allow(
+        "own",
+        "127.0.0.20/32",
+        "any",
+        "any",
+    )
+}
+
+fn inner() -> Envelope {
+    Envelope::of("inner").allow("both", "127.0.0.10/32", "any", "any")
+}
+
+/// The command line that begins a sub-session, from inside one.
+fn sub_command(daemon: &Daemon, envelope: &Envelope, more: &[&str], command: &[String]) -> Vec<String> {
+    let path = daemon.layout().write_envelope(envelope).display().to_string();
+    let enforcer = enforcer_path().display().to_string();
+    let head = [enforcer.as_str(), "run", "--envelope", &path];
+    head.iter().chain(more).chain(&["--"]).map(ToString::to_string).chain(command.iter().cloned()).collect()
+}
+
+/// Holds sockets in a session that the first one's process has handed everything on to.
+fn hold_inside(daemon: &Daemon, envelopes: &[Envelope]) -> Holder {
+    let command = Holder::command().iter().map(ToString::to_string).collect();
+    let nested = envelopes[1..]
+        .iter()
+        .rev()
+        .fold(command, |command: Vec<String>, envelope| sub_command(daemon, envelope, &[], &command));
+    Holder::over(daemon.run(&envelopes[0], &nested))
+}
+
+/// Asks from a session of this envelope for one of that, and does nothing in it.
+fn ask(daemon: &Daemon, outer: &Envelope, inner: &Envelope, more: &[&str]) -> integration::Finished {
+    let command = sub_command(daemon, inner, more, &["true".to_owned()]);
+    daemon.run(outer, &command).finish(DEADLINE)
+}
+
+fn session(daemon: &Daemon, agent: &str) -> Value {
+    wait_until(DEADLINE, "the session is listed", || daemon.session(agent))
+}
+
+#[test]
+fn sub_session_is_held_to_its_part() {
+    let daemon = Daemon::start();
+    let (_both, both) = udp(BOTH);
+    let (_own, own) = udp(OUTER_ONLY);
+    let mut alone = daemon.hold(&outer());
+    alone.connect("u", "udp4", own);
+    alone.end();
+    let mut inside = hold_inside(&daemon, &[outer(), inner()]);
+    inside.connect("u", "udp4", both);
+    inside.must("open v udp4");
+    inside.must_fail(&format!("connect v {own}"), &[libc::EPERM]);
+    let (parent, child) = (session(&daemon, "outer"), session(&daemon, "inner"));
+    assert_eq!(child["parent"], parent["id"]);
+    assert_eq!(parent["processes"], serde_json::json!([]), "it has handed itself on");
+    // To the second: both are said by a clock that is read anew each time.
+    let expires = |session: &Value| session["expires"].as_str().expect("a time")[..19].to_owned();
+    assert_eq!(expires(&child), expires(&parent), "it was begun later, for as long");
+    let refused = daemon.wait_for_events(1, "the refusal", |event| event.is_of("inner") && event.is_deny());
+    assert_eq!(refused[0].text("/session/parent"), parent["id"].as_str().expect("an id"));
+    inside.end();
+    // The first goes with the last that has a part of it.
+    wait_until(DEADLINE, "both end", || {
+        (daemon.session("inner").is_none() && daemon.session("outer").is_none()).then_some(())
+    });
+    daemon.wait_idle();
+}
+
+/// What a session may not do, it cannot hand on. It is told what that is.
+#[test]
+fn what_is_wider_is_refused_or_clipped() {
+    let daemon = Daemon::start();
+    let (_own, own) = udp(OUTER_ONLY);
+    let wide = Envelope::of("wide").allow("both", "127.0.0.10/32", "any", "any").allow(
+        "more",
+        "127.0.0.30/32",
+        "443",
+        "tcp",
+    );
+    assert!(ask(&daemon, &outer(), &inner(), &[]).status.success(), "control: a part");
+    let refused = ask(&daemon, &outer(), &wide, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("`more` allows tcp 443 -> 127.0.0.30/32"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("127.0.0.10"), "{}", refused.stderr);
+    let events = daemon.wait_for_events(1, "it is recorded", |event| event.kind() == "request-refused");
+    assert!(events[0].text("/detail").contains("127.0.0.30/32"), "{events:?}");
+
+    // Who it is for does not change on the way.
+    let others = inner().owner("somebody-else@example.com");
+    let refused = ask(&daemon, &outer(), &others, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("owner"), "{}", refused.stderr);
+
+    // Clipped, it is what both allow.
+    let all = Envelope::of("all").allow("all", "0.0.0.0/0", "any", "any");
+    let command = Holder::command().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let command = sub_command(&daemon, &all, &["--clip"], &command);
+    let mut clipped = Holder::over(daemon.run(&outer(), &command));
+    clipped.connect("u", "udp4", own);
+    clipped.must("open v udp4");
+    clipped.must_fail("connect v 127.0.0.30:9", &[libc::EPERM]);
+    clipped.end();
+}
+
+/// One store reaches all below, and the connections that they have.
+#[test]
+fn revocation_of_a_session_reaches_those_below() {
+    let daemon = Daemon::start();
+    let listener = TcpListener::bind((BOTH, 0)).expect("a port is free");
+    let third = Envelope::of("third").allow("both", "127.0.0.10/32", "any", "any");
+    let mut inside = hold_inside(&daemon, &[outer(), inner(), third]);
+    inside.connect("t", "tcp4", listener.local_addr().expect("it is bound"));
+    let (_stream, _) = listener.accept().expect("it is connected");
+    inside.must("send t before");
+    // A neighbour is not touched.
+    let mut neighbour = daemon.hold(&inner());
+    let receipt = daemon.receipt(&["revoke", session(&daemon, "outer")["id"].as_str().expect("an id")]);
+    assert_eq!(receipt["descendants"].as_array().map(Vec::len), Some(2), "{receipt}");
+    inside.must_fail("send t after", &[libc::EPERM, libc::ECONNABORTED, libc::EPIPE]);
+    inside.must_fail("open u udp4", &[libc::EPERM]);
+    assert_eq!(session(&daemon, "third")["state"], "revoked");
+    neighbour.must("open u udp4");
+    neighbour.must(&format!("connect u {BOTH}:9"));
+    neighbour.end();
+    inside.end();
+}
+
+/// With the daemon dead, the kernel holds those below to what became of those above.
+#[test]
+fn quarantine_of_a_session_reaches_those_below_and_is_lifted() {
+    let mut daemon = Daemon::start();
+    let (_server, both) = udp(BOTH);
+    let mut inside = hold_inside(&daemon, &[outer(), inner()]);
+    inside.connect("u", "udp4", both);
+    let id = session(&daemon, "outer")["id"].as_str().expect("an id").to_owned();
+    daemon.receipt(&["quarantine", &id]);
+    assert_eq!(session(&daemon, "inner")["state"], "quarantined");
+    daemon.kill9();
+    daemon.restart();
+    assert_eq!(session(&daemon, "inner")["state"], "quarantined");
+    daemon.receipt(&["quarantine", "--lift", &id]);
+    assert_eq!(session(&daemon, "inner")["state"], "active");
+    inside.must("open v udp4");
+    inside.must(&format!("connect v {both}"));
+    inside.end();
+}
+
+/// What a sub-session uses is its parent's as well.
+#[test]
+fn limits_are_those_of_all_above() {
+    let daemon = Daemon::start();
+    let (_server, both) = udp(BOTH);
+    let limited = outer().limit("connections", 3);
+    let part = inner().limit("connections", 2);
+    let command = Holder::command().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let nested = sub_command(&daemon, &part, &[], &command).join(" ");
+    // The first goes on beside it.
+    let script = format!("{nested}; {nested}");
+    let mut process: Process = daemon.run(&limited, &["sh", "-c", &script]);
+    for allowed in [2, 1] {
+        let mut sub = Holder::over(process);
+        sub.must("open u udp4");
+        for _ in 0..allowed {
+            sub.must(&format!("connect u {both}"));
+        }
+        sub.must_fail(&format!("connect u {both}"), &[libc::EPERM]);
+        process = sub.into_rest();
+        // Else it would read what is meant for the next.
+        wait_until(DEADLINE, "it has ended", || daemon.session("inner").is_none().then_some(()));
+    }
+    process.finish(DEADLINE).success();
+}
+
+/// Another envelope for a session narrows those below it, at once; they never get more than they had.
+#[test]
+fn those_below_are_narrowed_with_their_session() {
+    let daemon = Daemon::start();
+    let (_both, both) = udp(BOTH);
+    let (_own, own) = udp(OUTER_ONLY);
+    let part = inner().allow("own", "127.0.0.20/32", "any", "any");
+    let mut inside = hold_inside(&daemon, &[outer(), part.clone()]);
+    inside.connect("u", "udp4", both);
+    inside.connect("v", "udp4", own);
+    let narrow = Envelope::of("outer").allow("both", "127.0.0.10/32", "any", "any");
+    daemon.apply(&narrow);
+    inside.must(&format!("connect u {both}"));
+    inside.must_fail(&format!("connect v {own}"), &[libc::EPERM]);
+    // Nor by an envelope of its own.
+    let path = daemon.layout().write_envelope(&part).display().to_string();
+    let refused = daemon.layout().outcome(&["apply", &path]);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("127.0.0.20/32"), "{}", refused.stderr);
+    daemon.apply(&outer());
+    inside.must_fail(&format!("connect v {own}"), &[libc::EPERM]);
+    daemon.apply(&part);
+    inside.must(&format!("connect v {own}"));
+    inside.end();
+}
+
+#[test]
+fn depth_is_that_of_all_above() {
+    let daemon = Daemon::start();
+    let flat = outer().limit("depth", 1);
+    let part =
+        |agent: &str| Envelope::of(agent).allow("both", "127.0.0.10/32", "any", "any").limit("depth", 1);
+    assert!(ask(&daemon, &flat, &part("one"), &[]).status.success(), "control: one level");
+    let two = sub_command(&daemon, &part("two"), &[], &["true".to_owned()]);
+    let one = sub_command(&daemon, &part("one"), &[], &two);
+    let refused = daemon.run(&flat, &one).finish(DEADLINE);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("1 deep"), "{}", refused.stderr);
+}
