@@ -228,3 +228,41 @@ fn depth_is_that_of_all_above() {
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("1 deep"), "{}", refused.stderr);
 }
+
+/// As deep as it goes, with less at each level: in the kernel, each is allowed what all above it are, and nothing else.
+#[test]
+fn each_level_is_allowed_what_all_above_it_are() {
+    const DEEPEST: usize = 8;
+    let daemon = Daemon::start();
+    let place = |level: usize| format!("127.0.1.{level}:9");
+    // The one at level n may go to the places from n on.
+    let at = |level: usize| {
+        (level..=DEEPEST).fold(Envelope::of(&format!("level-{level}")), |envelope, to| {
+            envelope.allow(&format!("to-{to}"), &format!("127.0.1.{to}/32"), "any", "any")
+        })
+    };
+    for depth in [1, DEEPEST / 2, DEEPEST] {
+        let envelopes: Vec<Envelope> = (0..=depth).map(at).collect();
+        let mut inside = hold_inside(&daemon, &envelopes);
+        inside.must("open u udp4");
+        for level in 0..=DEEPEST {
+            let connect = format!("connect u {}", place(level));
+            if level < depth {
+                inside.must_fail(&connect, &[libc::EPERM]);
+            } else {
+                inside.must(&connect);
+            }
+        }
+        inside.end();
+        daemon.wait_idle();
+    }
+    let too_deep: Vec<Envelope> = (0..=DEEPEST).map(at).chain([at(DEEPEST)]).collect();
+    let command = vec!["true".to_owned()];
+    let nested = too_deep[1..]
+        .iter()
+        .rev()
+        .fold(command, |command, envelope| sub_command(&daemon, envelope, &[], &command));
+    let refused = daemon.run(&too_deep[0], &nested).finish(DEADLINE);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("at most 8 deep"), "{}", refused.stderr);
+}

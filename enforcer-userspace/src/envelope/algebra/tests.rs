@@ -1,3 +1,4 @@
+mod delegation;
 mod examples;
 
 use super::super::test_support::whole::{AGENTS, HOSTS, SOCKETS, whole, without_lines};
