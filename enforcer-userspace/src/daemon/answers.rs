@@ -30,7 +30,7 @@ impl Daemon {
         let counters: Vec<_> = counters
             .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
             .chain(self.events.counters())
-            .chain([("fault_daemon", self.faults, true)])
+            .chain([("fault_daemon", self.faults, true), ("credentials_issued", self.issuer.issued(), false)])
             .collect();
         let detached = procfs::detached_links()?;
         let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {

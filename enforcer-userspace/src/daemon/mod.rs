@@ -5,10 +5,12 @@ mod answers;
 mod apply;
 mod cut;
 mod events;
+mod identity;
 mod lifecycle;
 mod records;
 mod register;
 mod restore;
+mod seats;
 mod standing;
 mod start;
 mod trust;
@@ -28,8 +30,7 @@ use crate::{
     cgroup::Cgroups,
     clock,
     control::{
-        dto,
-        peer::{Peer, Writer},
+        peer::Peer,
         server::{Answer, Call, Refusal, Request},
     },
     exit::one_line,
@@ -44,6 +45,7 @@ use crate::{
 };
 
 pub(crate) use events::Events;
+use identity::{Issuer, RotationError, Unvouched, vouch};
 pub(crate) use start::{StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
 
@@ -80,6 +82,8 @@ pub(crate) enum DaemonError {
     Proc(#[from] ProcError),
     #[error(transparent)]
     Path(#[from] PathError),
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
 }
 
 /// The daemon's state. One task owns it: there are no locks.
@@ -92,6 +96,7 @@ pub(crate) struct Daemon {
     state: State,
     /// Nothing: every envelope is accepted.
     trust: Option<Trust>,
+    issuer: Issuer,
     events: Events,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
@@ -160,6 +165,7 @@ impl Daemon {
                     return Ok(Ended { torn_down: false });
                 }
             }
+            self.update_leases();
         }
     }
 
@@ -170,6 +176,11 @@ impl Daemon {
         request: Request,
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     ) -> bool {
+        if let Request::Credential(wanted) = &request {
+            let issued = self.credential(peer, wanted);
+            reply_to(reply, issued.map(|issued| Answer::Credential(Box::new(issued))));
+            return false;
+        }
         let answer = match (self.authorise(peer, &request), request) {
             (Err(refusal), _) => Err(refusal),
             (Ok(()), Request::Revoke { id, then }) => {
@@ -192,18 +203,11 @@ impl Daemon {
     fn authorise(&mut self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
         let in_session = self.is_in_session(peer.pid);
         // Asked last: had it ended before, the number could have been another's.
-        let refusal = if peer.writer() == Writer::Unknown {
-            // Nobody's fault, and no attempt.
-            let message = "the kernel does not say who wrote this";
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, dto::TRY_AGAIN, message));
-        } else if peer.writer() == Writer::Other {
-            "another process writes than made the connection"
-        } else if !peer.is_alive() {
-            "the process that made the connection is gone"
-        } else if in_session {
-            "a process of a session may not operate the daemon"
-        } else {
-            return Ok(());
+        let refusal = match vouch(peer) {
+            Err(Unvouched::TryAgain) => return Err(Unvouched::try_again()),
+            Err(Unvouched::No(why)) => why,
+            Ok(()) if in_session => "a process of a session may not operate the daemon",
+            Ok(()) => return Ok(()),
         };
         let asked = match request {
             Request::Enrol(_) => "enrol",
@@ -216,6 +220,9 @@ impl Daemon {
             Request::Apply(_) => "apply an envelope",
             Request::Events => "read events",
             Request::Teardown { .. } => "teardown",
+            Request::TrustBundle => "the trust bundle",
+            // Answered by `credential`, which asks for the opposite.
+            Request::Credential(_) => "a credential",
         };
         self.record_refusal(format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid));
         Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
@@ -233,10 +240,11 @@ impl Daemon {
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
-            // Answered when their sockets are destroyed: see `handle`.
-            Request::Revoke { .. } | Request::Quarantine { .. } => {
+            // Answered elsewhere: see `handle`.
+            Request::Revoke { .. } | Request::Quarantine { .. } | Request::Credential(_) => {
                 Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is answered elsewhere"))
             }
+            Request::TrustBundle => Ok(Answer::TrustBundle(self.trust_bundle())),
             Request::Apply(apply) => self.apply(peer, apply).map(Answer::Applied),
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
@@ -262,6 +270,7 @@ impl Daemon {
             Self::end_empty,
             Self::end_finished,
             Self::end_lingering,
+            Self::tend_credentials,
         ] {
             let looked = look(self);
             self.survive(looked);
