@@ -54,11 +54,12 @@ struct SessionLease {
 impl Issuer {
     /// With the authorities that there are, and one if there was none. Without a trust domain that was asked for, it is that of
     /// the newest one, or else the host's: a host that is renamed keeps its agents' names.
+    /// What changed, in words.
     pub(super) fn open(
         settings: &Settings,
         trust_domain: Option<TrustDomain>,
         host: &str,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, Option<String>), StartError> {
         let files = AuthorityFiles::open(&settings.authorities())?;
         let found = files.load()?;
         let newest = found.iter().max_by_key(|authority| authority.made_s());
@@ -75,8 +76,9 @@ impl Issuer {
             random: SystemRandom::new(),
             issued: 0,
         };
-        issuer.rotate(clock::unix_s())?;
-        Ok(issuer)
+        // Whoever may sign must be there before anybody asks; the rest has time until the first tick.
+        let change = issuer.renew(clock::unix_s())?;
+        Ok((issuer, change))
     }
 
     /// Ends all streams, for whoever asks again to find another daemon.
@@ -88,31 +90,32 @@ impl Issuer {
         self.issued
     }
 
-    /// Makes an authority if one is due, and takes away those that are spent. What changed, in words.
-    fn rotate(&mut self, now_s: i64) -> Result<Vec<String>, RotationError> {
-        let mut changes = Vec::new();
-        if self.authorities.is_due(now_s) {
-            let authority = Authority::generate(self.authorities.trust_domain(), now_s, &self.random)?;
-            // On disk before anybody is told of it.
-            self.files.save(&authority)?;
-            changes.push(format!(
-                "authority {} of {} is in the trust bundle",
-                authority.id(),
-                authority.trust_domain()
-            ));
-            self.authorities.insert(authority);
+    /// Makes an authority if one is due. What changed, in words.
+    fn renew(&mut self, now_s: i64) -> Result<Option<String>, RotationError> {
+        if !self.authorities.is_due(now_s) {
+            return Ok(None);
         }
-        for id in self.authorities.spent(now_s) {
-            self.files.remove(&id)?;
-            self.authorities.remove(&id);
-            changes.push(format!(
-                "authority {id} is no longer in the trust bundle: all that it signed has expired"
-            ));
-        }
-        if !changes.is_empty() {
-            self.bundle.send_replace(Arc::new(Bundle::of(&self.authorities)));
-        }
-        Ok(changes)
+        let authority = Authority::generate(self.authorities.trust_domain(), now_s, &self.random)?;
+        // On disk before anybody is told of it.
+        self.files.save(&authority)?;
+        let (id, trust_domain) = (authority.id(), authority.trust_domain());
+        let change = format!("authority {id} of {trust_domain} is in the trust bundle");
+        self.authorities.insert(authority);
+        self.publish();
+        Ok(Some(change))
+    }
+
+    /// Takes away an authority that is spent. What changed, in words.
+    fn retire(&mut self, now_s: i64) -> Result<Option<String>, RotationError> {
+        let Some(id) = self.authorities.spent(now_s).into_iter().next() else { return Ok(None) };
+        self.files.remove(&id)?;
+        self.authorities.remove(&id);
+        self.publish();
+        Ok(Some(format!("authority {id} is no longer in the trust bundle: all that it signed has expired")))
+    }
+
+    fn publish(&self) {
+        self.bundle.send_replace(Arc::new(Bundle::of(&self.authorities)));
     }
 
     fn issue(&self, principal: &Principal, wanted: &Wanted, now_s: i64) -> Result<Svid, IssueError> {
@@ -273,9 +276,11 @@ impl Daemon {
             lease.issued = 0;
             lease.standing.receiver_count() > 0
         });
-        let changes = self.issuer.rotate(clock::unix_s())?;
-        for change in changes {
-            self.note(EventKind::AuthorityChanged, change);
+        let now_s = clock::unix_s();
+        for change in [Issuer::renew, Issuer::retire] {
+            if let Some(change) = change(&mut self.issuer, now_s)? {
+                self.note(EventKind::AuthorityChanged, change);
+            }
         }
         Ok(())
     }

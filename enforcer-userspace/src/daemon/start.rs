@@ -170,10 +170,11 @@ pub(crate) async fn run(
     let state = State::open(&settings.state_dir, &settings.sessions())?;
     // The counters of a fresh set of maps start at zero.
     let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
+    let (issuer, new_authority) = Issuer::open(&settings, trust_domain, &host.name)?;
     let (cuts, mut cut) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
-        issuer: Issuer::open(&settings, trust_domain, &host.name)?,
+        issuer,
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         empty: Default::default(),
@@ -205,6 +206,9 @@ pub(crate) async fn run(
     );
     let line = EventLine::new(EventKind::DaemonStarted, &daemon.started).detail(started);
     daemon.events.write(line);
+    if let Some(change) = new_authority {
+        daemon.note(EventKind::AuthorityChanged, change);
+    }
     daemon.restore()?;
 
     raise_descriptor_limit();

@@ -8,7 +8,9 @@
 //! the one before, so that whatever the client takes to be in the table of headers seen before is in it (RFC 7541, 4.4).
 
 const PREFACE_BYTES: usize = 24;
+/// Length (3 bytes), kind, flags, and the number of the stream (4 bytes).
 const HEAD_BYTES: usize = 9;
+const KIND_AT: usize = 3;
 /// The longest frame that a client may send without being asked to; a longer one is an error.
 const MAX_FRAME_BYTES: usize = 16 << 10;
 const HEADERS: u8 = 1;
@@ -49,19 +51,14 @@ impl Requests {
             let (now, later) = bytes.split_at((wanted - self.partial.len()).min(bytes.len()));
             self.partial.extend_from_slice(now);
             bytes = later;
-            match frame_bytes(&self.partial) {
-                // Only of these all is needed.
-                Some(whole) if self.partial[3] == HEADERS && whole <= HEAD_BYTES + MAX_FRAME_BYTES => {
-                    if self.partial.len() == whole {
-                        let frame = std::mem::take(&mut self.partial);
-                        out.extend(rewritten(&frame).unwrap_or(frame));
-                    }
-                }
-                Some(whole) => {
-                    self.passing = whole - self.partial.len();
-                    out.append(&mut self.partial);
-                }
-                None => {}
+            let Some(whole) = frame_bytes(&self.partial) else { continue };
+            // Only of these all is needed.
+            if self.partial.get(KIND_AT) != Some(&HEADERS) || whole > HEAD_BYTES + MAX_FRAME_BYTES {
+                self.passing = whole - self.partial.len();
+                out.append(&mut self.partial);
+            } else if self.partial.len() == whole {
+                let frame = std::mem::take(&mut self.partial);
+                out.extend(rewritten(&frame).unwrap_or(frame));
             }
         }
     }
@@ -76,7 +73,7 @@ fn frame_bytes(frame: &[u8]) -> Option<usize> {
 /// A frame of headers with another authority. `None` if it has none, or is none that can be understood.
 fn rewritten(frame: &[u8]) -> Option<Vec<u8>> {
     let (head, payload) = frame.split_at_checked(HEAD_BYTES)?;
-    let flags = *head.get(4)?;
+    let flags = *head.get(KIND_AT + 1)?;
     if flags & END_HEADERS == 0 {
         return None;
     }
@@ -88,7 +85,7 @@ fn rewritten(frame: &[u8]) -> Option<Vec<u8>> {
     let (before, after) = (skipped + value.start, skipped + value.end);
     let payload = [payload.get(..before)?, &REPLACEMENT, payload.get(after..)?].concat();
     let length = u32::try_from(payload.len()).ok()?.to_be_bytes();
-    Some([&length[1..], head.get(3..)?, &payload].concat())
+    Some([&length[1..], head.get(KIND_AT..)?, &payload].concat())
 }
 
 /// Where in a block of headers the value of `:authority` is, with its length, if it is spelled out and has any.

@@ -111,4 +111,11 @@ def ask():
             say(refusal(lambda: next(call(channel, "FetchX509SVID"))))
 
 
-{"fetch": fetch, "hold": hold, "ask": ask}[sys.argv[1]]()
+def burst():
+    """More than anybody needs."""
+    with grpc.insecure_channel(SOCKET) as channel:
+        for _ in range(400):
+            say(refusal(lambda: next(call(channel, "FetchWITSVID"))))
+
+
+{"fetch": fetch, "hold": hold, "ask": ask, "burst": burst}[sys.argv[1]]()
