@@ -48,6 +48,26 @@ pub struct Standing {
     pub now_ns: u64,
     /// Where the process stands.
     pub placement: Placement,
+    /// [`Reason`] as a number: why nothing is let through because of an ancestor; 0 if all of them stand.
+    pub ancestor: u8,
+}
+
+impl Standing {
+    /// That of a process which nothing but the rules can refuse: its session stands, and it is where its tag says. For whoever asks
+    /// what rules say beside the kernel.
+    pub const fn undisturbed(envelope: u32, mode: Mode) -> Self {
+        const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
+        let generation = SESSION.generation;
+        let control = Control { state: SessionState::Active, mode, envelope, generation };
+        Self {
+            claim: Claim::Tagged(SESSION),
+            control: control.pack(),
+            expires_ns: u64::MAX,
+            now_ns: 0,
+            placement: Placement::Home,
+            ancestor: 0,
+        }
+    }
 }
 
 /// A verdict and what led to it.
@@ -242,7 +262,13 @@ pub fn decide_unix<R: RuleTables>(
 /// The limits of the envelope that decided; none are known of one that is missing: nothing may be spent then.
 #[inline(always)]
 pub fn limits_of<R: RuleTables>(decision: &Decision, rules: &R) -> Result<Limits, Broken> {
-    match rules.envelope(decision.envelope) {
+    limits_of_envelope(decision.envelope, rules)
+}
+
+/// Likewise, by its number.
+#[inline(always)]
+pub fn limits_of_envelope<R: RuleTables>(envelope: u32, rules: &R) -> Result<Limits, Broken> {
+    match rules.envelope(envelope) {
         Some(rules) => rules.limits(),
         None => Err(Broken),
     }
@@ -277,6 +303,9 @@ pub fn check_standing(standing: &Standing) -> Result<Control, Reason> {
         SessionState::Revoked => Err(Reason::Revoked),
         SessionState::Quarantined => Err(Reason::Quarantined),
         SessionState::Active if standing.now_ns >= standing.expires_ns => Err(Reason::Expired),
+        SessionState::Active if standing.ancestor != 0 => {
+            Err(Reason::try_from(standing.ancestor).unwrap_or(Reason::Fault))
+        }
         SessionState::Active => Ok(control),
     }
 }

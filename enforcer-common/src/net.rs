@@ -62,46 +62,62 @@ impl Family {
 }
 
 /// An IP address in canonical form: an IPv4-mapped IPv6 address is the IPv4 address.
+///
+/// As numbers, and not as octets: of sixteen octets, a kernel program would keep each in eight bytes of its 512 bytes of stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     family: Family,
-    /// Network byte order; an IPv4 address stands in the first four bytes, the rest is zero.
-    octets: [u8; 16],
+    /// The first half of an IPv6 address; 0 for IPv4.
+    high: u64,
+    /// The second half; an IPv4 address is a number of 32 bits.
+    low: u64,
 }
 
 impl Address {
     /// 127.0.0.1.
     pub const LOOPBACK_V4: Self = Self::v4([127, 0, 0, 1]);
     /// `::1`.
-    pub const LOOPBACK_V6: Self =
-        Self { family: Family::V6, octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
+    pub const LOOPBACK_V6: Self = Self { family: Family::V6, high: 0, low: 1 };
 
     /// 0.0.0.0, which no packet comes from.
     pub const UNSPECIFIED_V4: Self = Self::v4([0; 4]);
     /// `::`, likewise.
-    pub const UNSPECIFIED_V6: Self = Self { family: Family::V6, octets: [0; 16] };
+    pub const UNSPECIFIED_V6: Self = Self { family: Family::V6, high: 0, low: 0 };
 
     /// The IPv4 address with these octets.
+    #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self { family: Family::V4, octets: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+        Self { family: Family::V4, high: 0, low: u32::from_be_bytes(octets) as u64 }
     }
 
     /// The address with these octets: IPv4 if it is IPv4-mapped (`::ffff:a.b.c.d`), else IPv6.
+    #[inline(always)]
     pub const fn v6(octets: [u8; 16]) -> Self {
-        match octets {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Self::v4([a, b, c, d]),
-            octets => Self { family: Family::V6, octets },
-        }
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self::canonical(
+            u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+        )
     }
 
     /// As [`Self::v6`], from the four words that hold the octets as they stand in memory.
     #[inline(always)]
     pub const fn v6_words(words: [u32; 4]) -> Self {
-        let [w0, w1, w2, w3] = words;
-        let ([a, b, c, d], [e, f, g, h]) = (w0.to_ne_bytes(), w1.to_ne_bytes());
-        let ([i, j, k, l], [m, n, o, p]) = (w2.to_ne_bytes(), w3.to_ne_bytes());
-        Self::v6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        let [a, b, c, d] = words;
+        Self::canonical(
+            (u32::from_be(a) as u64) << 32 | u32::from_be(b) as u64,
+            (u32::from_be(c) as u64) << 32 | u32::from_be(d) as u64,
+        )
+    }
+
+    #[inline(always)]
+    const fn canonical(high: u64, low: u64) -> Self {
+        const MAPPED: u64 = 0xffff;
+        if high == 0 && low >> 32 == MAPPED {
+            Self { family: Family::V4, high: 0, low: low as u32 as u64 }
+        } else {
+            Self { family: Family::V6, high, low }
+        }
     }
 
     /// The family.
@@ -109,14 +125,31 @@ impl Address {
         self.family
     }
 
+    /// As a number: the first half of an IPv6 address, 0 for IPv4.
+    pub const fn high(self) -> u64 {
+        self.high
+    }
+
+    /// The second half; all of an IPv4 address.
+    pub const fn low(self) -> u64 {
+        self.low
+    }
+
     /// The octets, network order; IPv4 in the first four.
+    #[inline(always)]
     pub const fn octets(self) -> [u8; 16] {
-        self.octets
+        let (first, second) = match self.family {
+            Family::V4 => (self.low << 32, 0),
+            Family::V6 => (self.high, self.low),
+        };
+        let [a, b, c, d, e, f, g, h] = first.to_be_bytes();
+        let [i, j, k, l, m, n, o, p] = second.to_be_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
     /// `0.0.0.0` or `::`, which the kernel takes for "this host".
     pub const fn is_unspecified(self) -> bool {
-        matches!(self.octets, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        self.high | self.low == 0
     }
 }
 
@@ -131,7 +164,7 @@ impl From<core::net::IpAddr> for Address {
 
 impl From<Address> for core::net::IpAddr {
     fn from(address: Address) -> Self {
-        match (address.family, address.octets) {
+        match (address.family, address.octets()) {
             (Family::V4, [a, b, c, d, ..]) => Self::from([a, b, c, d]),
             (Family::V6, octets) => Self::from(octets),
         }

@@ -113,15 +113,8 @@ pub struct Place {
 impl Place {
     /// The number of an address; an IPv4 address is one of 32 bits.
     #[inline(always)]
-    pub fn of(address: Address) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
-        let (high, low) = match address.family() {
-            Family::V4 => (0, u64::from(u32::from_be_bytes([a, b, c, d]))),
-            Family::V6 => {
-                (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
-            }
-        };
-        Self { high, low }
+    pub const fn of(address: Address) -> Self {
+        Self { high: address.high(), low: address.low() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the kernel knows of a session: one control word that changes, and one row that does not.
 
+use crate::identity::SessionRef;
 use crate::verdict::Mode;
 use crate::{kernel_pod, wire_enum};
 
@@ -61,16 +62,24 @@ impl ControlWord {
         (self.0 >> 40) as u32
     }
 
+    /// The number of the envelope, likewise.
+    pub const fn envelope(self) -> u32 {
+        (self.0 >> 16) as u32 & Control::MAX_ENVELOPE
+    }
+
     /// The fields, unless the word holds a state or mode that does not exist (a fresh slot has no mode).
     pub fn unpack(self) -> Option<Control> {
         Some(Control {
             state: SessionState::try_from(self.0 as u8).ok()?,
             mode: Mode::try_from((self.0 >> 8) as u8).ok()?,
-            envelope: (self.0 >> 16) as u32 & Control::MAX_ENVELOPE,
+            envelope: self.envelope(),
             generation: self.generation(),
         })
     }
 }
+
+/// How many ancestors a session may have.
+pub const MAX_DEPTH: usize = 8;
 
 /// What is fixed for a session's life. Written before the control word makes the session active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +93,18 @@ pub struct SessionRow {
     pub cgroup_id: u64,
     /// Its depth below the root of the hierarchy.
     pub cgroup_level: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// How many ancestors it has, at most [`MAX_DEPTH`].
+    pub depth: u32,
+    /// Who handed it a part of itself, nearest first; [`SessionRef::UNKNOWN`] beyond `depth`. It stands as long as each of them does, and
+    /// what it spends is theirs as well.
+    pub ancestors: [SessionRef; MAX_DEPTH],
 }
 
 /// What a session has used of its limits. Written by kernel programs, atomically; set to zero before the session begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Usage {
-    /// Connections asked for, those beyond the limit included.
+    /// Connections made, with those of its descendants.
     pub connections: u64,
     /// When the rate will have been kept to if nothing more is asked for, ns on the boot clock.
     pub rate_due_ns: u64,
@@ -102,7 +114,7 @@ pub struct Usage {
     pub bytes_in: u64,
 }
 
-kernel_pod!(SessionRow: 40, Usage: 32);
+kernel_pod!(SessionRow: 104, Usage: 32);
 
 #[cfg(test)]
 mod tests {

@@ -26,7 +26,7 @@ fn layout_is_as_reviewed() {
         SocketTag { adopted, told }
         Told { control, remote_high, remote_low, remote_port, local_port, direction, reason, protocol, family }
         HeldSocket { cookie, tgid, fd, netns, family, protocol, native, adopted, pad }
-        SessionRow { id, expires_ns, cgroup_id, cgroup_level, pad }
+        SessionRow { id, expires_ns, cgroup_id, cgroup_level, depth, ancestors }
         Usage { connections, rate_due_ns, bytes_out, bytes_in }
         Block { words }
         RecordHeader { time_ns, abi, kind, len_bytes }

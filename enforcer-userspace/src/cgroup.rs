@@ -97,6 +97,19 @@ impl Cgroups {
         self.root.join(cgroup.trim_start_matches('/')).starts_with(path)
     }
 
+    /// Whether a cgroup is a session's own, and not somebody else's.
+    pub(crate) fn is_own(&self, path: &Path) -> bool {
+        path.starts_with(&self.parent)
+    }
+
+    /// The cgroup with this id, wherever it is.
+    pub(crate) fn with_id(&self, wanted: u64) -> Result<Option<PathBuf>, PathError> {
+        let mut all = Vec::new();
+        collect(&self.root, &mut all)?;
+        // One that is gone meanwhile has none.
+        Ok(all.into_iter().find(|path| id(path).is_ok_and(|id| id == wanted)))
+    }
+
     /// The cgroups with this name, wherever they are.
     pub(crate) fn named(&self, name: &str) -> Result<Vec<PathBuf>, PathError> {
         let mut found = Vec::new();

@@ -17,6 +17,7 @@ mod kernel;
 mod key_files;
 mod path_error;
 mod privilege;
+mod process;
 mod procfs;
 mod record;
 mod session;

@@ -41,6 +41,14 @@ pub(crate) enum StateError {
     },
 }
 
+impl StateError {
+    /// The session whose file it is, by the file's name.
+    pub(crate) fn session(&self) -> Option<Uuid> {
+        let (Self::Io(PathError { path, .. }) | Self::Format { path, .. }) = self;
+        path.file_stem()?.to_str()?.parse().ok()
+    }
+}
+
 /// A session as it is written down.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SessionFile {
@@ -68,6 +76,9 @@ pub(crate) struct SessionFile {
     state: String,
     /// A daemon that finds this was killed while it registered what ran already.
     pub(crate) registering: bool,
+    /// A daemon that finds this was killed before it had let the processes go on that it had stopped for that.
+    #[serde(default)]
+    pub(crate) stopped: bool,
 }
 
 impl SessionFile {
@@ -93,6 +104,7 @@ impl SessionFile {
             root_start_ns: grant.root.start_ns,
             state: session.state.name().to_owned(),
             registering: session.registering,
+            stopped: session.stopped,
         }
     }
 

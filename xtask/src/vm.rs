@@ -80,7 +80,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let mut jobs = prepare(&options.tests)?;
-    if options.no_lsm && options.tests.is_empty() {
+    if options.no_lsm {
         jobs.without_lsm.clone_from(&jobs.with_lsm);
     }
     if options.no_lsm {

@@ -98,6 +98,7 @@ fn standing(state: SessionState, mode: Mode) -> Standing {
         expires_ns: 1_000,
         now_ns: 999,
         placement: Placement::Home,
+        ancestor: 0,
     }
 }
 
@@ -312,7 +313,7 @@ proptest! {
     ) {
         let claim = if tagged { Claim::Tagged(SESSION) } else { Claim::Untagged(SESSION) };
         let word = ControlWord(word & !(0xff_ffff << 16) | u64::from(ENVELOPE) << 16);
-        let facts = Standing { claim, control: word, expires_ns, now_ns, placement };
+        let facts = Standing { claim, control: word, expires_ns, now_ns, placement, ancestor: 0 };
         let verdict = |allow| if allow { Verdict::Allow } else { Verdict::Deny };
         let table = Table::new(&listed.map(|allow| (address, 5, verdict(allow))).into_iter().collect::<Vec<_>>());
         let destination = Destination { protocol: Protocol::Tcp, address, port: 5 };

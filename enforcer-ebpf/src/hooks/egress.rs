@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     counter::Counter,
-    decision::{Decision, Standing, decide, decide_packet, limits_of, spend},
+    decision::{Decision, Standing, decide, decide_packet, spend},
     identity::SessionRef,
     net::{Address, Destination, Direction, Family, Protocol},
     packet::Packet,
@@ -25,7 +25,7 @@ use crate::{
     rules::KernelRules,
     session,
     task::{self, Actor},
-    usage,
+    usage::{self, Item},
 };
 
 /// Return code of `cgroup/connect*`, `cgroup/sendmsg*` and `cgroup/sock_create`: the operation goes on.
@@ -219,11 +219,7 @@ fn pay(decision: Decision, standing: &Standing) -> Decision {
     if !matches!(decision.verdict, Verdict::Allow) {
         return decision;
     }
-    let slot = standing.claim.session().slot;
-    let paid = match limits_of(&decision, &KernelRules) {
-        Ok(limits) => Ok(usage::take_connection(slot, &limits)),
-        Err(broken) => Err(broken),
-    };
+    let paid = usage::take(standing.claim.session().slot, decision.envelope, Item::Connection, 1);
     spend(decision, standing.control, paid)
 }
 

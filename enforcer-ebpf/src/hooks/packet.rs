@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     counter::Counter,
-    decision::{Claim, decide_packet, limits_of, spend},
+    decision::{Claim, decide_packet, spend},
     identity::Told,
     net::{Direction, Protocol},
     packet::{self, Packet},
@@ -36,7 +36,8 @@ use crate::{
     kernel::{sock::Sock, task::Task},
     maps::SOCKETS,
     rules::KernelRules,
-    session, task, usage,
+    session, task,
+    usage::{self, Item},
 };
 
 /// Return code of `cgroup_skb`: the packet goes on.
@@ -219,10 +220,8 @@ extern "C" fn gate_spend(facts: *const Facts, session: u64, judged: *mut Judged)
         return 0;
     };
     let decision = judged.decision();
-    let paid = match limits_of(&decision, &KernelRules) {
-        Ok(limits) => Ok(usage::take_bytes(unpack(session).slot, facts.is_out(), facts.len.into(), &limits)),
-        Err(broken) => Err(broken),
-    };
+    let item = if facts.is_out() { Item::BytesOut } else { Item::BytesIn };
+    let paid = usage::take(unpack(session).slot, decision.envelope, item, facts.len.into());
     judged.set(&spend(decision, ControlWord(judged.control), paid));
     0
 }

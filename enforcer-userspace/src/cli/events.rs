@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     exit::{ExitStatus, Failure},
-    record::{EventKind, EventLine, LineEgress, LineGuard},
+    record::{EventKind, EventLine, LineEgress, LineGuard, LineSession},
     settings::Settings,
 };
 
@@ -44,7 +44,7 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
 
 /// One event in at most three short lines; a line that is no event as it stands.
 fn render(line: &str) -> String {
-    let Ok(event) = serde_json::from_str::<EventLine>(line) else {
+    let Ok(event) = serde_json::from_str::<EventLine<LineSession>>(line) else {
         return format!("{}\n", harmless(line));
     };
     let time = event.time.get(11..23).unwrap_or(&event.time);
@@ -105,7 +105,7 @@ fn describe(egress: &LineEgress) -> String {
     });
     let why = match &egress.rule {
         Some(rule) => format!("{} {}", egress.reason, harmless(rule)),
-        None => egress.reason.clone(),
+        None => egress.reason.to_string(),
     };
     format!("{verdict}  {} {}{to}  {why}", egress.operation, egress.protocol)
 }
@@ -120,7 +120,7 @@ fn describe_guard(guard: &LineGuard) -> String {
     };
     let why = match &guard.rule {
         Some(rule) => format!("{} {}", guard.reason, harmless(rule)),
-        None => guard.reason.clone(),
+        None => guard.reason.to_string(),
     };
     format!("{}  {} {on}  {why}", verdict(&guard.verdict, guard.refused), guard.operation)
 }

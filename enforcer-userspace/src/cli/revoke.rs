@@ -39,7 +39,7 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
     };
     let path = format!("/v1/sessions/{}{then}", args.id);
     let revoked: dto::Revoked = ask(settings, async |client| client.delete(&path).await)?;
-    print(format, &revoked)
+    print(format, args.kill || args.freeze, &revoked)
 }
 
 pub(super) fn quarantine(
@@ -51,7 +51,7 @@ pub(super) fn quarantine(
     let path = format!("/v1/sessions/{}/quarantine", args.id);
     if !args.lift {
         let held: dto::Revoked = ask(settings, async |client| client.put(&path, &()).await)?;
-        return print(format, &held);
+        return print(format, true, &held);
     }
     let lifted: dto::Lifted = ask(settings, async |client| client.delete(&path).await)?;
     match format {
@@ -70,26 +70,45 @@ fn check_id(id: &str) -> Result<(), Failure> {
     Err(Failure { status: ExitStatus::Error, error, hint: Some("`enforcer ps` lists the sessions".into()) })
 }
 
-/// The receipt. What could not be done makes it a no: the session is refused everything all the same.
-fn print(format: Format, revoked: &dto::Revoked) -> Result<ExitStatus, Failure> {
+/// The receipt. What could not be done makes it a no: the session is refused everything all the same. `stop`: its processes were to be
+/// frozen or killed.
+fn print(format: Format, stop: bool, revoked: &dto::Revoked) -> Result<ExitStatus, Failure> {
     match format {
         Format::Json => print_json(revoked)?,
-        Format::Text => text::print(&render(revoked))?,
+        Format::Text => text::print(&render(stop, revoked))?,
     }
-    let complete = revoked.sockets.as_ref().is_some_and(|cut| cut.left == 0 && cut.errors.is_empty());
+    let complete = revoked.sockets.as_ref().is_some_and(|cut| cut.left == 0 && cut.errors.is_empty())
+        && (!stop || revoked.processes_running == 0);
     Ok(if complete { ExitStatus::Ok } else { ExitStatus::No })
 }
 
-fn render(revoked: &dto::Revoked) -> String {
+fn render(stop: bool, revoked: &dto::Revoked) -> String {
     let mut out = String::new();
     let _infallible = writeln!(out, "{} {}", revoked.state, revoked.id);
-    let (processes, are) = (revoked.processes, &revoked.processes_are);
+    let processes = revoked.processes;
     let noun = if processes == 1 { "process is" } else { "processes are" };
-    let _infallible = writeln!(
-        out,
-        "{processes} {noun} refused everything from now on ({} us), and {are}",
-        revoked.store_us
-    );
+    let _infallible = match revoked.processes_are.as_str() {
+        "gone" => writeln!(
+            out,
+            "it had ended; what it sent last is refused everything from now on ({} us)",
+            revoked.store_us
+        ),
+        are => writeln!(
+            out,
+            "{processes} {noun} refused everything from now on ({} us), and {are}",
+            revoked.store_us
+        ),
+    };
+    if stop && revoked.processes_running > 0 {
+        let _infallible = writeln!(
+            out,
+            "{} were to be stopped and run still, refused everything",
+            revoked.processes_running
+        );
+    }
+    for error in &revoked.errors {
+        let _infallible = writeln!(out, "error: {}", text::harmless(error));
+    }
     if let Some(cut) = &revoked.sockets {
         let _infallible = writeln!(
             out,

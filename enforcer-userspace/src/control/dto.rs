@@ -230,8 +230,12 @@ pub(crate) struct Revoked {
     pub(crate) state: String,
     /// Live processes that are refused from now on.
     pub(crate) processes: usize,
-    /// `running`, `frozen` or `killed`.
+    /// `running` if any of them are, else `frozen` or `killed`; `gone` if it had ended before.
     pub(crate) processes_are: String,
+    /// How many of its processes run still, refused everything.
+    pub(crate) processes_running: usize,
+    /// Why some run that were to be stopped.
+    pub(crate) errors: Vec<String>,
     /// How long the store took that refuses everything from then on, us.
     pub(crate) store_us: u64,
     pub(crate) sockets: Option<SocketsCut>,

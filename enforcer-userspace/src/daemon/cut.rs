@@ -1,21 +1,23 @@
 //! Cutting the connections of a session. That nothing of theirs leaves, the kernel sees to; here the sockets are destroyed, so that
-//! programs and far ends learn of it. It takes time, with many sockets, and so is done beside the loop, which hears of the outcome.
+//! programs and far ends learn of it. Finding them takes time, with many files open, and so does destroying many: it is done beside
+//! the loop, which hears of the outcome.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use enforcer_common::{identity::HeldSocket, net::Destination};
-use tokio::sync::oneshot;
+use enforcer_common::{
+    identity::{HeldSocket, SessionRef},
+    net::Destination,
+};
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError};
+use super::{Beside, Daemon, DaemonError, To, stop::Stop};
 use crate::{
+    cgroup::Cgroups,
     clock,
-    control::{
-        dto,
-        server::{Answer, Refusal},
-    },
+    control::{dto, server::Answer},
+    kernel::Tagger,
     procfs,
-    record::{EventKind, EventLine},
+    record::{EventKind, EventLine, SessionText},
     session::{EnvelopeInForce, Link, Reach},
     sockets::{self, Cut, Flow, Namespaces, Wanted},
 };
@@ -30,7 +32,7 @@ pub(super) enum Which {
 /// What the loop hears when it is done.
 #[derive(Debug)]
 pub(super) struct Done {
-    id: Uuid,
+    session: Option<SessionText>,
     cut: Cut,
     reply: Option<Reply>,
 }
@@ -38,42 +40,44 @@ pub(super) struct Done {
 /// Who waits for it, and what else there is to say.
 #[derive(Debug)]
 pub(super) struct Reply {
-    pub(super) to: oneshot::Sender<Result<Answer, Refusal>>,
+    pub(super) to: To,
+    /// What is done with its processes first; nothing if there are none.
+    pub(super) stop: Option<Stop>,
     pub(super) revoked: dto::Revoked,
 }
 
 impl Daemon {
     /// Begins to destroy sockets of a session.
     pub(super) fn begin_cut(&mut self, id: Uuid, which: Which, reply: Option<Reply>) {
-        let (namespaces, wanted) = match self.sockets_of(id) {
-            Ok(found) => found,
-            Err(error) => {
-                let cut = Cut { errors: vec![crate::exit::one_line(&error)], ..Cut::default() };
-                self.end_cut(Done { id, cut, reply });
-                return;
-            }
-        };
-        let done = self.cuts.clone();
-        let work = move || {
-            let cut = match which {
-                Which::All => sockets::destroy(&namespaces, &wanted, |_| true),
-                Which::Outside(envelope) => match Reach::of(&envelope.envelope) {
-                    Ok(reach) => sockets::destroy(&namespaces, &wanted, |flow| is_outside(&reach, flow)),
-                    Err(error) => Cut { errors: vec![error.to_string()], ..Cut::default() },
-                },
-            };
-            // A loop that is gone does not hear of it: the daemon is stopping.
-            drop(done.send(Done { id, cut, reply }));
-        };
-        tokio::task::spawn_blocking(work);
+        let search = self.search(id);
+        // By then it may have ended.
+        let session = self.registry.known(id).map(|session| session.text.clone());
+        self.beside(move || {
+            let mut reply = reply;
+            let cut = search.map_or_else(Cut::default, |search| search.cut(&which, reply.as_mut()));
+            Beside::Cut(Done { session, cut, reply })
+        });
+    }
+
+    /// Where a session's sockets are.
+    fn search(&self, id: Uuid) -> Option<Search> {
+        let session = self.registry.known(id)?;
+        Some(Search {
+            tagger: self.kernel.tagger.clone(),
+            cgroups: self.cgroups.clone(),
+            slot: session.grant.slot,
+            cgroup: session.grant.cgroup.clone(),
+            cgroup_id: session.grant.cgroup_id,
+            pids: session.processes.live().map(|process| process.tgid).collect(),
+        })
     }
 
     /// Records what was cut, and tells whoever waits for it.
-    pub(super) fn end_cut(&mut self, Done { id, cut, reply }: Done) {
+    pub(super) fn end_cut(&mut self, Done { session, cut, reply }: Done) {
         self.faults += cut.errors.len() as u64;
         if cut.destroyed > 0 || cut.left > 0 || !cut.errors.is_empty() {
             let mut line = EventLine::new(EventKind::SocketsDestroyed, &clock::wall(clock::boot_ns()));
-            line.session = self.registry.get(id).map(Into::into);
+            line.session = session;
             let mut detail = format!(
                 "{} destroyed, {} left, in {} network namespaces, {:.1} ms",
                 cut.destroyed,
@@ -87,41 +91,61 @@ impl Daemon {
             }
             self.events.write(line.detail(detail));
         }
-        if let Some(Reply { to, mut revoked }) = reply {
+        if let Some(Reply { to, mut revoked, .. }) = reply {
+            self.faults += revoked.errors.len() as u64;
             revoked.sockets = Some(cut.into());
             super::reply_to(to, Ok(Answer::Revoked(revoked)));
         }
     }
+}
 
-    /// The network namespaces that a session uses, and which sockets in them are its own.
-    fn sockets_of(&mut self, id: Uuid) -> Result<(Namespaces, Wanted), DaemonError> {
-        let Some(session) = self.registry.get(id) else {
-            return Ok(Default::default());
+/// Where the sockets of a session are looked for. It takes time where there are many processes and files, and is done beside the loop.
+pub(super) struct Search {
+    pub(super) tagger: Tagger,
+    pub(super) cgroups: Cgroups,
+    pub(super) slot: SessionRef,
+    pub(super) cgroup: PathBuf,
+    pub(super) cgroup_id: u64,
+    /// The processes that are known to be the session's.
+    pub(super) pids: BTreeSet<u32>,
+}
+
+impl Search {
+    /// Finds the sockets, stops the processes as somebody wants it, and destroys the sockets.
+    fn cut(&self, which: &Which, reply: Option<&mut Reply>) -> Cut {
+        // Also those that it has received and not used yet. The namespaces are held open before whoever is in them ends.
+        let held = self.tagger.held_sockets(self.slot).map_err(DaemonError::from);
+        let found = held.and_then(|held| self.find(&held));
+        if let Some(Reply { stop: Some(stop), revoked, .. }) = reply {
+            let stopped = self.stop(*stop);
+            revoked.processes_are = stopped.are.to_owned();
+            revoked.processes_running = stopped.running;
+            revoked.errors = stopped.errors;
+        }
+        let failed = |error: String| Cut { errors: vec![error], ..Cut::default() };
+        let (namespaces, wanted) = match found {
+            Ok(found) => found,
+            Err(error) => return failed(crate::exit::one_line(&error)),
         };
-        let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
-        let cgroup = session.grant.cgroup.clone();
-        let pids = session.processes.live().map(|process| process.tgid).collect();
-        // Also those that it has received and not used yet.
-        let held = self.kernel.held_sockets(slot, true)?;
-        self.sockets_held(&cgroup, cgroup_id, &pids, &held)
+        match which {
+            Which::All => sockets::destroy(&namespaces, &wanted, |_| true),
+            Which::Outside(envelope) => match Reach::of(&envelope.envelope) {
+                Ok(reach) => sockets::destroy(&namespaces, &wanted, |flow| is_outside(&reach, flow)),
+                Err(error) => failed(error.to_string()),
+            },
+        }
     }
 
-    /// Likewise, of a session with this cgroup and these processes: the sockets made in its cgroup, those below that, and those that
-    /// it was seen to use.
-    pub(super) fn sockets_held(
-        &self,
-        cgroup: &Path,
-        cgroup_id: u64,
-        pids: &BTreeSet<u32>,
-        held: &[HeldSocket],
-    ) -> Result<(Namespaces, Wanted), DaemonError> {
+    /// The network namespaces that the session uses, and which sockets in them are its own: those made in its cgroup, those below
+    /// that, and those that it was seen to use.
+    pub(super) fn find(&self, held: &[HeldSocket]) -> Result<(Namespaces, Wanted), DaemonError> {
         let mut namespaces = Namespaces::default();
         let mut wanted = Wanted::default();
-        let mut pids = pids.clone();
-        wanted.cgroups.insert(cgroup_id);
-        if cgroup.is_dir() {
-            pids.extend(self.cgroups.all_processes(cgroup)?);
-            wanted.cgroups.extend(self.cgroups.ids(cgroup)?);
+        let mut pids = self.pids.clone();
+        wanted.cgroups.insert(self.cgroup_id);
+        if self.cgroup.is_dir() {
+            pids.extend(self.cgroups.all_processes(&self.cgroup)?);
+            wanted.cgroups.extend(self.cgroups.ids(&self.cgroup)?);
         }
         // Also the daemon's own: what a process leaves behind when it ends is most often there.
         pids.insert(std::process::id());

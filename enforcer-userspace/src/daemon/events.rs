@@ -10,7 +10,7 @@ use crate::{
     control::server::Feed,
     exit::one_line,
     path_error::PathError,
-    record::{EventKind, EventLine},
+    record::{EventKind, EventLine, LineSession},
     sinks::FileSink,
 };
 
@@ -22,6 +22,8 @@ const FOLLOWER_LINES: usize = 8192;
 pub(crate) struct Events {
     sink: FileSink,
     live: broadcast::Sender<Arc<str>>,
+    /// The line that is being written.
+    line: Vec<u8>,
     sequence: u64,
     /// Records that were none.
     undecodable: u64,
@@ -36,10 +38,11 @@ impl Events {
     pub(crate) fn open(path: &Path) -> Result<Self, PathError> {
         let (sink, tail) = FileSink::open(path)?;
         // The last line that is whole.
-        let last = tail.rsplit('\n').find_map(|line| serde_json::from_str::<EventLine>(line).ok());
+        let last =
+            tail.rsplit('\n').find_map(|line| serde_json::from_str::<EventLine<LineSession>>(line).ok());
         let sequence = last.map_or(0, |line| line.sequence);
         let live = broadcast::channel(FOLLOWER_LINES).0;
-        Ok(Self { sink, live, sequence, undecodable: 0, unwritten: 0, unsaid: 0 })
+        Ok(Self { sink, live, line: Vec::new(), sequence, undecodable: 0, unwritten: 0, unsaid: 0 })
     }
 
     /// Writes a line, or counts it.
@@ -61,8 +64,10 @@ impl Events {
 
     fn try_write(&mut self, mut line: EventLine) -> bool {
         line.sequence = self.sequence + 1;
-        let text: Arc<str> = serde_json::to_string(&line).expect("a line holds only text and numbers").into();
-        if let Err(error) = self.sink.write(&text) {
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, &line).expect("a line holds only text and numbers");
+        self.line.push(b'\n');
+        if let Err(error) = self.sink.write(&self.line) {
             // Said once for each stretch of missing lines, so that a full disk does not fill another log.
             if self.unsaid == 0 {
                 eprintln!("warning: {}", one_line(&error));
@@ -70,8 +75,12 @@ impl Events {
             return false;
         }
         self.sequence += 1;
-        // Nobody following is not a failure.
-        drop(self.live.send(text));
+        if self.live.receiver_count() > 0 {
+            let text = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+            let text = str::from_utf8(text).expect("JSON is text");
+            // Whoever followed may have gone.
+            drop(self.live.send(text.into()));
+        }
         true
     }
 

@@ -10,13 +10,17 @@ use ring::rand::SystemRandom;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError, StartError, internal};
+use super::{
+    Daemon, DaemonError, StartError,
+    asker::{Unvouched, vouch},
+    internal,
+};
 use crate::{
     clock,
     control::{
         credential::{Issued, Lease, Standing, Svid, Wanted},
         dto,
-        peer::{Peer, Writer},
+        peer::Peer,
         server::Refusal,
     },
     credentials::{
@@ -179,12 +183,9 @@ impl Daemon {
 
     /// A session that the daemon and the kernel both hold for active.
     fn require_active(&self, session: &Session) -> Result<(), Unvouched> {
-        match session.status(clock::boot_ns()) {
-            Status::Active if session.registering => {
-                return Err(Unvouched::No("the session is not in force yet"));
-            }
-            Status::Active => {}
-            other => return Err(Unvouched::No(no_longer(other))),
+        let status = session.status(clock::boot_ns());
+        if status != Status::Active {
+            return Err(Unvouched::No(no_longer(status)));
         }
         match self.kernel.sessions.control(session.grant.slot.slot) {
             Ok(word) if word == session.control() => Ok(()),
@@ -297,34 +298,6 @@ impl Daemon {
     }
 }
 
-/// Why nobody is believed to be who they would have to be.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Unvouched {
-    /// The kernel does not say who wrote; on another connection it will.
-    TryAgain,
-    No(&'static str),
-}
-
-impl Unvouched {
-    /// The refusal that is nobody's fault, and no attempt.
-    pub(super) fn try_again() -> Refusal {
-        let message = "the kernel does not say who wrote this";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, dto::TRY_AGAIN, message)
-    }
-}
-
-/// Whether whoever made the connection is who writes on it, and lives.
-pub(super) fn vouch(peer: &Peer) -> Result<(), Unvouched> {
-    match peer.writer() {
-        Writer::Unknown => Err(Unvouched::TryAgain),
-        Writer::Other => Err(Unvouched::No("another process writes than made the connection")),
-        Writer::Peer if !peer.is_alive() => {
-            Err(Unvouched::No("the process that made the connection is gone"))
-        }
-        Writer::Peer => Ok(()),
-    }
-}
-
 /// What the credentials of a session say of it.
 fn principal(
     session: &Session,
@@ -351,6 +324,7 @@ fn principal(
 const fn no_longer(status: Status) -> &'static str {
     match status {
         Status::Active => "the session is active",
+        Status::Registering => "the session is not in force yet",
         Status::Expired => "the session is expired",
         Status::Revoked => "the session is revoked",
         Status::Quarantined => "the session is in quarantine",

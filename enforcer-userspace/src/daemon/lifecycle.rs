@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use enforcer_common::{
     identity::SessionRef,
-    session::{Control, SessionRow, SessionState},
+    session::{Control, MAX_DEPTH, SessionRow, SessionState},
     verdict::Mode,
 };
 use ring::digest::{SHA256, digest as sha256};
@@ -138,7 +138,7 @@ impl Daemon {
             expires_ns: started_ns.saturating_add(ttl_ns),
             command,
             registered_by_uid,
-            root: ProcessKey { tgid: 0, start_ns: 0 },
+            root: ProcessKey::NONE,
         };
         Ok(Session::new(grant, Arc::clone(envelope)))
     }
@@ -151,7 +151,8 @@ impl Daemon {
             expires_ns: grant.expires_ns,
             cgroup_id: grant.cgroup_id,
             cgroup_level: self.cgroups.level_of(&grant.cgroup),
-            pad: 0,
+            depth: 0,
+            ancestors: [SessionRef::UNKNOWN; MAX_DEPTH],
         };
         let maps = &mut self.kernel.sessions;
         maps.prepare(grant.slot.slot, row)?;
@@ -166,7 +167,7 @@ impl Daemon {
         self.put_in_tables(session).map_err(|error| failed(&error))?;
         let grant = &session.grant;
         self.cgroups.enter(&grant.cgroup, peer.pid).map_err(|error| failed(&error))?;
-        let tag = self.kernel.enrol(peer.pid, grant.slot).map_err(|error| failed(&error))?;
+        let tag = self.kernel.tagger.enrol(peer.pid, grant.slot).map_err(|error| failed(&error))?;
         if tag.session != grant.slot {
             return Err(Refusal::new(
                 StatusCode::CONFLICT,
@@ -244,7 +245,7 @@ impl Daemon {
     }
 
     pub(super) fn remove_unused_rules(&mut self, envelope: u32) {
-        if !self.registry.uses_envelope(envelope) {
+        if envelope != EnvelopeInForce::NO_NUMBER && !self.registry.uses_envelope(envelope) {
             self.kernel.rules.remove(envelope);
         }
     }
@@ -272,7 +273,7 @@ impl Daemon {
         let finished: Vec<_> = self
             .registry
             .iter()
-            .filter(|session| session.processes.live().next().is_none())
+            .filter(|session| !session.registering && session.processes.live().next().is_none())
             .map(|session| (session.grant.id, session.grant.slot.slot))
             .collect();
         for (id, slot) in finished {
@@ -286,7 +287,7 @@ impl Daemon {
     /// Ends the sessions that have had no process for a whole tick, though a record of an exit is missing.
     pub(super) fn end_empty(&mut self) -> Result<(), DaemonError> {
         let mut empty = std::collections::BTreeSet::new();
-        for session in self.registry.iter() {
+        for session in self.registry.iter().filter(|session| !session.registering) {
             if self.kernel.sessions.processes(session.grant.slot.slot)? == 0 {
                 empty.insert(session.grant.id);
             }
@@ -308,10 +309,9 @@ impl Daemon {
     /// Takes a session without processes out of the kernel. One whose cgroup still holds a process stays: that process
     /// has no tag, and is refused everything for as long as it is there.
     fn end(&mut self, id: Uuid) -> Result<(), DaemonError> {
-        let Some(session) = self.registry.get_mut(id) else {
+        let Some(session) = self.registry.get(id) else {
             return Ok(());
         };
-        let (slot, cgroup_id) = (session.grant.slot, session.grant.cgroup_id);
         // Somebody else's stays; while anybody is in it, who has no tag then, so does the session.
         let is_left = match session.grant.borrowed_cgroup {
             true => self.cgroups.all_processes(&session.grant.cgroup)?.is_empty(),
@@ -338,22 +338,19 @@ impl Daemon {
             // Whoever comes to be in somebody else's cgroup is not to be refused everything for long.
             Status::Active if borrowed_level.is_some() => now_ns.saturating_add(BORROWED_LINGER_NS),
             Status::Active => now_ns.saturating_add(LINGER_NS).min(session.grant.expires_ns),
-            Status::Expired | Status::Revoked | Status::Quarantined => now_ns,
+            Status::Registering | Status::Expired | Status::Revoked | Status::Quarantined => now_ns,
         };
-        let envelope = Arc::clone(&session.envelope);
-        self.registry.insert_lingering(Lingering { slot, cgroup_id, borrowed_level, envelope, until_ns });
+        self.registry.insert_lingering(Lingering { session, borrowed_level, until_ns });
         self.state.forget(id)?;
         self.end_lingering()
     }
 
     /// Takes out of the kernel what is left of sessions that ended some time ago.
     pub(super) fn end_lingering(&mut self) -> Result<(), DaemonError> {
-        for Lingering { slot, cgroup_id, envelope, .. } in self.registry.take_lingering(clock::boot_ns()) {
-            self.free_slot(slot)?;
-            self.kernel.sessions.remove_cgroup(cgroup_id)?;
-            let number = envelope.number;
-            drop(envelope);
-            self.remove_unused_rules(number);
+        for Lingering { session, .. } in self.registry.take_lingering(clock::boot_ns()) {
+            self.free_slot(session.grant.slot)?;
+            self.kernel.sessions.remove_cgroup(session.grant.cgroup_id)?;
+            self.remove_unused_rules(session.envelope.number);
         }
         self.note_levels()
     }

@@ -3,20 +3,23 @@
 
 mod answers;
 mod apply;
+mod asker;
 mod cut;
 mod events;
 mod identity;
 mod lifecycle;
 mod records;
+mod recover;
 mod register;
 mod restore;
 mod seats;
 mod standing;
 mod start;
+mod stop;
 mod trust;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io,
     time::{Duration, Instant},
 };
@@ -37,6 +40,7 @@ use crate::{
     host::Host,
     kernel::{Kernel, KernelError, MapsError, Ring},
     path_error::PathError,
+    process::ProcessError,
     procfs::{self, ProcError},
     record::{EventKind, EventLine},
     session::Registry,
@@ -45,7 +49,8 @@ use crate::{
 };
 
 pub(crate) use events::Events;
-use identity::{Issuer, RotationError, Unvouched, vouch};
+use identity::{Issuer, RotationError};
+use start::Signals;
 pub(crate) use start::{StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
 
@@ -61,10 +66,20 @@ enum Input {
     /// Records are waiting, and have been handled.
     Records,
     Call(Call),
-    /// Sockets of a session were destroyed.
-    Cut(cut::Done),
+    /// Work beside the loop is done.
+    Done(Box<Beside>),
     Tick,
     Stop(&'static str),
+}
+
+/// What is done beside the loop, because it takes time, when it is done.
+enum Beside {
+    /// Sockets of a session were destroyed.
+    Cut(cut::Done),
+    /// What is being registered has been stopped, tagged and cut, or not.
+    TakenOver(register::TakenOver),
+    /// What was not to be registered after all runs as before.
+    GivenBack(register::GivenBack),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -81,12 +96,16 @@ pub(crate) enum DaemonError {
     #[error(transparent)]
     Proc(#[from] ProcError),
     #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
     Path(#[from] PathError),
     #[error(transparent)]
     Rotation(#[from] RotationError),
 }
 
-/// The daemon's state. One task owns it: there are no locks.
+/// The daemon's state. One task owns it. What goes on beside it has copies of what it needs, and of [`kernel::Tagger`], which it shares.
+///
+/// [`kernel::Tagger`]: crate::kernel::Tagger
 pub(crate) struct Daemon {
     settings: Settings,
     host: Host,
@@ -102,7 +121,11 @@ pub(crate) struct Daemon {
     empty: BTreeSet<Uuid>,
     lost: u64,
     /// Where work beside the loop says that it is done.
-    cuts: mpsc::UnboundedSender<cut::Done>,
+    done: mpsc::UnboundedSender<Beside>,
+    /// The session that is being registered beside the loop: one at a time.
+    registering: Option<Uuid>,
+    /// Requests that wait for that. No more than there are connections.
+    waiting: VecDeque<Call>,
     /// Since the last tick.
     requests_refused: u64,
     faults: u64,
@@ -123,15 +146,31 @@ impl Daemon {
         &mut self,
         ring: &mut Ring,
         calls: &mut mpsc::Receiver<Call>,
-        cuts: &mut mpsc::UnboundedReceiver<cut::Done>,
+        done: &mut mpsc::UnboundedReceiver<Beside>,
         mut signals: Signals,
     ) -> Result<Ended, DaemonError> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut stop = None;
         loop {
+            // After whatever happened, and before anybody waits for more.
+            self.update_leases();
+            // A registration is not left half done.
+            if self.registering.is_none() {
+                if let Some(reason) = stop {
+                    self.say_stopped(ring, reason);
+                    return Ok(Ended { torn_down: false });
+                }
+                if let Some(call) = self.waiting.pop_front() {
+                    if self.handle(call) {
+                        return Ok(Ended { torn_down: true });
+                    }
+                    continue;
+                }
+            }
             let input = tokio::select! {
                 reason = signals.next() => Input::Stop(reason),
-                Some(done) = cuts.recv() => Input::Cut(done),
+                Some(beside) = done.recv() => Input::Done(Box::new(beside)),
                 Some(call) = calls.recv() => Input::Call(call),
                 _ = ticks.tick() => Input::Tick,
                 read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)) => {
@@ -147,42 +186,75 @@ impl Daemon {
                     tokio::task::yield_now().await;
                 }
                 Input::Tick => self.tick(ring),
-                Input::Cut(done) => self.end_cut(done),
-                Input::Call(Call { peer, request, reply }) => {
-                    if request.is_question() {
+                Input::Done(beside) => match *beside {
+                    Beside::Cut(done) => self.end_cut(done),
+                    Beside::TakenOver(taken) => self.end_taking_over(taken),
+                    Beside::GivenBack(given) => self.end_giving_back(given),
+                },
+                Input::Call(call) => {
+                    if call.request.is_question() {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
                         self.catch_up(ring);
                     }
-                    if self.handle(&peer, request, reply) {
+                    if self.handle(call) {
                         return Ok(Ended { torn_down: true });
                     }
                 }
-                Input::Stop(reason) => {
-                    // What is left stays in the ring, for the next daemon.
-                    self.catch_up(ring);
-                    let line = EventLine::new(EventKind::DaemonStopped, &clock::wall(clock::boot_ns()));
-                    self.events.write(line.detail(format!("{reason}; enforcement goes on")));
-                    return Ok(Ended { torn_down: false });
-                }
+                Input::Stop(reason) => stop = Some(reason),
             }
-            self.update_leases();
+        }
+    }
+
+    fn say_stopped(&mut self, ring: &mut Ring, reason: &str) {
+        // What is left stays in the ring, for the next daemon.
+        self.catch_up(ring);
+        let line = EventLine::new(EventKind::DaemonStopped, &clock::wall(clock::boot_ns()));
+        self.events.write(line.detail(format!("{reason}; enforcement goes on")));
+    }
+
+    /// Does beside the loop what takes time. The loop hears of the outcome.
+    fn beside(&self, work: impl FnOnce() -> Beside + Send + 'static) {
+        let done = self.done.clone();
+        // A loop that is gone does not hear of it: the daemon is stopping.
+        tokio::task::spawn_blocking(move || drop(done.send(work())));
+    }
+
+    /// Whether a request has to wait until what is being registered is: it would begin another session, change all those of an agent,
+    /// end enforcement, or is about this one.
+    fn has_to_wait(&self, request: &Request) -> bool {
+        let Some(registering) = self.registering else { return false };
+        match request {
+            Request::Enrol(_) | Request::Register(_) | Request::Apply(_) | Request::Teardown { .. } => true,
+            Request::Revoke { id, .. } | Request::Quarantine { id } | Request::Lift { id } => {
+                registering.to_string().starts_with(id)
+            }
+            Request::Sessions
+            | Request::Status
+            | Request::Events
+            | Request::TrustBundle
+            | Request::Credential(_) => false,
         }
     }
 
     /// Answers a request, or has it answered when what it asks for is done. True if enforcement was taken away.
-    fn handle(
-        &mut self,
-        peer: &Peer,
-        request: Request,
-        reply: oneshot::Sender<Result<Answer, Refusal>>,
-    ) -> bool {
-        if let Request::Credential(wanted) = &request {
-            let issued = self.credential(peer, wanted);
-            reply_to(reply, issued.map(|issued| Answer::Credential(Box::new(issued))));
+    fn handle(&mut self, call: Call) -> bool {
+        if let Request::Credential(wanted) = &call.request {
+            let issued = self.credential(&call.peer, wanted);
+            reply_to(call.reply, issued.map(|issued| Answer::Credential(Box::new(issued))));
             return false;
         }
-        let answer = match (self.authorise(peer, &request), request) {
+        let authorised = self.authorise(&call.peer, &call.request);
+        if authorised.is_ok() && self.has_to_wait(&call.request) {
+            self.waiting.push_back(call);
+            return false;
+        }
+        let Call { peer, request, reply } = call;
+        let answer = match (authorised, request) {
             (Err(refusal), _) => Err(refusal),
+            (Ok(()), Request::Register(register)) => {
+                self.register(&peer, register, reply);
+                return false;
+            }
             (Ok(()), Request::Revoke { id, then }) => {
                 self.revoke(&id, then, reply);
                 return false;
@@ -191,57 +263,24 @@ impl Daemon {
                 self.quarantine(&id, reply);
                 return false;
             }
-            (Ok(()), request) => self.answer(peer, request),
+            (Ok(()), request) => self.answer(&peer, request),
         };
         let torn_down = matches!(&answer, Ok(Answer::TornDown(answer)) if answer.ended);
         reply_to(reply, answer);
         torn_down
     }
 
-    /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
-    /// runs as.
-    fn authorise(&mut self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
-        let in_session = self.is_in_session(peer.pid);
-        // Asked last: had it ended before, the number could have been another's.
-        let refusal = match vouch(peer) {
-            Err(Unvouched::TryAgain) => return Err(Unvouched::try_again()),
-            Err(Unvouched::No(why)) => why,
-            Ok(()) if in_session => "a process of a session may not operate the daemon",
-            Ok(()) => return Ok(()),
-        };
-        let asked = match request {
-            Request::Enrol(_) => "enrol",
-            Request::Register(_) => "register what runs",
-            Request::Sessions => "list sessions",
-            Request::Status => "status",
-            Request::Revoke { .. } => "revoke",
-            Request::Quarantine { .. } => "quarantine",
-            Request::Lift { .. } => "lift a quarantine",
-            Request::Apply(_) => "apply an envelope",
-            Request::Events => "read events",
-            Request::Teardown { .. } => "teardown",
-            Request::TrustBundle => "the trust bundle",
-            // Answered by `credential`, which asks for the opposite.
-            Request::Credential(_) => "a credential",
-        };
-        self.record_refusal(format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid));
-        Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
-    }
-
-    /// By its tag, or by its cgroup. What cannot be told counts as yes.
-    fn is_in_session(&self, pid: u32) -> bool {
-        !matches!(self.kernel.sessions.tag(pid), Ok(None)) || stands_inside(&self.cgroups, pid)
-    }
-
     fn answer(&mut self, peer: &Peer, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
-            Request::Register(register) => self.register(peer, register).map(Answer::Registered),
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
-            // Answered elsewhere: see `handle`.
-            Request::Revoke { .. } | Request::Quarantine { .. } | Request::Credential(_) => {
+            // Answered elsewhere, or when what takes time is done: see `handle`.
+            Request::Register(_)
+            | Request::Revoke { .. }
+            | Request::Quarantine { .. }
+            | Request::Credential(_) => {
                 Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is answered elsewhere"))
             }
             Request::TrustBundle => Ok(Answer::TrustBundle(self.trust_bundle())),
@@ -333,28 +372,10 @@ fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", one_line(error))
 }
 
-fn reply_to(reply: oneshot::Sender<Result<Answer, Refusal>>, answer: Result<Answer, Refusal>) {
+/// Who waits for an answer.
+type To = oneshot::Sender<Result<Answer, Refusal>>;
+
+fn reply_to(reply: To, answer: Result<Answer, Refusal>) {
     // A client that has gone away does not get its answer; for an enrolment see `Daemon::enrol`.
     drop(reply.send(answer));
-}
-
-/// The signals that end the daemon.
-#[derive(Debug)]
-pub(crate) struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "terminated",
-            _ = self.interrupt.recv() => "interrupted",
-        }
-    }
 }

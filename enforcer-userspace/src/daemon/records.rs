@@ -5,7 +5,7 @@ use enforcer_common::{identity::SessionRef, record::Placement};
 use super::Daemon;
 use crate::{
     clock,
-    record::{self, Body, EventKind, EventLine, LineEgress, LineGuard, LineProcess, LineSession, Record},
+    record::{self, Body, EventKind, EventLine, LineEgress, LineGuard, LineProcess, Record},
     session::ProcessKey,
 };
 
@@ -69,7 +69,16 @@ impl Daemon {
             Body::Guard(_) => EventKind::Guard,
         };
         let mut line = EventLine::new(kind, &time);
-        line.session = session.map(Into::into);
+        // By the time a decision is read, the session may be held to another envelope than the one that decided.
+        let decided_by = match &body {
+            Body::Egress(egress) => Some(egress.envelope),
+            Body::Guard(guard) => Some(guard.envelope),
+            Body::Fork { .. } | Body::Exec { .. } | Body::Exit { .. } => None,
+        };
+        line.session = session.map(|session| {
+            let decided = decided_by.and_then(|envelope| session.text_under(envelope));
+            decided.unwrap_or(&session.text).clone()
+        });
         if session.is_none() {
             line.detail = Some(unattributed(slot));
         }
@@ -82,12 +91,6 @@ impl Daemon {
                     process.uid = egress.uid;
                 }
                 line.egress = Some(LineEgress::new(&egress, session));
-                // By the time it is read, the session may be held to another one.
-                let decided =
-                    session.and_then(|session| Some((session, session.envelope_of(egress.envelope)?)));
-                if let Some((session, envelope)) = decided {
-                    line.session = Some(LineSession::under(session, envelope));
-                }
             }
             Body::Guard(guard) => {
                 if let Some(process) = &mut process {
@@ -95,11 +98,6 @@ impl Daemon {
                     process.uid = Some(guard.uid);
                 }
                 line.guard = Some(LineGuard::new(&guard, session));
-                let decided =
-                    session.and_then(|session| Some((session, session.envelope_of(guard.envelope)?)));
-                if let Some((session, envelope)) = decided {
-                    line.session = Some(LineSession::under(session, envelope));
-                }
             }
             Body::Fork { child_tgid, untagged, .. } => {
                 line.child_pid = Some(child_tgid);

@@ -5,61 +5,73 @@
 //! session's, and those of connections that the envelope does not allow are destroyed; then they go on. From the moment that a
 //! process is in the session's cgroup it is refused everything until it has its tag, so that there is none at which it is held
 //! to nothing; and from the moment that it has its tag, so has every process that it makes.
+//!
+//! What takes time, from stopping to cutting, is done beside the loop ([`take_over`]), for one session at a time. Tables and files are
+//! written by the loop alone, before it and after it. The session is known meanwhile, so that what its processes do is recorded under its
+//! name; what would begin another one, or is about this one, waits.
 
+mod take_over;
 mod target;
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use enforcer_common::identity::EnrolKind;
+use enforcer_common::session::SessionState;
 use uuid::Uuid;
 
 use super::{
-    Daemon, DaemonError,
-    cut::is_outside,
-    internal,
+    Beside, Daemon, DaemonError, To, internal,
     lifecycle::{Asked, no_room},
+    reply_to,
     trust::Admitted,
 };
 use crate::{
     clock,
-    control::{dto, peer::Peer, server::Refusal},
+    control::{
+        dto,
+        peer::Peer,
+        server::{Answer, Refusal},
+    },
     exit::one_line,
-    procfs::{self, ProcError},
+    procfs,
     record::{EventKind, EventLine},
-    session::{ProcessKey, ProcessTree, Reach, Session},
-    sockets,
+    session::{ProcessTree, Session},
     state::SessionFile,
 };
+use take_over::{Left, Taken, Work};
 use target::Target;
 
-/// How long processes may take to stop. One that waits for a disk does not stop before it has it.
-const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the host's processes are looked through, at most.
-const PASSES: usize = 200;
+/// A registration under way.
+pub(super) struct Registration {
+    id: Uuid,
+    work: Work,
+    to: To,
+}
 
-/// How far a registration got: what a failure has to undo.
-#[derive(Default)]
-struct Report {
-    reasons: Vec<String>,
-    tagged: BTreeSet<u32>,
-    kept: u64,
-    cut: u64,
-    /// Somebody had frozen it before.
-    stood_still: bool,
+/// What the loop hears when processes have been stopped, tagged and cut, or could not be.
+pub(super) struct TakenOver {
+    registration: Registration,
+    taken: Result<Taken, Refusal>,
+}
+
+/// What the loop hears when everything has been put back, because of a failure.
+pub(super) struct GivenBack {
+    registration: Registration,
+    left: Left,
+    why: Refusal,
 }
 
 impl Daemon {
-    /// Registers what runs already as a session. When this returns `Err`, what it was asked for runs as before, or is refused
+    /// Registers what runs already as a session. When the answer is an error, what it was asked for runs as before, or is refused
     /// everything if that could not be undone; which of them, the error says.
-    pub(super) fn register(
-        &mut self,
-        peer: &Peer,
-        request: dto::Register,
-    ) -> Result<dto::Registered, Refusal> {
+    pub(super) fn register(&mut self, peer: &Peer, request: dto::Register, to: To) {
+        match self.prepare(peer, request) {
+            Ok((session, work)) => self.begin_taking_over(session, work, to),
+            Err(refusal) => reply_to(to, Err(refusal)),
+        }
+    }
+
+    /// Everything that can be refused before anybody is touched.
+    fn prepare(&mut self, peer: &Peer, request: dto::Register) -> Result<(Session, Work), Refusal> {
         let dto::Register { envelope: text, signature, target, keep_connections } = request;
         let Admitted { envelope, news } = self.admit(peer, &text, signature.as_deref())?;
         self.require_every_hook()?;
@@ -72,296 +84,153 @@ impl Daemon {
             let session = self.remember(news).and_then(|()| self.new_session(asked, &envelope, place));
             session.inspect_err(|_| self.remove_unused_rules(envelope.number))
         });
-        let mut session = match made {
-            Ok(session) => session,
-            Err(refusal) => {
-                if !borrowed {
-                    let removed = self.cgroups.remove(&cgroup).map(drop);
-                    self.survive(removed.map_err(DaemonError::from));
-                }
-                return Err(refusal);
+        let session = made.inspect_err(|_| {
+            if !borrowed {
+                let removed = self.cgroups.remove(&cgroup).map(drop);
+                self.survive(removed.map_err(DaemonError::from));
             }
-        };
-        let mut report = Report::default();
-        match self.take_over(&mut session, kind, pid, keep_connections, &mut report) {
-            Ok(()) => Ok(self.finish(session, report)),
-            Err(error) => Err(self.undo(session, report, &error)),
-        }
+        })?;
+        let work = Work::new(self, &session, kind, pid, keep_connections);
+        Ok((session, work))
     }
 
-    /// Stops, tags, takes the sockets, cuts, and lets go on.
-    fn take_over(
-        &mut self,
-        session: &mut Session,
-        kind: EnrolKind,
-        pid: u32,
-        keep_connections: bool,
-        report: &mut Report,
-    ) -> Result<(), DaemonError> {
+    /// Lists the session, and has what it takes over stopped, tagged and cut.
+    fn begin_taking_over(&mut self, mut session: Session, mut work: Work, to: To) {
         session.registering = true;
-        self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
-        let cgroup = session.grant.cgroup.clone();
-        report.stood_still = self.cgroups.is_to_be_frozen(&cgroup)?;
-        if let Err(error) = self.cgroups.freeze(&cgroup, true) {
-            report.reasons.push(format!("its processes ran meanwhile: {}", one_line(&error)));
-        }
-        self.put_in_tables(session)?;
-        if session.grant.borrowed_cgroup {
-            self.note_levels_with(&session.grant.cgroup)?;
-            self.wait_until_frozen(&cgroup, report)?;
-        } else {
-            self.cgroups.enter(&cgroup, pid)?;
-        }
-        self.tag_all(session, kind, pid, report)?;
-        if !session.grant.borrowed_cgroup {
-            self.wait_until_frozen(&cgroup, report)?;
-        }
-        self.look_for_the_missing(session, kind, pid, report)?;
-        self.take_sockets(session, keep_connections, report)?;
-        session.registering = false;
-        self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
-        Ok(self.cgroups.freeze(&cgroup, report.stood_still)?)
-    }
-
-    fn wait_until_frozen(&self, cgroup: &std::path::Path, report: &mut Report) -> Result<(), DaemonError> {
-        let deadline = Instant::now() + FREEZE_TIMEOUT;
-        while !self.cgroups.is_frozen(cgroup)? {
-            if Instant::now() > deadline {
-                report.reasons.push(format!("some of its processes did not stop within {FREEZE_TIMEOUT:?}"));
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    /// Runs the iterator until it finds no more, twice. What it has tagged is moved into the session's cgroup, where it stops.
-    fn tag_all(
-        &mut self,
-        session: &mut Session,
-        kind: EnrolKind,
-        pid: u32,
-        report: &mut Report,
-    ) -> Result<(), DaemonError> {
-        let mut nothing_new = 0;
-        for _ in 0..PASSES {
-            self.kernel.tag_running(session.grant.slot, kind, pid)?;
-            let tags = self.kernel.sessions.tags()?;
-            let ours = tags.iter().filter(|(_, tag)| tag.session == session.grant.slot);
-            let mut news = false;
-            for (tgid, tag) in ours {
-                if !report.tagged.insert(*tgid) {
-                    continue;
-                }
-                news = true;
-                if *tgid == pid || session.grant.root.tgid == 0 {
-                    session.grant.root = ProcessKey { tgid: *tgid, start_ns: tag.start_ns };
-                }
-                if !session.grant.borrowed_cgroup {
-                    match self.cgroups.enter(&session.grant.cgroup, *tgid) {
-                        // It has ended meanwhile.
-                        Err(error) if error.source.raw_os_error() == Some(libc::ESRCH) => {}
-                        other => other?,
-                    }
-                }
-            }
-            nothing_new = if news { 0 } else { nothing_new + 1 };
-            if nothing_new == 2 {
-                break;
-            }
-        }
-        if nothing_new < 2 {
-            report.reasons.push(format!("after {PASSES} passes there were still new processes"));
-        }
-        let named = report.tagged.contains(&pid) || session.grant.borrowed_cgroup;
-        if !named || report.tagged.is_empty() {
-            return Err(crate::kernel::KernelError::NotTagged { tgid: pid }.into());
-        }
-        session.processes = ProcessTree::new(session.grant.root);
-        Ok(())
-    }
-
-    /// Says what may belong to it and could not be found, or does not have a tag.
-    fn look_for_the_missing(
-        &self,
-        session: &Session,
-        kind: EnrolKind,
-        pid: u32,
-        report: &mut Report,
-    ) -> Result<(), DaemonError> {
-        let inside = self.cgroups.all_processes(&session.grant.cgroup)?;
-        let untagged: Vec<u32> = inside
-            .into_iter()
-            .filter(|tgid| !matches!(self.kernel.sessions.tag(*tgid), Ok(Some(tag)) if tag.session == session.grant.slot))
-            .collect();
-        if !untagged.is_empty() {
-            report.reasons.push(format!(
-                "{} processes in its cgroup have no tag, and are refused everything",
-                untagged.len()
-            ));
-        }
-        if kind == EnrolKind::Process {
-            let children = procfs::children(pid);
-            if !children.is_empty() {
-                report
-                    .reasons
-                    .push(format!("its {} children were not asked for (`--children`)", children.len()));
-            }
-        }
-        if kind == EnrolKind::Descendants {
-            let orphans = self.orphans(session, pid)?;
-            if !orphans.is_empty() {
-                let list: Vec<String> = orphans.iter().take(8).map(u32::to_string).collect();
-                report.reasons.push(format!(
-                    "{} processes that stand where it stood are younger than it, and children of the first process or of its \
-                     own ancestors: whether it made them, and they were orphaned, cannot be told: {}",
-                    orphans.len(),
-                    list.join(" ")
-                ));
-            }
-        }
-        let rings = report.tagged.iter().filter(|tgid| procfs::has_io_uring(**tgid)).count();
-        if rings > 0 {
-            report.reasons.push(format!(
-                "{rings} processes have io_uring rings: sockets registered in them are found when they are used"
-            ));
-        }
-        Ok(())
-    }
-
-    /// Processes that have been handed to another parent, and are in the cgroup that the registered one was in.
-    fn orphans(&self, session: &Session, pid: u32) -> Result<Vec<u32>, ProcError> {
-        let Some(started) = procfs::start_ticks(pid)? else { return Ok(Vec::new()) };
-        let above = procfs::ancestors(pid)?;
-        let mut orphans = Vec::new();
-        for (other, parent) in procfs::all_processes()? {
-            let younger = procfs::start_ticks(other)?.is_some_and(|ticks| ticks >= started);
-            if above.contains(&parent)
-                && younger
-                && other != std::process::id()
-                && !self.is_in_session(other)
-                && procfs::cgroup2_of(other)?.is_some_and(|cgroup| cgroup == session.grant.cgroup_before)
-            {
-                orphans.push(other);
-            }
-        }
-        Ok(orphans)
-    }
-
-    /// Takes the sockets that its processes hold for the session's, and destroys those of connections that are outside the envelope.
-    fn take_sockets(
-        &mut self,
-        session: &mut Session,
-        keep_connections: bool,
-        report: &mut Report,
-    ) -> Result<(), DaemonError> {
-        let held = self.kernel.held_sockets(session.grant.slot, true)?;
-        let lost = held.iter().filter(|socket| socket.native == 0 && socket.adopted == 0).count();
-        if lost > 0 {
-            report.reasons.push(format!("{lost} sockets could not be taken for the session's"));
-        }
-        let (namespaces, wanted) =
-            self.sockets_held(&session.grant.cgroup, session.grant.cgroup_id, &report.tagged, &held)?;
-        let reach = match Reach::of(&session.envelope.envelope) {
-            Ok(reach) => reach,
-            Err(error) => {
-                report.reasons.push(error.to_string());
-                return Ok(());
-            }
-        };
-        if !keep_connections {
-            let cut = sockets::destroy(&namespaces, &wanted, |flow| is_outside(&reach, flow));
-            report.cut = cut.destroyed;
-            if cut.left > 0 {
-                report
-                    .reasons
-                    .push(format!("{} sockets could not be destroyed; nothing of theirs leaves", cut.left));
-            }
-            report.reasons.extend(cut.errors);
-        }
-        let (left, errors) = sockets::list(&namespaces, &wanted);
-        report.kept = left.len() as u64;
-        report.reasons.extend(errors);
-        Ok(())
-    }
-
-    fn finish(&mut self, mut session: Session, report: Report) -> dto::Registered {
+        // Whoever is on the way into its cgroup has not escaped.
+        session.settled_ns = u64::MAX;
         let id = session.grant.id;
-        session.settled_ns = clock::boot_ns();
-        let root = session.grant.root.tgid;
-        let (comm, path) = procfs::describe(root);
-        session.processes.describe(root, comm, path);
-        let complete = report.reasons.is_empty();
+        let listed = self.stop_and_list(&mut session, &mut work);
+        self.registry.insert(session);
+        self.registering = Some(id);
+        let registration = Registration { id, work, to };
+        match listed {
+            Ok(()) => self.beside(move || {
+                let taken = registration.work.take_over();
+                Beside::TakenOver(TakenOver { registration, taken })
+            }),
+            Err(error) => self.begin_giving_back(registration, internal(&error)),
+        }
+    }
+
+    fn stop_and_list(&mut self, session: &mut Session, work: &mut Work) -> Result<(), DaemonError> {
+        work.stood_still = self.cgroups.is_to_be_frozen(&session.grant.cgroup)?;
+        session.stopped = !work.stood_still;
+        self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
+        // Before anybody is stopped: whoever finds it stopped finds it in the tables, too.
+        self.put_in_tables(session)?;
+        let grant = &session.grant;
+        // Where that fails, they run meanwhile, and the answer says so.
+        work.stop_failed = self.cgroups.freeze(&grant.cgroup, true).err().map(|error| one_line(&error));
+        if grant.borrowed_cgroup { self.note_levels_with(&grant.cgroup) } else { Ok(()) }
+    }
+
+    /// Lets what was taken over go on, as a session; or puts everything back.
+    pub(super) fn end_taking_over(&mut self, TakenOver { registration, taken }: TakenOver) {
+        let done = taken.and_then(|taken| {
+            self.settle(&registration, &taken).map_err(|error| internal(&error))?;
+            Ok(taken)
+        });
+        match done {
+            Ok(taken) => {
+                self.registering = None;
+                let registered = self.say_registered(registration.id, taken);
+                reply_to(registration.to, Ok(Answer::Registered(registered)));
+            }
+            Err(why) => self.begin_giving_back(registration, why),
+        }
+    }
+
+    fn settle(&mut self, registration: &Registration, taken: &Taken) -> Result<(), DaemonError> {
+        let Registration { id, work, .. } = registration;
+        if let Some(session) = self.registry.get_mut(*id) {
+            session.grant.root = taken.root;
+            session.processes = ProcessTree::new(taken.root);
+            let mut file = SessionFile::new(session, &self.host.boot_id);
+            file.registering = false;
+            self.state.save(&file)?;
+        }
+        self.cgroups.freeze(&work.cgroup, work.stood_still)?;
+        if let Some(session) = self.registry.get_mut(*id) {
+            session.registering = false;
+            session.stopped = false;
+            session.settled_ns = clock::boot_ns();
+            // If this fails, the next daemon lets them go on once more.
+            let saved = self.state.save(&SessionFile::new(session, &self.host.boot_id));
+            self.survive(saved.map_err(DaemonError::from));
+        }
+        Ok(())
+    }
+
+    fn say_registered(&mut self, id: Uuid, taken: Taken) -> dto::Registered {
+        let complete = taken.reasons.is_empty();
         let mut detail = format!(
             "registered while running: {} processes, {} sockets kept, {} destroyed",
-            report.tagged.len(),
-            report.kept,
-            report.cut
+            taken.tagged.len(),
+            taken.kept,
+            taken.cut
         );
-        for reason in &report.reasons {
+        for reason in &taken.reasons {
             detail.push_str("; ");
             detail.push_str(reason);
         }
-        let time = clock::wall(session.grant.started_ns);
-        let line = EventLine::new(EventKind::SessionStarted, &time).session(&session).detail(detail);
-        self.registry.insert(session);
-        self.events.write(line);
+        if let Some(session) = self.registry.get_mut(id) {
+            let (comm, path) = procfs::describe(taken.root.tgid);
+            session.processes.describe(taken.root.tgid, comm, path);
+            let time = clock::wall(session.grant.started_ns);
+            let line = EventLine::new(EventKind::SessionStarted, &time).session(session).detail(detail);
+            self.events.write(line);
+        }
         let reconciled = self.reconcile_trees();
         self.survive(reconciled);
         dto::Registered {
             version: dto::VERSION,
             id: id.to_string(),
-            processes: report.tagged.len(),
-            sockets_kept: report.kept,
-            sockets_destroyed: report.cut,
+            processes: taken.tagged.len(),
+            sockets_kept: taken.kept,
+            sockets_destroyed: taken.cut,
             complete,
-            incomplete_because: report.reasons,
+            incomplete_because: taken.reasons,
         }
     }
 
-    /// Puts everything back. What cannot be put back is refused everything, and the answer says so.
-    fn undo(&mut self, session: Session, report: Report, error: &DaemonError) -> Refusal {
-        let mut left = 0;
-        // While they have their tags still, by which their sockets are found.
-        let released = self.kernel.release_sockets(session.grant.slot);
-        self.survive(released.map_err(DaemonError::from));
-        for tgid in &report.tagged {
-            if let Err(error) = self.kernel.sessions.remove_tag(*tgid) {
-                self.survive(Err(error.into()));
-                left += 1;
+    /// Has everything put back. Whoever is in the session's cgroup is nobody's from here on, and whoever has its tag is refused everything
+    /// until it has none.
+    fn begin_giving_back(&mut self, registration: Registration, why: Refusal) {
+        if let Some(session) = self.registry.get_mut(registration.id) {
+            session.state = SessionState::Revoked;
+            let (slot, cgroup_id, word) = (session.grant.slot, session.grant.cgroup_id, session.control());
+            let revoked = self.kernel.sessions.set_control(slot.slot, word);
+            self.survive(revoked.map_err(DaemonError::from));
+            let unlisted = self.kernel.sessions.remove_cgroup(cgroup_id);
+            self.survive(unlisted.map_err(DaemonError::from));
+        }
+        self.beside(move || {
+            let left = registration.work.give_back();
+            Beside::GivenBack(GivenBack { registration, left, why })
+        });
+    }
+
+    /// Forgets a session that did not come about, and says so.
+    pub(super) fn end_giving_back(&mut self, GivenBack { registration, left, why }: GivenBack) {
+        self.registering = None;
+        if let Some(session) = self.registry.remove(registration.id) {
+            if left.tagged == 0 {
+                let emptied = self.kernel.sessions.forget_processes(session.grant.slot.slot);
+                self.survive(emptied.map_err(DaemonError::from));
             }
+            self.abandon_slot(&session);
+            let envelope = Arc::clone(&session.envelope);
+            drop(session);
+            let levels = self.note_levels();
+            self.survive(levels);
+            self.remove_unused_rules(envelope.number);
         }
-        if left == 0 {
-            let emptied = self.kernel.sessions.forget_processes(session.grant.slot.slot);
-            self.survive(emptied.map_err(DaemonError::from));
+        let hint = left.hint();
+        for error in left.errors {
+            self.survive(Err(error));
         }
-        let (cgroup, before) = (session.grant.cgroup.clone(), session.grant.cgroup_before.clone());
-        let borrowed = session.grant.borrowed_cgroup;
-        self.abandon_slot(&session);
-        let envelope = Arc::clone(&session.envelope);
-        drop(session);
-        let undone = if borrowed {
-            self.note_levels().and_then(|()| Ok(self.cgroups.freeze(&cgroup, report.stood_still)?))
-        } else {
-            self.empty(&cgroup, &before)
-        };
-        self.survive(undone);
-        self.remove_unused_rules(envelope.number);
-        let refusal = internal(error);
-        if left == 0 {
-            refusal.hint("everything runs as before")
-        } else {
-            refusal.hint(format!("{left} processes could not be given back, and are refused everything"))
-        }
-    }
-
-    fn empty(&self, cgroup: &std::path::Path, before: &str) -> Result<(), DaemonError> {
-        self.cgroups.freeze(cgroup, false)?;
-        for pid in self.cgroups.all_processes(cgroup)? {
-            self.cgroups.release(before, pid)?;
-        }
-        self.cgroups.remove(cgroup)?;
-        Ok(())
+        reply_to(registration.to, Err(why.hint(hint)));
     }
 
     /// Says at which levels other people's cgroups are sessions'.

@@ -7,35 +7,34 @@ use std::{
     sync::Arc,
 };
 
-use enforcer_common::{
-    config::MAX_SESSIONS,
-    identity::SessionRef,
-    session::{Control, SessionState},
-    verdict::Mode,
-};
+use enforcer_common::{config::MAX_SESSIONS, identity::SessionRef, session::SessionState};
 
 use super::{Daemon, DaemonError, apply::replaced_line, cut::Which, lifecycle};
 use crate::{
-    clock, envelope, procfs,
+    clock, envelope,
+    exit::one_line,
+    procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Replaced, Session, Status, stricter},
+    session::{EnvelopeInForce, Grant, ProcessKey, Session, Status, stricter},
     state::{EnvelopeFile, SessionFile},
 };
 
 impl Daemon {
     /// Takes up the sessions of an earlier daemon.
     pub(super) fn restore(&mut self) -> Result<(), DaemonError> {
+        let mut unreadable = HashMap::new();
         for file in self.state.sessions()? {
             match file {
                 Ok(file) => self.restore_session(file)?,
-                // Its slot, if it has one, is found below and revoked.
-                Err(error) => self.note(EventKind::SessionEnded, format!("{error}: the session is revoked")),
+                Err(error) => drop(unreadable.insert(error.session(), one_line(&error))),
             }
         }
-        self.revoke_unknown()?;
+        self.revoke_unknown(&unreadable)?;
+        self.forget_unreadable(unreadable)?;
         self.note_levels()?;
         self.reconcile_trees()?;
         let in_use = self.registry.iter().map(|session| &session.envelope);
+        let in_use = in_use.filter(|envelope| envelope.number != EnvelopeInForce::NO_NUMBER);
         let in_use = in_use.map(|envelope| (envelope.number, envelope.blocks)).collect();
         self.kernel.rules.sweep(&in_use)?;
         // What is refused everything by now has its connections cut, whoever was there when it came to that.
@@ -58,20 +57,28 @@ impl Daemon {
         };
         let standing = kernel
             .filter(|control| control.generation == slot.generation && control.state != SessionState::Free);
+        // Nobody has its tag yet: it did not come about.
+        let began = !file.registering || self.kernel.sessions.processes(slot.slot)? > 0;
+        let standing = standing.filter(|_| began);
         let envelopes = standing.and_then(|control| {
             let (envelope, other) = file.envelopes(control.envelope)?;
             Some((self.read_envelope(envelope)?, other.and_then(|other| self.read_envelope(other))))
         });
         let (Some(control), Some((envelope, other))) = (standing, envelopes) else {
-            if file.registering {
+            if file.registering && !file.borrowed_cgroup {
+                self.move_back(&file.cgroup, &file.cgroup_before);
+            }
+            if file.stopped {
                 self.thaw(&file.cgroup);
             }
             self.state.forget(id)?;
-            self.note(EventKind::SessionEnded, format!("session {id} is not in the kernel any more"));
+            let why = if file.registering { "did not come about" } else { "is not in the kernel any more" };
+            self.note(EventKind::SessionEnded, format!("session {id} {why}"));
             return Ok(());
         };
         // The earlier daemon was killed when the kernel had changed over, and this was still to be written down.
         let unrecorded = file.envelope.number != envelope.number;
+        let (registering, stopped) = (file.registering, file.stopped);
         let mut session = Session::new(
             Grant {
                 id,
@@ -89,7 +96,7 @@ impl Daemon {
             envelope,
         );
         session.state = stricter(on_disk, control.state);
-        if file.registering {
+        if registering {
             // Not all of its processes are known to be held to it.
             session.state = SessionState::Revoked;
             self.note(
@@ -97,7 +104,7 @@ impl Daemon {
                 format!("session {id} was being registered when the daemon was killed"),
             );
         }
-        if file.registering {
+        if stopped {
             self.thaw(&session.grant.cgroup);
         }
         if session.state == SessionState::Active
@@ -110,18 +117,31 @@ impl Daemon {
         }
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
-        session.replaced.extend(other.map(|envelope| Replaced { envelope, at_ns: clock::boot_ns() }));
+        if let Some(envelope) = other {
+            session.was_held_to(envelope, clock::boot_ns());
+        }
         self.kernel.sessions.set_control(slot.slot, session.control())?;
         if unrecorded {
             self.events.write(replaced_line(&session));
+        }
+        if unrecorded || registering || stopped {
             self.state.save(&SessionFile::new(&session, &self.host.boot_id))?;
         }
         self.registry.insert(session);
         Ok(())
     }
 
+    /// Lets whoever a registration that was cut short had moved into its cgroup go back.
+    fn move_back(&mut self, cgroup: &Path, before: &str) {
+        let moved = self
+            .cgroups
+            .all_processes(cgroup)
+            .and_then(|inside| inside.into_iter().try_for_each(|pid| self.cgroups.release(before, pid)));
+        self.survive(moved.map_err(DaemonError::from));
+    }
+
     /// Lets go on what a registration that was cut short had stopped.
-    fn thaw(&mut self, cgroup: &Path) {
+    pub(super) fn thaw(&mut self, cgroup: &Path) {
         if cgroup.is_dir() {
             let thawed = self.cgroups.freeze(cgroup, false);
             self.survive(thawed.map_err(DaemonError::from));
@@ -139,31 +159,6 @@ impl Daemon {
         let blocks = envelope::compile(&envelope).ok()?.blocks.len() as u64;
         let text = file.text.clone();
         Some(Arc::new(EnvelopeInForce { number: file.number, digest, text, envelope, blocks }))
-    }
-
-    /// Revokes what the kernel holds for a session and the state directory does not know.
-    fn revoke_unknown(&mut self) -> Result<(), DaemonError> {
-        for slot in 0..MAX_SESSIONS {
-            let word = self.kernel.sessions.control(slot)?;
-            let held = word.unpack().is_some_and(|control| control.state != SessionState::Free);
-            let stray = SessionRef { slot, generation: word.generation() };
-            if !held || self.registry.at(stray).is_some() {
-                continue;
-            }
-            let revoked = Control {
-                state: SessionState::Revoked,
-                mode: Mode::Enforce,
-                envelope: 0,
-                generation: stray.generation,
-            };
-            self.kernel.sessions.set_control(slot, revoked.pack())?;
-            self.registry.insert_stray(stray);
-            self.note(
-                EventKind::SessionRevoked,
-                format!("slot {slot} belongs to a session that is not known here"),
-            );
-        }
-        Ok(())
     }
 
     /// Cgroups of enrolments that were cut short, and of sessions that are gone. One that holds a process stays: what has no tag

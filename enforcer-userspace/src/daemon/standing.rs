@@ -5,30 +5,46 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use enforcer_common::session::SessionState;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
-    Daemon, DaemonError,
+    Daemon, DaemonError, To,
     cut::{Reply, Which},
     internal, reply_to,
+    stop::Stop,
 };
 use crate::{
     clock,
-    control::{
-        dto,
-        server::{Answer, Refusal},
-    },
+    control::{dto, server::Refusal},
     record::{EventKind, EventLine},
     state::SessionFile,
 };
 
-type To = oneshot::Sender<Result<Answer, Refusal>>;
-
 impl Daemon {
-    /// Revokes a session, and answers when its sockets are destroyed.
+    /// Revokes a session, and answers when its sockets are destroyed: also one that has ended, for as long as what it sent last may still
+    /// be on its way.
     pub(super) fn revoke(&mut self, id: &str, then: dto::Then, to: To) {
-        self.change(id, SessionState::Revoked, then, to);
+        // By the beginning of an id, one that runs is meant before one that has ended.
+        if !self.registry.starting_with(id).is_empty() {
+            return self.change(id, SessionState::Revoked, then, to);
+        }
+        let found = one_of(&self.registry.lingering_starting_with(id), id);
+        match found.and_then(|id| Ok((id, self.try_revoke_ended(id)?))) {
+            Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, stop: None, revoked })),
+            Err(refusal) => reply_to(to, Err(refusal)),
+        }
+    }
+
+    /// Nothing of it is on disk any more: a daemon that starts again finds its slot held by nobody it knows, and keeps it revoked.
+    fn try_revoke_ended(&mut self, id: Uuid) -> Result<dto::Revoked, Refusal> {
+        let session = self.registry.known(id).ok_or_else(ended)?;
+        let line = (session.state != SessionState::Revoked).then(|| {
+            let line = EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns()));
+            line.session(session).detail("it had ended: what it sent last is cut")
+        });
+        let store = self.store_state(id, SessionState::Revoked)?;
+        line.into_iter().for_each(|line| self.events.write(line));
+        Ok(receipt(id, SessionState::Revoked, 0, "gone", store))
     }
 
     /// Puts a session in quarantine, and answers when its sockets are destroyed.
@@ -37,18 +53,16 @@ impl Daemon {
     }
 
     fn change(&mut self, id: &str, state: SessionState, then: dto::Then, to: To) {
-        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state, then)?))) {
-            Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, revoked })),
+        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state)?))) {
+            Ok((id, revoked)) => {
+                let stop = Some(self.stop_processes(id, then));
+                self.begin_cut(id, Which::All, Some(Reply { to, stop, revoked }));
+            }
             Err(refusal) => reply_to(to, Err(refusal)),
         }
     }
 
-    fn try_change(
-        &mut self,
-        id: Uuid,
-        state: SessionState,
-        then: dto::Then,
-    ) -> Result<dto::Revoked, Refusal> {
+    fn try_change(&mut self, id: Uuid, state: SessionState) -> Result<dto::Revoked, Refusal> {
         let session = self.registry.get(id).ok_or_else(ended)?;
         if session.state == SessionState::Revoked && state != SessionState::Revoked {
             return Err(Refusal::new(
@@ -67,16 +81,8 @@ impl Daemon {
             };
             self.write_down(id, kind)?;
         }
-        let processes_are = self.stop_processes(id, then)?;
-        Ok(dto::Revoked {
-            version: dto::VERSION,
-            id: id.to_string(),
-            state: state.name().to_owned(),
-            processes,
-            processes_are: processes_are.to_owned(),
-            store_us: u64::try_from(store.as_micros()).unwrap_or(u64::MAX),
-            sockets: None,
-        })
+        // What they are is known when they have been stopped.
+        Ok(receipt(id, state, processes, "running", store))
     }
 
     /// Lets a session in quarantine go on, under the envelope that it is held to.
@@ -96,21 +102,12 @@ impl Daemon {
 
     /// The one session whose id begins so.
     pub(super) fn find(&self, id: &str) -> Result<Uuid, Refusal> {
-        let found = self.registry.starting_with(id);
-        let [id] = found[..] else {
-            let (status, code, message) = if found.is_empty() {
-                (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`"))
-            } else {
-                (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len()))
-            };
-            return Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"));
-        };
-        Ok(id)
+        one_of(&self.registry.starting_with(id), id)
     }
 
     /// One store. How long it took.
     fn store_state(&mut self, id: Uuid, state: SessionState) -> Result<Duration, Refusal> {
-        let session = self.registry.get_mut(id).ok_or_else(ended)?;
+        let session = self.registry.known_mut(id).ok_or_else(ended)?;
         session.state = state;
         let began = Instant::now();
         let stored = self.kernel.sessions.set_control(session.grant.slot.slot, session.control());
@@ -127,27 +124,52 @@ impl Daemon {
         self.state.save(&file).map_err(|error| internal(&error))
     }
 
-    /// What becomes of the processes: nothing, unless it is asked for. In words.
-    fn stop_processes(&mut self, id: Uuid, then: dto::Then) -> Result<&'static str, Refusal> {
-        let Some(session) = self.registry.get(id) else { return Ok("gone") };
-        let cgroup = session.grant.cgroup.clone();
-        let (done, word) = match then {
-            dto::Then::Nothing => {
-                let frozen = self.cgroups.is_to_be_frozen(&cgroup).unwrap_or(false);
-                return Ok(if frozen { "frozen" } else { "running" });
-            }
-            dto::Then::Freeze => (self.cgroups.freeze(&cgroup, true), "frozen"),
-            dto::Then::Kill => (self.cgroups.kill(&cgroup), "killed"),
+    /// Freezes its processes, if that is wanted: here, so that nobody who lets them go on later comes before it. What there is to be done
+    /// about them beside the loop.
+    fn stop_processes(&mut self, id: Uuid, then: dto::Then) -> Stop {
+        let Some(cgroup) = self.registry.get(id).map(|session| session.grant.cgroup.clone()) else {
+            return Stop::Nothing;
         };
-        match done {
-            Ok(()) => Ok(word),
+        if then == dto::Then::Freeze {
             // Refused it is, all the same.
-            Err(error) => {
-                self.survive(Err(DaemonError::from(error)));
-                Ok("running")
-            }
+            let frozen = self.cgroups.freeze(&cgroup, true);
+            self.survive(frozen.map_err(DaemonError::from));
+        }
+        match (then, self.cgroups.is_to_be_frozen(&cgroup)) {
+            (dto::Then::Kill, _) => Stop::Kill,
+            (_, Ok(true)) => Stop::Frozen,
+            _ => Stop::Nothing,
         }
     }
+}
+
+fn receipt(
+    id: Uuid,
+    state: SessionState,
+    processes: usize,
+    processes_are: &str,
+    store: Duration,
+) -> dto::Revoked {
+    dto::Revoked {
+        version: dto::VERSION,
+        id: id.to_string(),
+        state: state.name().to_owned(),
+        processes,
+        processes_are: processes_are.to_owned(),
+        processes_running: 0,
+        errors: Vec::new(),
+        store_us: u64::try_from(store.as_micros()).unwrap_or(u64::MAX),
+        sockets: None,
+    }
+}
+
+fn one_of(found: &[Uuid], id: &str) -> Result<Uuid, Refusal> {
+    let (status, code, message) = match found {
+        [id] => return Ok(*id),
+        [] => (StatusCode::NOT_FOUND, "no-such-session", format!("there is no session `{id}`")),
+        _ => (StatusCode::CONFLICT, "ambiguous", format!("{} sessions start with `{id}`", found.len())),
+    };
+    Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"))
 }
 
 fn ended() -> Refusal {

@@ -1,6 +1,7 @@
 //! Bringing the daemon up, and taking it down.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -22,7 +23,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{Daemon, DaemonError, Events, Issuer, RotationError, Signals, Trust, seats};
+use super::{Daemon, DaemonError, Events, Issuer, RotationError, Trust, seats};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -171,7 +172,7 @@ pub(crate) async fn run(
     // The counters of a fresh set of maps start at zero.
     let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
     let (issuer, new_authority) = Issuer::open(&settings, trust_domain, &host.name)?;
-    let (cuts, mut cut) = mpsc::unbounded_channel();
+    let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
         issuer,
@@ -185,7 +186,9 @@ pub(crate) async fn run(
         kernel,
         state,
         lost,
-        cuts,
+        done,
+        registering: None,
+        waiting: VecDeque::new(),
         requests_refused: 0,
         faults: 0,
         last_fault: None,
@@ -225,7 +228,7 @@ pub(crate) async fn run(
     let server = tokio::spawn(server::serve(gate, calls.clone(), stopped()));
     let gate = gate_of(&workload, listen_to_all(&workload)?, seats::workload(daemon.cgroups.clone()))?;
     let credentials = tokio::spawn(workload::serve(gate, calls, stopped()));
-    let ended = daemon.serve(&mut ring, &mut called, &mut cut, signals).await;
+    let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
     // Streams of credentials end with the daemon; so do its answers.
     daemon.issuer.end_all();
     drop((stop, called));
@@ -331,4 +334,25 @@ fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
             .map_err(PathError::at("set the mode of", &path))?;
     }
     Ok(listener)
+}
+
+/// The signals that end the daemon.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupted",
+        }
+    }
 }

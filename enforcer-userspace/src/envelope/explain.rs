@@ -3,13 +3,10 @@
 //! rules as they are written. A property test holds the two together.
 
 use enforcer_common::{
-    decision::{Claim, Decision, Standing, decide, decide_packet},
-    identity::SessionRef,
+    decision::{Decision, Standing, decide, decide_packet},
     net::{Destination, Direction},
     packet::Packet,
-    record::Placement,
     rules::NO_RULE,
-    session::{Control, SessionState},
     verdict::{Mode, Verdict},
 };
 
@@ -52,22 +49,9 @@ pub(crate) fn explain(
     direction: Direction,
     destination: Destination,
 ) -> Result<Explanation, TooLarge> {
-    const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
     const NUMBER: u32 = 1;
     let table = CompiledTable::new(NUMBER, &compile(envelope)?);
-    let control = Control {
-        state: SessionState::Active,
-        mode: envelope.mode,
-        envelope: NUMBER,
-        generation: SESSION.generation,
-    };
-    let standing = Standing {
-        claim: Claim::Tagged(SESSION),
-        control: control.pack(),
-        expires_ns: 1,
-        now_ns: 0,
-        placement: Placement::Home,
-    };
+    let standing = Standing::undisturbed(NUMBER, envelope.mode);
     let far = far_end(envelope, destination);
     let decision = match direction {
         Direction::Out => decide(&standing, Some(destination), &&table),

@@ -7,7 +7,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
-    identity::{EnrolRequest, HeldSocket, SessionRef, TaskTag},
+    identity::{HeldSocket, SessionRef, TaskTag},
     session::{ControlWord, SessionRow, Usage},
 };
 
@@ -91,16 +91,17 @@ pub(super) fn open_records(pins: &Pins) -> Result<RingBuf<MapData>, MapsError> {
     open(pins, "RECORDS")
 }
 
+pub(super) type Tasks = HashMap<MapData, u32, TaskTag>;
+
 /// Who is in which session, and which sessions stand.
 pub(crate) struct SessionMaps {
-    tasks: HashMap<MapData, u32, TaskTag>,
+    tasks: Tasks,
     cgroups: HashMap<MapData, u64, SessionRef>,
     levels: Array<MapData, u64>,
     control: ControlWords,
     sessions: Array<MapData, SessionRow>,
     procs: Array<MapData, u64>,
     usage: Array<MapData, Usage>,
-    enrol: Array<MapData, EnrolRequest>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -124,28 +125,18 @@ impl SessionMaps {
             sessions: open(pins, "SESSIONS")?,
             procs: open(pins, "PROCS")?,
             usage: open(pins, "USAGE")?,
-            enrol: open(pins, "ENROL")?,
             counters: open(pins, "COUNTERS")?,
         })
     }
 
     /// The tag of a process, if it has one.
     pub(crate) fn tag(&self, tgid: u32) -> Result<Option<TaskTag>, MapsError> {
-        match self.tasks.get(&tgid, 0) {
-            Ok(tag) => Ok(Some(tag)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(access("read", "TASKS")(error)),
-        }
-    }
-
-    /// Takes a process's tag away: for one whose registration did not come about.
-    pub(crate) fn remove_tag(&mut self, tgid: u32) -> Result<(), MapsError> {
-        ignore_absent(self.tasks.remove(&tgid)).map_err(access("write", "TASKS"))
+        tag(&self.tasks, tgid)
     }
 
     /// Every tag. Processes come and go meanwhile: one that lives throughout is in it.
     pub(crate) fn tags(&self) -> Result<Vec<(u32, TaskTag)>, MapsError> {
-        self.tasks.iter().collect::<Result<_, _>>().map_err(access("read", "TASKS"))
+        tags(&self.tasks)
     }
 
     pub(crate) fn set_cgroup(&mut self, id: u64, session: SessionRef) -> Result<(), MapsError> {
@@ -154,6 +145,20 @@ impl SessionMaps {
 
     pub(crate) fn remove_cgroup(&mut self, id: u64) -> Result<(), MapsError> {
         ignore_absent(self.cgroups.remove(&id)).map_err(access("write", "CGROUPS"))
+    }
+
+    /// The session that a cgroup belongs to.
+    pub(crate) fn session_of(&self, cgroup_id: u64) -> Result<Option<SessionRef>, MapsError> {
+        match self.cgroups.get(&cgroup_id, 0) {
+            Ok(session) => Ok(Some(session)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(access("read", "CGROUPS")(error)),
+        }
+    }
+
+    /// What is fixed for the session in a slot.
+    pub(crate) fn row(&self, slot: u32) -> Result<SessionRow, MapsError> {
+        self.sessions.get(&slot, 0).map_err(access("read", "SESSIONS"))
     }
 
     /// The ids of all cgroups that belong to a session.
@@ -197,10 +202,6 @@ impl SessionMaps {
         self.procs.get(&slot, 0).map_err(access("read", "PROCS"))
     }
 
-    pub(super) fn set_enrol(&mut self, request: EnrolRequest) -> Result<(), MapsError> {
-        self.enrol.set(0, request, 0).map_err(access("write", "ENROL"))
-    }
-
     /// Every counter, summed over the CPUs, in the order of [`Counter::ALL`].
     pub(crate) fn counters(&self) -> Result<Vec<(Counter, u64)>, MapsError> {
         let sum = |counter: &Counter| {
@@ -209,6 +210,18 @@ impl SessionMaps {
         };
         Counter::ALL.iter().map(sum).collect()
     }
+}
+
+pub(super) fn tag(tasks: &Tasks, tgid: u32) -> Result<Option<TaskTag>, MapsError> {
+    match tasks.get(&tgid, 0) {
+        Ok(tag) => Ok(Some(tag)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(access("read", "TASKS")(error)),
+    }
+}
+
+pub(super) fn tags(tasks: &Tasks) -> Result<Vec<(u32, TaskTag)>, MapsError> {
+    tasks.iter().collect::<Result<_, _>>().map_err(access("read", "TASKS"))
 }
 
 /// Taking away what is not there is no failure.

@@ -6,6 +6,7 @@
 
 mod attach;
 mod control;
+mod digest;
 mod guard;
 mod maps;
 mod object;
@@ -14,6 +15,7 @@ mod pins;
 mod probe;
 mod ring;
 mod rules;
+mod tagger;
 
 pub(crate) use attach::HOOKS;
 pub(crate) use guard::{Absence, Guard};
@@ -23,3 +25,4 @@ pub(crate) use offsets::{OffsetError, guard_offsets, kernel_offsets};
 pub(crate) use pins::{PinError, Pins};
 pub(crate) use probe::{probe_guard, probe_programs};
 pub(crate) use ring::Ring;
+pub(crate) use tagger::Tagger;

@@ -1,10 +1,8 @@
 //! Loading the object, adopting what is pinned, replacing programs of an earlier build, and taking everything away.
-//! It is over 400 lines because each of these steps leans on the others' order, which is easier to follow in one place.
 
 use std::{
     fs::File,
     io,
-    io::Read as _,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -21,19 +19,19 @@ use aya::{
 use enforcer_common::{
     ABI_VERSION,
     config::{Config, Meta},
-    identity::{EnrolKind, EnrolRequest, HeldSocket, SessionRef, TaskTag},
 };
-use ring::digest::{Context, SHA256};
 
 use crate::exit::one_line;
 
 use super::{
     attach::{Coverage, HOOKS, Linked},
+    digest,
     guard::{GUARD, Guard},
     maps::{self, MapsError, SessionMaps},
     pins::{PinError, Pins},
     ring::Ring,
     rules::RuleMaps,
+    tagger::Tagger,
 };
 
 /// How long the kernel may take to let go of programs whose pins are gone: of the guard only after each task of the host was seen to
@@ -125,6 +123,7 @@ impl Start {
 pub(crate) struct Kernel {
     pub(crate) sessions: SessionMaps,
     pub(crate) rules: RuleMaps,
+    pub(crate) tagger: Tagger,
     pub(crate) start: Start,
     pub(crate) guard: Guard,
     pins: Pins,
@@ -144,7 +143,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let root = File::open(cgroup_root)
             .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
-        let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
+        let meta = digest::meta(config);
         let start_guard = |is_current| Guard::start(pins, &root, config, can_guard, is_current);
         let (start, guard) = if !pins.exist()? {
             let staged = pins.stage()?;
@@ -176,6 +175,7 @@ impl Kernel {
         Ok(Self {
             sessions: SessionMaps::open(pins)?,
             rules: RuleMaps::open(pins)?,
+            tagger: Tagger::open(pins)?,
             start,
             guard,
             pins: pins.clone(),
@@ -188,65 +188,6 @@ impl Kernel {
         Ring::new(maps::open_records(&self.pins)?).map_err(KernelError::Records)
     }
 
-    /// Tags one process. The answer is the tag that the kernel now holds for it, read back.
-    pub(crate) fn enrol(&mut self, tgid: u32, session: SessionRef) -> Result<TaskTag, KernelError> {
-        self.sessions.set_enrol(EnrolRequest { session, tgid, kind: EnrolKind::Process.raw() })?;
-        let iterated = self.iterate("enrol_task");
-        // Nobody who reads the iterator later tags anything.
-        self.sessions.set_enrol(EnrolRequest::NONE)?;
-        iterated.map_err(KernelError::Iterate)?;
-        self.sessions.tag(tgid)?.ok_or(KernelError::NotTagged { tgid })
-    }
-
-    /// Tags processes that run already: those in the session's cgroup and below it, or one and its descendants. Once through all
-    /// processes of the host; to be done again until it finds no more.
-    pub(crate) fn tag_running(
-        &mut self,
-        session: SessionRef,
-        kind: EnrolKind,
-        tgid: u32,
-    ) -> Result<(), KernelError> {
-        self.sessions.set_enrol(EnrolRequest { session, tgid, kind: kind.raw() })?;
-        let iterated = self.iterate("enrol_task");
-        self.sessions.set_enrol(EnrolRequest::NONE)?;
-        iterated.map(drop).map_err(KernelError::Iterate)
-    }
-
-    /// The network sockets that a session's processes hold. With `take`, those that were made elsewhere are taken for the session's
-    /// from now on.
-    pub(crate) fn held_sockets(
-        &mut self,
-        session: SessionRef,
-        take: bool,
-    ) -> Result<Vec<HeldSocket>, KernelError> {
-        let kind = if take { EnrolKind::Process } else { EnrolKind::Nothing };
-        self.sessions.set_enrol(EnrolRequest { session, tgid: 0, kind: kind.raw() })?;
-        let output = self.iterate("enrol_socket");
-        self.sessions.set_enrol(EnrolRequest::NONE)?;
-        Ok(maps::held_sockets(&output.map_err(KernelError::Iterate)?))
-    }
-
-    /// Gives back the sockets that were taken for a session: one that did not come about.
-    pub(crate) fn release_sockets(&mut self, session: SessionRef) -> Result<(), KernelError> {
-        self.sessions.set_enrol(EnrolRequest { session, tgid: 0, kind: EnrolKind::Release.raw() })?;
-        let iterated = self.iterate("enrol_socket");
-        self.sessions.set_enrol(EnrolRequest::NONE)?;
-        iterated.map(drop).map_err(KernelError::Iterate)
-    }
-
-    /// Opening a pinned iterator runs it once. What it writes.
-    fn iterate(&self, program: &str) -> io::Result<Vec<u8>> {
-        let mut iterator = File::open(self.pins.link(program))?;
-        let mut output = Vec::new();
-        loop {
-            match iterator.read_to_end(&mut output) {
-                // After a million objects of which the program said nothing (v6.1/kernel/bpf/bpf_iter.c, MAX_ITER_OBJECTS): it goes on.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return read.map(|_| output),
-            }
-        }
-    }
-
     /// Attaches the programs anew, beside those that are there, and then removes these: for when one of them is not attached.
     pub(crate) fn replace_programs(
         &mut self,
@@ -256,7 +197,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let root = File::open(cgroup_root)
             .map_err(|source| KernelError::Open { path: cgroup_root.to_owned(), source })?;
-        let meta = Meta { abi: ABI_VERSION, pad: [0; 6], magic: Meta::MAGIC, digest: digest(config) };
+        let meta = digest::meta(config);
         upgrade(&self.pins, config, max_tasks, &root)?;
         maps::write_meta(&mut maps::open_meta(&self.pins)?, meta)?;
         self.start = Start::Upgraded;
@@ -394,14 +335,4 @@ fn open_links(pins: &Pins) -> Result<Vec<FdLink>, KernelError> {
         link.map_err(|source| KernelError::Link { path, source: Box::new(source) })
     };
     HOOKS.iter().map(open).collect()
-}
-
-/// What the programs are made of: equal digests, equal behaviour.
-fn digest(config: &Config) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    context.update(OBJECT);
-    context.update(format!("{config:?}").as_bytes());
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
 }

@@ -1,14 +1,17 @@
 //! The written form of an event: one JSON object a line. Also read back, by the command line.
 
+use std::{borrow::Cow, sync::Arc};
+
 use enforcer_common::{
     net::Protocol,
     record::Operation,
     verdict::{Reason, Verdict},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::{Egress, GuardDecision};
-use crate::session::{EnvelopeInForce, ProcessView, Session};
+use crate::session::{EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
 pub(crate) const VERSION: u32 = 1;
@@ -50,9 +53,9 @@ pub(crate) enum EventKind {
     AuthorityChanged,
 }
 
-/// An event.
+/// An event. Written, its session is text already; read, it is a [`LineSession`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct EventLine {
+pub(crate) struct EventLine<S = SessionText> {
     pub(crate) version: u32,
     pub(crate) kind: EventKind,
     /// RFC 3339, UTC, ns.
@@ -60,7 +63,7 @@ pub(crate) struct EventLine {
     /// Counts the lines of this host, across restarts; a gap is a loss.
     pub(crate) sequence: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) session: Option<LineSession>,
+    pub(crate) session: Option<S>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) process: Option<LineProcess>,
     #[serde(flatten)]
@@ -94,6 +97,17 @@ pub(crate) struct LineSession {
     pub(crate) envelope_digest: String,
 }
 
+/// A [`LineSession`] as it is written. Made once for a session and its envelope: it is a third of a line, and of thousands of lines
+/// a second the same.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionText(Arc<RawValue>);
+
+impl Serialize for SessionText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().serialize(serializer)
+    }
+}
+
 /// The process that acted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineProcess {
@@ -123,17 +137,17 @@ pub(crate) struct Lineage {
 /// A decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineEgress {
-    pub(crate) operation: String,
-    pub(crate) protocol: String,
+    pub(crate) operation: Cow<'static, str>,
+    pub(crate) protocol: Cow<'static, str>,
     /// The far end; of `bind`, the local address. Null for `socket()`.
     pub(crate) destination: Option<LineDestination>,
     /// Our own port, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) local_port: Option<u16>,
-    pub(crate) verdict: String,
+    pub(crate) verdict: Cow<'static, str>,
     /// Whether the operation was refused; a deny in audit mode is not.
     pub(crate) refused: bool,
-    pub(crate) reason: String,
+    pub(crate) reason: Cow<'static, str>,
     pub(crate) rule: Option<String>,
     /// The socket's cookie, as `ss -e` shows it.
     pub(crate) socket: u64,
@@ -145,18 +159,18 @@ pub(crate) struct LineEgress {
     pub(crate) foreign: bool,
     /// Where the process stands, if that is not where its tag says: `outside`, `other-session`, `untagged`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) placement: Option<String>,
+    pub(crate) placement: Option<Cow<'static, str>>,
 }
 
 /// What the guard decided.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineGuard {
     /// The kernel's name of the hook.
-    pub(crate) operation: String,
-    pub(crate) verdict: String,
+    pub(crate) operation: Cow<'static, str>,
+    pub(crate) verdict: Cow<'static, str>,
     /// Whether the operation was refused; a deny in audit mode is not.
     pub(crate) refused: bool,
-    pub(crate) reason: String,
+    pub(crate) reason: Cow<'static, str>,
     /// Of the envelope's rules for Unix sockets.
     pub(crate) rule: Option<String>,
     /// What it was to be done to.
@@ -183,10 +197,10 @@ impl LineGuard {
     pub(crate) fn new(guard: &GuardDecision, session: Option<&Session>) -> Self {
         let rule = guard.rule.zip(session);
         Self {
-            operation: guard.hook.name().to_owned(),
-            verdict: guard.verdict.name().to_owned(),
+            operation: guard.hook.name().into(),
+            verdict: guard.verdict.name().into(),
             refused: guard.refused,
-            reason: guard.reason.name().to_owned(),
+            reason: guard.reason.name().into(),
             rule: rule
                 .and_then(|(rule, session)| session.unix_rule_name(guard.envelope, rule))
                 .map(str::to_owned),
@@ -207,7 +221,7 @@ pub(crate) struct LineDestination {
     pub(crate) port: u16,
 }
 
-impl EventLine {
+impl EventLine<SessionText> {
     /// An event without particulars. The writer gives it its sequence.
     pub(crate) fn new(kind: EventKind, time: &jiff::Timestamp) -> Self {
         Self {
@@ -228,7 +242,7 @@ impl EventLine {
     }
 
     pub(crate) fn session(mut self, session: &Session) -> Self {
-        self.session = Some(session.into());
+        self.session = Some(session.text.clone());
         self
     }
 
@@ -238,25 +252,21 @@ impl EventLine {
     }
 }
 
-impl LineSession {
+impl SessionText {
     /// A session while it was held to this envelope.
-    pub(crate) fn under(session: &Session, envelope: &EnvelopeInForce) -> Self {
+    pub(crate) fn under(grant: &Grant, envelope: &EnvelopeInForce) -> Self {
         let metadata = &envelope.envelope.metadata;
-        Self {
-            id: session.grant.id.to_string(),
+        let line = LineSession {
+            id: grant.id.to_string(),
             agent: metadata.name.clone(),
             owner: metadata.owner.clone(),
             operator: metadata.operator.clone(),
             model: metadata.model.clone(),
             purpose: metadata.purpose.clone(),
             envelope_digest: envelope.digest.clone(),
-        }
-    }
-}
-
-impl From<&Session> for LineSession {
-    fn from(session: &Session) -> Self {
-        Self::under(session, &session.envelope)
+        };
+        let text = serde_json::value::to_raw_value(&line).expect("it holds only text");
+        Self(text.into())
     }
 }
 
@@ -287,23 +297,23 @@ impl LineEgress {
         let (operation, verdict, reason): (Operation, Verdict, Reason) =
             (egress.operation, egress.verdict, egress.reason);
         Self {
-            operation: operation.name().to_owned(),
+            operation: operation.name().into(),
             protocol: known
-                .map_or_else(|| egress.protocol.to_string(), |protocol| protocol.name().to_owned()),
+                .map_or_else(|| egress.protocol.to_string().into(), |protocol| protocol.name().into()),
             destination: egress
                 .to
                 .map(|(address, port)| LineDestination { address: address.to_string(), port }),
             local_port: egress.local_port,
-            verdict: verdict.name().to_owned(),
+            verdict: verdict.name().into(),
             refused: egress.refused,
-            reason: reason.name().to_owned(),
+            reason: reason.name().into(),
             rule: egress.rule.and_then(|rule| {
                 session.and_then(|session| session.rule_name(egress.envelope, rule)).map(str::to_owned)
             }),
             socket: egress.cookie,
             netns: egress.netns,
             foreign: egress.foreign,
-            placement: egress.is_misplaced().then(|| egress.placement.name().to_owned()),
+            placement: egress.is_misplaced().then(|| egress.placement.name().into()),
         }
     }
 }

@@ -15,7 +15,7 @@ use enforcer_common::{
 };
 use uuid::Uuid;
 
-use crate::envelope::Envelope;
+use crate::{envelope::Envelope, record::SessionText};
 
 pub(crate) use reach::{Link, Reach};
 pub(crate) use registry::{Lingering, Registry};
@@ -31,6 +31,11 @@ pub(crate) struct EnvelopeInForce {
     pub(crate) envelope: Envelope,
     /// How many blocks its table in the kernel has.
     pub(crate) blocks: u64,
+}
+
+impl EnvelopeInForce {
+    /// The number of no envelope: the kernel has no table for it, and whoever is held to it is refused everything.
+    pub(crate) const NO_NUMBER: u32 = 0;
 }
 
 /// What is fixed for a session's life.
@@ -58,6 +63,8 @@ pub(crate) struct Grant {
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
+    /// Its processes are on their way into it.
+    Registering,
     Active,
     Expired,
     Revoked,
@@ -67,6 +74,7 @@ pub(crate) enum Status {
 impl Status {
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Registering => "registering",
             Self::Active => "active",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
@@ -79,6 +87,7 @@ impl Status {
 #[derive(Debug)]
 pub(crate) struct Replaced {
     pub(crate) envelope: Arc<EnvelopeInForce>,
+    text: SessionText,
     /// ns on the boot clock.
     pub(crate) at_ns: u64,
 }
@@ -88,6 +97,8 @@ pub(crate) struct Replaced {
 pub(crate) struct Session {
     pub(crate) grant: Grant,
     pub(crate) envelope: Arc<EnvelopeInForce>,
+    /// What lines say of it, under this envelope.
+    pub(crate) text: SessionText,
     /// What it was held to before, for as long as there may be records that name its rules.
     pub(crate) replaced: Vec<Replaced>,
     /// Active, revoked or in quarantine.
@@ -96,6 +107,8 @@ pub(crate) struct Session {
     pub(crate) settled_ns: u64,
     /// Its processes ran before it did, and not all of them are known to be held to it yet.
     pub(crate) registering: bool,
+    /// It was stopped to be registered, and does not go on yet.
+    pub(crate) stopped: bool,
     /// An expiry is recorded once.
     pub(crate) expiry_recorded: bool,
     pub(crate) processes: ProcessTree,
@@ -106,13 +119,16 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(grant: Grant, envelope: Arc<EnvelopeInForce>) -> Self {
         let processes = ProcessTree::new(grant.root);
+        let text = SessionText::under(&grant, &envelope);
         Self {
             grant,
             envelope,
+            text,
             replaced: Vec::new(),
             state: SessionState::Active,
             settled_ns: 0,
             registering: false,
+            stopped: false,
             expiry_recorded: false,
             processes,
             misplaced: BTreeSet::new(),
@@ -121,8 +137,15 @@ impl Session {
 
     /// Holds the session to another envelope.
     pub(crate) fn replace_envelope(&mut self, envelope: Arc<EnvelopeInForce>, now_ns: u64) {
+        let text = std::mem::replace(&mut self.text, SessionText::under(&self.grant, &envelope));
         let envelope = std::mem::replace(&mut self.envelope, envelope);
-        self.replaced.push(Replaced { envelope, at_ns: now_ns });
+        self.replaced.push(Replaced { envelope, text, at_ns: now_ns });
+    }
+
+    /// There may be records that name the rules of this envelope, too.
+    pub(crate) fn was_held_to(&mut self, envelope: Arc<EnvelopeInForce>, now_ns: u64) {
+        let text = SessionText::under(&self.grant, &envelope);
+        self.replaced.push(Replaced { envelope, text, at_ns: now_ns });
     }
 
     /// Forgets the envelopes that were replaced before `then_ns`: every record of theirs has been taken.
@@ -135,6 +158,7 @@ impl Session {
             SessionState::Revoked | SessionState::Free => Status::Revoked,
             SessionState::Quarantined => Status::Quarantined,
             SessionState::Active if now_ns >= self.grant.expires_ns => Status::Expired,
+            SessionState::Active if self.registering => Status::Registering,
             SessionState::Active => Status::Active,
         }
     }
@@ -166,11 +190,18 @@ impl Session {
 
     /// The envelope that a record names by its number.
     pub(crate) fn envelope_of(&self, number: u32) -> Option<&EnvelopeInForce> {
-        let replaced = self.replaced.iter().rev().map(|replaced| &replaced.envelope);
-        std::iter::once(&self.envelope)
-            .chain(replaced)
-            .map(|known| &**known)
-            .find(|known| known.number == number)
+        self.known(number).map(|(envelope, _)| envelope)
+    }
+
+    /// What lines say of it while it was held to that envelope.
+    pub(crate) fn text_under(&self, number: u32) -> Option<&SessionText> {
+        self.known(number).map(|(_, text)| text)
+    }
+
+    fn known(&self, number: u32) -> Option<(&EnvelopeInForce, &SessionText)> {
+        let replaced = self.replaced.iter().rev().map(|replaced| (&*replaced.envelope, &replaced.text));
+        let mut known = std::iter::once((&*self.envelope, &self.text)).chain(replaced);
+        known.find(|(envelope, _)| envelope.number == number)
     }
 
     /// The name of a rule for Unix sockets, likewise.

@@ -2,12 +2,9 @@
 //! envelope, or to one at all.
 
 use enforcer_common::{
-    decision::{Claim, Standing, decide_packet},
-    identity::SessionRef,
+    decision::{Standing, decide_packet},
     net::{Destination, Direction},
     packet::Packet,
-    record::Placement,
-    session::{Control, SessionState},
 };
 
 use crate::envelope::{self, CompiledTable, Envelope, TooLarge};
@@ -27,21 +24,8 @@ pub(crate) struct Link {
 
 impl Reach {
     pub(crate) fn of(envelope: &Envelope) -> Result<Self, TooLarge> {
-        const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
         const NUMBER: u32 = 1;
-        let control = Control {
-            state: SessionState::Active,
-            mode: envelope.mode,
-            envelope: NUMBER,
-            generation: SESSION.generation,
-        };
-        let standing = Standing {
-            claim: Claim::Tagged(SESSION),
-            control: control.pack(),
-            expires_ns: u64::MAX,
-            now_ns: 0,
-            placement: Placement::Home,
-        };
+        let standing = Standing::undisturbed(NUMBER, envelope.mode);
         Ok(Self { table: CompiledTable::new(NUMBER, &envelope::compile(envelope)?), standing })
     }
 

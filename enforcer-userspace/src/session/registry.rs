@@ -35,15 +35,13 @@ pub(crate) struct Registry {
     lingering: BTreeMap<u32, Lingering>,
 }
 
-/// What is left of a session whose last process has ended by itself: what it sent last may still be on its way, and what the
-/// kernel has to send again, or to close, leaves by the rules that the session had.
+/// A session whose last process has ended by itself: what it sent last may still be on its way, and what the kernel has to send again,
+/// or to close, leaves by the rules that the session had; until it is revoked all the same.
 #[derive(Debug)]
 pub(crate) struct Lingering {
-    pub(crate) slot: SessionRef,
-    pub(crate) cgroup_id: u64,
+    pub(crate) session: Session,
     /// The level of a cgroup that was somebody else's: its sockets are still told by it.
     pub(crate) borrowed_level: Option<u32>,
-    pub(crate) envelope: Arc<EnvelopeInForce>,
     /// ns on the boot clock.
     pub(crate) until_ns: u64,
 }
@@ -60,9 +58,10 @@ impl Registry {
         self.sessions.remove(&self.by_id.remove(&id)?)
     }
 
-    /// The session that holds the slot in this generation.
+    /// The session that holds the slot in this generation, also one that lingers.
     pub(crate) fn at(&self, slot: SessionRef) -> Option<&Session> {
-        self.sessions.get(&slot.slot).filter(|session| session.grant.slot == slot)
+        let lingering = || self.lingering.get(&slot.slot).map(|lingering| &lingering.session);
+        self.sessions.get(&slot.slot).or_else(lingering).filter(|session| session.grant.slot == slot)
     }
 
     pub(crate) fn at_mut(&mut self, slot: SessionRef) -> Option<&mut Session> {
@@ -75,6 +74,26 @@ impl Registry {
 
     pub(crate) fn get_mut(&mut self, id: Uuid) -> Option<&mut Session> {
         self.sessions.get_mut(self.by_id.get(&id)?)
+    }
+
+    /// The session with this id, also one that lingers.
+    pub(crate) fn known(&self, id: Uuid) -> Option<&Session> {
+        let lingering = || self.lingering().map(|lingering| &lingering.session);
+        self.get(id).or_else(|| lingering().find(|session| session.grant.id == id))
+    }
+
+    pub(crate) fn known_mut(&mut self, id: Uuid) -> Option<&mut Session> {
+        if self.by_id.contains_key(&id) {
+            return self.get_mut(id);
+        }
+        let lingering = self.lingering.values_mut().map(|lingering| &mut lingering.session);
+        lingering.into_iter().find(|session| session.grant.id == id)
+    }
+
+    /// The sessions that linger and whose id starts with `prefix`.
+    pub(crate) fn lingering_starting_with(&self, prefix: &str) -> Vec<Uuid> {
+        let ids = self.lingering().map(|lingering| lingering.session.grant.id);
+        ids.filter(|id| id.to_string().starts_with(prefix)).collect()
     }
 
     /// The sessions whose id starts with `prefix`.
@@ -108,7 +127,7 @@ impl Registry {
     }
 
     pub(crate) fn insert_lingering(&mut self, lingering: Lingering) {
-        self.lingering.insert(lingering.slot.slot, lingering);
+        self.lingering.insert(lingering.session.grant.slot.slot, lingering);
     }
 
     pub(crate) fn lingering(&self) -> impl Iterator<Item = &Lingering> {
@@ -121,7 +140,7 @@ impl Registry {
         let taken = self.sessions.len() + self.strays.len() + self.lingering.len();
         let over = (taken + SPARE_SLOTS).saturating_sub(MAX_SESSIONS as usize);
         let mut by_time: Vec<(u64, u32)> =
-            self.lingering.values().map(|lingering| (lingering.until_ns, lingering.slot.slot)).collect();
+            self.lingering.iter().map(|(slot, lingering)| (lingering.until_ns, *slot)).collect();
         by_time.sort_unstable();
         let due = by_time.iter().take_while(|(until_ns, _)| *until_ns <= now_ns).count();
         let slots = by_time.into_iter().take(due.max(over)).map(|(_, slot)| slot);
@@ -141,15 +160,18 @@ impl Registry {
 
     /// The envelope with this digest, if a session is held to it: sessions with equal envelopes share its rules.
     pub(crate) fn envelope(&self, digest: &str) -> Option<Arc<EnvelopeInForce>> {
-        let lingering = self.lingering.values().map(|lingering| &lingering.envelope);
+        let lingering = self.lingering.values().map(|lingering| &lingering.session.envelope);
         let in_force = self.iter().map(|session| &session.envelope).chain(lingering);
-        in_force.into_iter().find(|envelope| envelope.digest == digest).cloned()
+        let is_wanted = |envelope: &&Arc<EnvelopeInForce>| {
+            envelope.digest == digest && envelope.number != EnvelopeInForce::NO_NUMBER
+        };
+        in_force.into_iter().find(is_wanted).cloned()
     }
 
     /// Whether any session is held to the envelope with this number, or its connections are.
     pub(crate) fn uses_envelope(&self, number: u32) -> bool {
         self.iter().any(|session| session.envelope.number == number)
-            || self.lingering.values().any(|lingering| lingering.envelope.number == number)
+            || self.lingering.values().any(|lingering| lingering.session.envelope.number == number)
     }
 
     /// A number that no envelope in force has, and that is free in the kernel.

@@ -16,6 +16,11 @@ pub(crate) struct ProcessKey {
     pub(crate) start_ns: u64,
 }
 
+impl ProcessKey {
+    /// No process.
+    pub(crate) const NONE: Self = Self { tgid: 0, start_ns: 0 };
+}
+
 #[derive(Debug)]
 struct Process {
     parent: Option<ProcessKey>,
@@ -51,7 +56,10 @@ impl ProcessTree {
     pub(crate) fn new(root: ProcessKey) -> Self {
         let mut tree =
             Self { processes: HashMap::new(), live: BTreeMap::new(), ended: VecDeque::new(), root };
-        tree.insert(root, None, None);
+        // Of a session that nobody is in yet there is no first process.
+        if root != ProcessKey::NONE {
+            tree.insert(root, None, None);
+        }
         tree
     }
 

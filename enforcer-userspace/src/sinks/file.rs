@@ -46,21 +46,18 @@ impl FileSink {
         Ok((Self { path: path.to_owned(), file, bytes }, String::from_utf8_lossy(&tail).into_owned()))
     }
 
-    /// Appends one line, whole or not at all.
-    pub(crate) fn write(&mut self, line: &str) -> Result<(), PathError> {
-        if self.bytes > 0 && self.bytes + line.len() as u64 >= ROTATE_BYTES {
+    /// Appends one line, with the newline that it ends in, whole or not at all.
+    pub(crate) fn write(&mut self, line: &[u8]) -> Result<(), PathError> {
+        if self.bytes > 0 && self.bytes + line.len() as u64 > ROTATE_BYTES {
             // The line that found no new file is not written: else a disk on which none can be made would fill with one file.
             self.rotate()?;
         }
-        let mut bytes = Vec::with_capacity(line.len() + 1);
-        bytes.extend_from_slice(line.as_bytes());
-        bytes.push(b'\n');
-        if let Err(failed) = self.file.write_all(&bytes) {
+        if let Err(failed) = self.file.write_all(line) {
             // A part may have found room.
             self.file.set_len(self.bytes).map_err(PathError::at("shorten", &self.path))?;
             return Err(PathError::at("write", &self.path)(failed));
         }
-        self.bytes += bytes.len() as u64;
+        self.bytes += line.len() as u64;
         Ok(())
     }
 
@@ -162,7 +159,7 @@ mod tests {
         fs::write(&path, "one\ntwo\nthr").unwrap();
         let (mut sink, tail) = FileSink::open(&path).unwrap();
         assert_eq!(tail, "one\ntwo\n");
-        sink.write("four").unwrap();
+        sink.write(b"four\n").unwrap();
         assert_eq!(all(&sink), "one\ntwo\nfour\n");
     }
 
@@ -185,7 +182,7 @@ mod tests {
         assert_eq!(tail, "");
         let filler = "x".repeat(1 << 20);
         for n in 0..70 {
-            sink.write(&format!("{n} {filler}")).unwrap();
+            sink.write(format!("{n} {filler}\n").as_bytes()).unwrap();
         }
         let numbers: Vec<u32> =
             all(&sink).lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();

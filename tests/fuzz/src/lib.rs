@@ -8,13 +8,10 @@
 #[allow(dead_code, unused_imports, reason = "the targets ask for a part of it")]
 mod envelope;
 
-use enforcer_common::decision::{Claim, Decision, Standing, decide, decide_bind, decide_packet};
-use enforcer_common::identity::SessionRef;
+use enforcer_common::decision::{Decision, Standing, decide, decide_bind, decide_packet};
 use enforcer_common::net::{Address, Destination, Direction, Family, Protocol};
 use enforcer_common::packet::Packet;
-use enforcer_common::record::Placement;
 use enforcer_common::rules::NO_RULE;
-use enforcer_common::session::{Control, SessionState};
 use enforcer_common::verdict::{Mode, Verdict};
 use envelope::compile::compile_within;
 use envelope::{
@@ -138,7 +135,7 @@ fn end(prefix: envelope::Prefix) -> Address {
 
 fn check_decision(envelope: &Envelope, table: &CompiledTable, destination: Destination) {
     let explained = explain(envelope, Direction::Out, destination).expect("it compiled within fewer steps");
-    let decision = decide(&standing(envelope.mode), Some(destination), &table);
+    let decision = decide(&Standing::undisturbed(1, envelope.mode), Some(destination), &table);
     let same = |a: &Decision, b: &Decision| (a.verdict, a.rule, a.mode) == (b.verdict, b.rule, b.mode);
     assert!(same(&decision, &explained.decision), "{decision:?} {explained:?} of {destination:?}");
     assert_eq!(explained.rules.len(), envelope.rules.len());
@@ -192,7 +189,7 @@ fn check_far_end(envelope: &Envelope, table: &CompiledTable, from: Destination) 
     let decides = |said: &&(u32, RuleExplanation)| matches!(said.1, RuleExplanation::Decides(_));
     let deciding = explained.rules.iter().find(decides).map_or(NO_RULE, |(number, _)| *number);
     assert_eq!(explained.decision.rule, deciding, "{from:?}: {explained:?}");
-    let standing = standing(envelope.mode);
+    let standing = Standing::undisturbed(1, envelope.mode);
     let bind = decide_bind(&standing, Some(from.protocol), from.port, &table);
     let reaches = |rule: &&envelope::ListenRule| {
         rule.protocols.contains(&from.protocol) && rule.ports.iter().any(|range| range.holds(from.port))
@@ -216,17 +213,5 @@ fn check_far_end(envelope: &Envelope, table: &CompiledTable, from: Destination) 
         let [opening, other] =
             [true, false].map(|opens| decide_packet(&standing, &packet(opens), None, &table).is_refused());
         assert!(opening || !other, "{from:?} {direction}");
-    }
-}
-
-fn standing(mode: Mode) -> Standing {
-    const SESSION: SessionRef = SessionRef { slot: 0, generation: 1 };
-    let control = Control { state: SessionState::Active, mode, envelope: 1, generation: SESSION.generation };
-    Standing {
-        claim: Claim::Tagged(SESSION),
-        control: control.pack(),
-        expires_ns: 1,
-        now_ns: 0,
-        placement: Placement::Home,
     }
 }

@@ -19,6 +19,11 @@ pub fn root() -> PathBuf {
         .expect("the integration tests need a mounted cgroup v2 hierarchy")
 }
 
+/// Whether somebody wants the processes in `cgroup` to stand still; they may not do so yet.
+pub fn is_to_be_frozen(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.freeze")).expect("it is there").trim() == "1"
+}
+
 /// The processes in `cgroup` and below it.
 pub(crate) fn members(cgroup: &Path) -> Vec<i32> {
     let own = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();

@@ -56,18 +56,6 @@ impl Layout {
         self.run_dir().join("control.sock")
     }
 
-    pub fn workload_socket(&self) -> PathBuf {
-        self.run_dir().join("workload.sock")
-    }
-
-    /// A program outside any session that knows where sessions get credentials.
-    pub fn workload_client(&self, words: &[String]) -> Process {
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
-        command.env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.workload_socket().display()));
-        Process::spawn(command)
-    }
-
     /// The cgroup that the daemon makes.
     pub fn cgroup_dir(&self) -> PathBuf {
         cgroup::root().join(&self.cgroup)
@@ -264,6 +252,14 @@ impl Daemon {
         self.layout.outcome(&["apply", path]).success();
     }
 
+    /// Registers what runs already, named as the command line names it; the answer.
+    #[track_caller]
+    pub fn register(&self, envelope: &Envelope, target: &[&str]) -> Value {
+        let path = self.layout.write_envelope(envelope);
+        let path = path.to_str().expect("the path is text");
+        self.receipt(&[&["register", "--envelope", path], target].concat())
+    }
+
     /// Revokes a session, or puts it in quarantine; the receipt.
     #[track_caller]
     pub fn receipt(&self, arguments: &[&str]) -> Value {
@@ -304,6 +300,13 @@ impl Daemon {
     pub fn session_id(&self, agent: &str) -> String {
         let session = wait_until(DEADLINE, "the session is listed", || self.session(agent));
         session["id"].as_str().expect("an id is text").to_owned()
+    }
+
+    /// The cgroup of the session of an agent; waits for it.
+    #[track_caller]
+    pub fn session_cgroup(&self, agent: &str) -> PathBuf {
+        let session = wait_until(DEADLINE, "the session is listed", || self.session(agent));
+        session["cgroup"].as_str().expect("a path is text").into()
     }
 
     /// Everything recorded so far.

@@ -13,6 +13,7 @@
 //! A deny test has four parts: reachable outside a session; refused inside; nothing at the server and a record of it;
 //! reachable again afterwards. Without the first and the last, a broken network passes.
 
+mod actor;
 mod attempt;
 mod bpf;
 mod cgroup;
@@ -25,6 +26,7 @@ mod netns;
 mod process;
 mod server;
 mod sniffer;
+mod workload;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -32,22 +34,26 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use actor::Actor;
 pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
 pub use bpf::{FullMap, entries_of, inner_memory, live_ids, pinned_ids};
-pub use cgroup::{remove as remove_cgroup, root as cgroup_root};
+pub use cgroup::{is_to_be_frozen, remove as remove_cgroup, root as cgroup_root};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};
 pub use holder::{Answer, Holder};
 pub use netns::NetNs;
 pub use process::{Finished, Process, wrap};
-pub use server::{Pair, Server};
+pub use server::{Pair, Server, arrives, far_end};
 pub use sniffer::{Left, Sniffer};
 
 /// How long anything may take that takes no time on an idle machine. Whoever waits for it lets it be [`scaled`].
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long something that must not happen is waited for, [`scaled`]: longer than TCP takes to try again.
+pub const NEVER: Duration = Duration::from_secs(5);
 
 /// How long a load test may run.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(600);

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Backlog, listen};
 
-use crate::{DEADLINE, scaled, unique, wait_until};
+use crate::{DEADLINE, NEVER, scaled, unique, wait_until};
 
 /// How soon a server sees that it is to stop.
 const TICK: Duration = Duration::from_millis(20);
@@ -146,6 +146,28 @@ impl Pair {
     pub fn arguments(&self) -> [String; 2] {
         [&self.allowed, &self.refused].map(|server| server.address().to_string())
     }
+}
+
+/// Somewhere to connect to, for a test that takes the connections itself.
+pub fn far_end() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
+/// What arrives in the time in which nothing should.
+pub fn arrives(mut stream: &TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(Duration::from_millis(100))).expect("it is not zero");
+    let (mut all, mut block) = (Vec::new(), [0; 4096]);
+    let end = Instant::now() + scaled(NEVER);
+    while Instant::now() < end {
+        match stream.read(&mut block) {
+            Ok(0) => break,
+            Ok(len) => all.extend_from_slice(&block[..len]),
+            Err(_) => {}
+        }
+    }
+    all
 }
 
 const MARKER: &str = "settle";

@@ -3,11 +3,10 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
-use std::time::Duration;
 
 use integration::{
-    Conversation, DEADLINE, Daemon, Envelope, Event, Holder, NetNs, Pair, slowness, unique, wait_until,
+    Conversation, DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, NetNs, Pair, far_end, slowness,
+    unique, wait_until,
 };
 
 /// What a call on a socket says that was destroyed: the first says why, those after it that it is not connected.
@@ -155,7 +154,7 @@ fn revocation_reaches_nested_cgroups() {
     let daemon = Daemon::start();
     let listener = listen("127.0.0.10:0");
     let mut inside = daemon.hold(&envelope("nested"));
-    let mut deep = cgroup_of(&daemon, "nested");
+    let mut deep = daemon.session_cgroup("nested");
     for level in ["one", "two"] {
         deep.push(level);
         fs::create_dir(&deep).expect("as root");
@@ -167,11 +166,6 @@ fn revocation_reaches_nested_cgroups() {
     inside.must_fail("receive s", &[libc::ECONNABORTED]);
     far.expect_reset();
     inside.end();
-}
-
-fn cgroup_of(daemon: &Daemon, agent: &str) -> PathBuf {
-    let session = wait_until(DEADLINE, "it is listed", || daemon.session(agent));
-    session["cgroup"].as_str().expect("a path is text").into()
 }
 
 fn is_frozen(cgroup: &std::path::Path) -> bool {
@@ -192,7 +186,7 @@ fn revocation_stops_the_processes_if_it_is_told_to() {
     let listener = listen("127.0.0.10:0");
     let mut inside = daemon.hold(&envelope("frozen"));
     let far = Far::connect(&mut inside, "s", &listener);
-    let cgroup = cgroup_of(&daemon, "frozen");
+    let cgroup = daemon.session_cgroup("frozen");
     let receipt = daemon.receipt(&["revoke", "--freeze", &daemon.session_id("frozen")]);
     assert_eq!([&receipt["state"], &receipt["processes_are"]], ["revoked", "frozen"]);
     wait_until(DEADLINE, "it is frozen", || is_frozen(&cgroup).then_some(()));
@@ -265,7 +259,7 @@ fn quarantine_holds_until_it_is_lifted() {
     let far = Far::connect(&mut inside, "s", &listener);
     inside.must("open idle tcp4");
     let mut talker: Conversation = daemon.converse(&envelope("free"), &unique("free"));
-    let cgroup = cgroup_of(&daemon, "held");
+    let cgroup = daemon.session_cgroup("held");
     let id = daemon.session_id("held");
 
     let receipt = daemon.receipt(&["quarantine", &id]);
@@ -308,37 +302,26 @@ fn quarantine_holds_until_it_is_lifted() {
     talker.end();
 }
 
-/// A program may end before what it wrote has left: the rest leaves by the rules that it had.
+/// However many descriptors there are on the host, a session's sockets are found, and destroyed: the kernel gives up a walk through
+/// a million of them that has found nothing, and wants to be asked again.
 #[test]
-fn session_that_ends_by_itself_gets_its_last_bytes_out() {
-    /// More than the far end's kernel takes in unasked.
-    const BYTES: usize = 300_000;
+fn sockets_are_destroyed_whatever_others_hold() {
+    const DESCRIPTORS: u32 = 1_200_000;
     let daemon = Daemon::start();
-    let listener = listen("127.0.0.10:0");
-    let mut inside = daemon.hold(&envelope("ends"));
-    inside.must("open s tcp4");
-    // Room for the rest: SO_SNDBUF, as much as anybody may have.
-    inside.must("option s 1 7 00400300");
-    inside.must(&format!("connect s {}", listener.local_addr().expect("it is bound")));
-    let (mut reader, _) = listener.accept().expect("it is connected");
-    inside.must(&format!("fill s {BYTES}"));
-    inside.begin("exit");
-    inside.finish();
-    wait_until(DEADLINE, "the session is over", || daemon.session("ends").is_none().then_some(()));
-    daemon.wait_idle();
-
-    // Nobody has read any of it so far, and the reader takes its time.
-    reader.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
-    let mut all = Vec::with_capacity(BYTES);
-    let mut block = vec![0; 64 << 10];
-    loop {
-        match reader.read(&mut block).expect("no reset: the session has ended by itself") {
-            0 => break,
-            len => all.extend_from_slice(&block[..len]),
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    assert_eq!(all.len(), BYTES);
-    assert!(all.chunks(16).all(|part| part == b"0123456789abcdef"));
-    assert_eq!(daemon.counter("packets_refused"), 0);
+    let (listener, address) = far_end();
+    let mut hoarder = daemon.act(&Envelope::of("hoarder"));
+    hoarder.begin(&format!("hoard {DESCRIPTORS}"));
+    let mut inside = daemon.act(&Envelope::of("cut").allow("all", "127.0.0.0/8", "any", "tcp"));
+    inside.must(&format!("connect {address}"));
+    let (stream, _) = listener.accept().expect("it is connected");
+    assert_eq!(hoarder.answer(LOAD_DEADLINE), "ok");
+    let receipt = daemon.receipt(&["revoke", &daemon.session_id("cut")]);
+    stream.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
+    let read = (&stream).read(&mut [0]);
+    daemon.kill_sessions();
+    drop((hoarder, inside));
+    assert_eq!(receipt["sockets"]["errors"], serde_json::json!([]), "{receipt}");
+    assert_eq!(receipt["sockets"]["destroyed"], 1, "{receipt}");
+    let error = read.expect_err("the far end is told");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }

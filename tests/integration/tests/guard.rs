@@ -236,7 +236,7 @@ print("".join(got))
 fn write_to_a_socket_from_before_is_not_sent_later() {
     let Some(daemon) = guarded("write_to_a_socket_from_before_is_not_sent_later") else { return };
     let script = r#"
-import json, socket, sys, time
+import fcntl, json, socket, struct, sys, time
 control, envelope = sys.argv[1:3]
 listener = socket.socket(); listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096); listener.bind(("127.0.0.1", 0)); listener.listen()
 import os
@@ -264,7 +264,13 @@ os.read(r2, 1)
 sender.setblocking(False)
 sent = 0
 while sent < 200000: sent += sender.send(b"x" * 20000)
-time.sleep(1)
+# All that has left is acknowledged, and there is more: the window is closed.
+def queued(request): return struct.unpack("i", fcntl.ioctl(sender, request, bytes(4)))[0]
+SIOCOUTQ, SIOCOUTQNSD = 0x5411, 0x894B
+end = time.monotonic() + 30
+while not queued(SIOCOUTQ) == queued(SIOCOUTQNSD) > 0:
+    assert time.monotonic() < end, "the window stays open"
+    time.sleep(0.01)
 if control:
     peer = socket.socket(socket.AF_UNIX); peer.connect(control)
     body = json.dumps({"envelope": open(envelope).read(), "command": []})

@@ -1,21 +1,16 @@
-//! Registering what runs already: a tree that forks all the while, a cgroup as it stands, and what must not be registered.
+//! Registering what runs already: a tree that forks all the while, and what must not be registered.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use integration::{
-    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Pair, Process, attempts, cgroup_root, fewer, probe,
-    remove_cgroup, totals, unique, wait_until,
-};
-use serde_json::Value;
+use integration::{DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, fewer, probe, totals, wait_until};
 
 /// Takes connections and reads until they end, so that what is over holds no descriptor; counts those that were reset.
 struct Keeper {
@@ -49,14 +44,6 @@ impl Keeper {
         });
         keeper
     }
-}
-
-fn register(daemon: &Daemon, envelope: &Envelope, target: &[&str]) -> Value {
-    let path = daemon.layout().write_envelope(envelope);
-    let path = path.to_string_lossy().into_owned();
-    let arguments = [&["register", "--format", "json", "--envelope", &path], target].concat();
-    let text = daemon.layout().outcome(&arguments).success().join("\n");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 fn tree(workers: usize, pairs: usize, allowed: &Keeper, refused: &Keeper) -> Process {
@@ -110,7 +97,7 @@ fn nothing_of_a_tree_that_forks_all_the_while_is_missed() {
     let root = tree.pid();
     let envelope =
         Envelope::of("tree").allow("only", "127.0.0.10/32", &format!("[{}]", allowed.address.port()), "tcp");
-    let answer = register(&daemon, &envelope, &["--pid", &root.to_string(), "--children"]);
+    let answer = daemon.register(&envelope, &["--pid", &root.to_string(), "--children"]);
     tree.write_line("registered");
     assert!(answer["processes"].as_u64().unwrap() > workers as u64, "{answer}");
     // What else this test's own process has started cannot be told from orphans; there is no other reason.
@@ -151,104 +138,11 @@ fn nothing_of_a_tree_that_forks_all_the_while_is_missed() {
     assert_eq!(signs, 0, "who is on the way into the session's cgroup has not escaped");
 }
 
-/// A cgroup of the test's, outside the daemon's.
-struct Borrowed(PathBuf);
-
-impl Borrowed {
-    fn new() -> Self {
-        let path = cgroup_root().join(unique("borrowed"));
-        fs::create_dir_all(path.join("inner")).expect("cgroups can be made");
-        Self(path)
-    }
-
-    /// Runs a probe that attempts as it is told, in the inner cgroup.
-    fn converse(&self, magic: &str) -> Process {
-        let command = probe(&["net", magic]);
-        let mut shell = Command::new("sh");
-        let script = "echo $$ > \"$0\"; exec \"$@\"";
-        shell.args(["-c", script]).arg(self.0.join("inner/cgroup.procs")).args(command);
-        Process::spawn(shell)
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        remove_cgroup(&self.0);
-    }
-}
-
-fn attempt(process: &mut Process, spec: &str) -> bool {
-    process.write_line(spec);
-    attempts(&[process.read_line(DEADLINE)])[0].succeeded()
-}
-
-#[test]
-fn a_cgroup_is_used_as_it_stands() {
-    let pair = Pair::v4("tcp");
-    let [allowed, refused] = pair.arguments().map(|address| format!("tcp/{address}"));
-    let borrowed = Borrowed::new();
-    let daemon = Daemon::start();
-    let mut member = borrowed.converse(&unique("member"));
-    assert!(attempt(&mut member, &refused), "control: reachable before");
-    let envelope = Envelope::of("container").allow_server("only", &pair.allowed);
-    let path = borrowed.0.to_string_lossy().into_owned();
-    let answer = register(&daemon, &envelope, &["--cgroup", &path]);
-    assert_eq!(
-        (answer["processes"].as_u64(), answer["complete"].as_bool()),
-        (Some(1), Some(true)),
-        "{answer}"
-    );
-    assert!(attempt(&mut member, &allowed));
-    assert!(!attempt(&mut member, &refused));
-    // Who comes later has no tag: refused everything, and an alarm.
-    let mut late = borrowed.converse(&unique("late"));
-    assert!(!attempt(&mut late, &allowed));
-    daemon.wait_for_events(1, "the latecomer is noticed", |event| event.kind() == "escape-sign");
-    // A restart changes nothing.
-    let mut daemon = daemon;
-    daemon.kill9();
-    daemon.restart();
-    assert!(!attempt(&mut member, &refused));
-    assert!(!attempt(&mut late, &allowed));
-    // It cannot be registered twice, nor a part of it.
-    let file = daemon.layout().write_envelope(&envelope);
-    let file = file.to_string_lossy().into_owned();
-    for target in [path.clone(), format!("{path}/inner")] {
-        let again = daemon.layout().outcome(&["register", "--envelope", &file, "--cgroup", &target]);
-        assert_eq!(again.status.code(), Some(1), "{}", again.stderr);
-    }
-    // The session ends with its last process; the cgroup stays.
-    member.finish(DEADLINE).success();
-    drop(late);
-    wait_until(DEADLINE, "the session has ended", || daemon.session("container").is_none().then_some(()));
-    assert!(borrowed.0.join("inner").is_dir());
-    let mut after = borrowed.converse(&unique("after"));
-    wait_until(DEADLINE, "reachable afterwards", || attempt(&mut after, &refused).then_some(()));
-}
-
-#[test]
-fn teardown_lets_go_of_what_was_registered() {
-    let pair = Pair::v4("tcp");
-    let [_, refused] = pair.arguments().map(|address| format!("tcp/{address}"));
-    let mut daemon = Daemon::start();
-    let borrowed = Borrowed::new();
-    let mut member = borrowed.converse(&unique("member"));
-    assert!(attempt(&mut member, &refused), "control");
-    let path = borrowed.0.to_string_lossy().into_owned();
-    register(&daemon, &Envelope::of("held"), &["--cgroup", &path]);
-    assert!(!attempt(&mut member, &refused));
-    let id = daemon.session_id("held");
-    daemon.layout().outcome(&["quarantine", &id]).success();
-    daemon.teardown();
-    assert!(attempt(&mut member, &refused), "it goes on, thawed and free");
-}
-
 #[test]
 fn what_must_not_be_registered_is_left_as_it_is() {
     let daemon = Daemon::start();
     let file = daemon.layout().write_envelope(Envelope::of("none"));
     let file = file.to_string_lossy().into_owned();
-    let own = std::process::id().to_string();
     let gone = {
         let mut child = Command::new("true").spawn().expect("`true` is there");
         child.wait().expect("it is our child");
@@ -279,7 +173,6 @@ fn what_must_not_be_registered_is_left_as_it_is() {
             .ok(),
         Some(0)
     );
-    let _unused = (own, Duration::ZERO);
 }
 
 /// Killed in the middle of registering: whatever was done by then, the tree is not held to less than what is known of it, and
@@ -299,14 +192,10 @@ fn a_daemon_killed_while_it_registers_leaves_nothing_frozen() {
         // Somewhere in the middle, another place each time.
         thread::sleep(Duration::from_millis(3 * round as u64));
         daemon.kill9();
-        let outcome = registering.finish(DEADLINE);
+        registering.finish(DEADLINE);
         daemon.restart();
-        if !outcome.status.success() && daemon.session("cut-short").is_none() {
-            // Nothing was done, or all of it is refused: in either case it goes on.
-            tree.write_line("registered");
-        } else {
-            tree.write_line("registered");
-        }
+        // Nothing was done, or all of it is refused: in either case it goes on.
+        tree.write_line("registered");
         tree.write_line("end");
         let counts = tree.finish(LOAD_DEADLINE).success();
         assert!(!counts.is_empty(), "it goes on, and ends");

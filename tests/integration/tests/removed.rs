@@ -1,15 +1,9 @@
 //! What an administrator takes away while sessions run.
 
 use std::fs;
-use std::path::PathBuf;
 
 use integration::{DEADLINE, Daemon, Envelope, Pair, Process, unique, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-
-fn cgroup_of(daemon: &Daemon, agent: &str) -> PathBuf {
-    let session = wait_until(DEADLINE, "it is listed", || daemon.session(agent));
-    session["cgroup"].as_str().expect("a path is text").into()
-}
 
 /// A cgroup can be removed when nobody is in it. The tag holds the process to its envelope all the same, and the session can be
 /// revoked, and ends.
@@ -20,7 +14,7 @@ fn session_whose_cgroup_is_removed_is_held_by_its_tag() {
     let mut daemon = Daemon::start();
     let envelope = Envelope::of("homeless").allow_server("only", &pair.allowed);
     let mut inside = daemon.converse(&envelope, &unique("homeless"));
-    let cgroup = cgroup_of(&daemon, "homeless");
+    let cgroup = daemon.session_cgroup("homeless");
     let root = daemon.layout().cgroup_dir().parent().expect("below the root").to_owned();
     fs::write(root.join("cgroup.procs"), inside.pid().to_string()).expect("as root");
     fs::remove_dir(&cgroup).expect("nobody is in it");

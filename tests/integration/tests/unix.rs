@@ -5,19 +5,20 @@ use integration::{DEADLINE, Daemon, Envelope, Event, LOAD_DEADLINE, Process, run
 /// Listens at a path and at an abstract name, by stream and by datagram, and takes whatever comes.
 const SERVER: &str = r#"
 import os, socket, sys, threading
+def take(server, kind):
+    while True:
+        server.accept() if kind == socket.SOCK_STREAM else server.recv(10)
 def serve(name, kind):
     server = socket.socket(socket.AF_UNIX, kind); server.bind(name)
     if kind == socket.SOCK_STREAM:
         server.listen()
-    while True:
-        server.accept() if kind == socket.SOCK_STREAM else server.recv(10)
+    threading.Thread(target=take, args=(server, kind)).start()
 os.chdir(sys.argv[1])
 for which in ["named", "other"]:
     for kind, suffix in [(socket.SOCK_STREAM, "stream"), (socket.SOCK_DGRAM, "datagram")]:
         for name in [f"{sys.argv[1]}/{which}-{suffix}", f"\0{sys.argv[1]}/{which}-{suffix}", f"\0{sys.argv[1]}/{which}-{suffix}\0"]:
-            threading.Thread(target=serve, args=(name, kind)).start()
-threading.Thread(target=serve, args=("relative", socket.SOCK_STREAM)).start()
-import time; time.sleep(0.5)
+            serve(name, kind)
+serve("relative", socket.SOCK_STREAM)
 print("listening", flush=True)
 sys.stdin.read()
 os._exit(0)

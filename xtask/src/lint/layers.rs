@@ -87,8 +87,19 @@ const CORE: &[&str] = &[
 ];
 
 /// The modules that do input and output. They know core and not each other, nor what is above them; `daemon` joins them.
-const EDGES: &[&str] =
-    &["cgroup", "control", "kernel", "key_files", "names", "procfs", "sinks", "sockets", "state", "workload"];
+const EDGES: &[&str] = &[
+    "cgroup",
+    "control",
+    "kernel",
+    "key_files",
+    "names",
+    "process",
+    "procfs",
+    "sinks",
+    "sockets",
+    "state",
+    "workload",
+];
 const ABOVE_EDGES: &[&str] = &["cli", "daemon"];
 /// What an edge may name all the same: from, to, and a comment on why.
 const EDGE_EXCEPTIONS: &[(&str, &str)] = &[

@@ -78,8 +78,8 @@ pub(super) struct Jobs {
     pub(super) without_lsm: Vec<Job>,
 }
 
-/// The jobs with these names, wherever they are asked for. If none is named: all; without BPF among the security modules, only
-/// the suites, because nothing else depends on it.
+/// The jobs with these names; all, if none is named. Without BPF among the security modules, only the suites, because nothing else
+/// depends on it.
 pub(super) fn jobs(wanted: &[String]) -> Result<Jobs> {
     let is_wanted =
         |names: &[&str]| wanted.is_empty() || wanted.iter().any(|wanted| names.contains(&wanted.as_str()));
@@ -119,9 +119,6 @@ pub(super) fn jobs(wanted: &[String]) -> Result<Jobs> {
         }
     }
     ensure!(!jobs.with_lsm.is_empty(), "there are no such tests: {}", wanted.join(", "));
-    if !wanted.is_empty() {
-        jobs.without_lsm = jobs.with_lsm.clone();
-    }
     Ok(jobs)
 }
 

@@ -5,7 +5,7 @@
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_sock_from_file, macros::lsm, programs::LsmContext};
 use enforcer_common::guard::{self, GuardHook};
 
-use super::{About, PASS, REFUSE, member, socket, tell};
+use super::{About, PASS, REFUSE, member, refuses, socket, tell};
 use crate::kernel::{
     file::{File, Inode},
     sock::Socket,
@@ -19,12 +19,10 @@ pub(crate) fn guard_open(ctx: LsmContext) -> i32 {
     if !is_guarded(file) {
         return PASS;
     }
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::FileOpen, || About::dentry(file.dentry())) {
+        return REFUSE;
     }
-    tell(GuardHook::FileOpen, session, About::dentry(file.dentry()));
-    REFUSE
+    PASS
 }
 
 /// Whether no session may have a file open as this one is.
@@ -107,13 +105,5 @@ pub(crate) fn guard_rename(ctx: LsmContext) -> i32 {
 fn is_refused_in(ctx: &LsmContext, hook: GuardHook) -> bool {
     // SAFETY: the first argument of these hooks.
     let dir = unsafe { Inode::from_argument(ctx.arg::<*const c_void>(0)) };
-    if !guard::is_protected(dir.file_system()) {
-        return false;
-    }
-    let session = member();
-    if session == 0 {
-        return false;
-    }
-    tell(hook, session, About::NOTHING);
-    true
+    guard::is_protected(dir.file_system()) && refuses(hook, || About::NOTHING)
 }

@@ -44,6 +44,17 @@ fn member() -> u64 {
     task::current_session().map_or(0, pack)
 }
 
+/// Whether the process that runs is a session's: then it is refused this, and that is told. What it is about is asked for only then.
+#[inline(always)]
+fn refuses(hook: GuardHook, about: impl FnOnce() -> About) -> bool {
+    let session = member();
+    if session == 0 {
+        return false;
+    }
+    tell(hook, session, about());
+    true
+}
+
 /// What a refusal is about.
 #[derive(Clone, Copy)]
 struct About {

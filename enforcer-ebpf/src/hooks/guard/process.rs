@@ -3,7 +3,7 @@
 use aya_ebpf::{cty::c_void, macros::lsm, programs::LsmContext};
 use enforcer_common::guard::{self, GuardHook};
 
-use super::{About, PASS, REFUSE, member, tell};
+use super::{About, PASS, REFUSE, member, refuses, tell};
 use crate::{
     atomic,
     hooks::packet::pack,
@@ -62,12 +62,10 @@ fn is_of(target: Task, session: u64) -> bool {
 #[lsm(hook = "bpf")]
 pub(crate) fn guard_bpf(ctx: LsmContext) -> i32 {
     sing();
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::Bpf, || About::number(ctx.arg(0))) {
+        return REFUSE;
     }
-    tell(GuardHook::Bpf, session, About::number(ctx.arg(0)));
-    REFUSE
+    PASS
 }
 
 #[inline(always)]
@@ -88,23 +86,19 @@ fn sing() {
 /// `lsm/perf_event_open`. Fails closed.
 #[lsm(hook = "perf_event_open")]
 pub(crate) fn guard_perf(_ctx: LsmContext) -> i32 {
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::PerfEventOpen, || About::NOTHING) {
+        return REFUSE;
     }
-    tell(GuardHook::PerfEventOpen, session, About::NOTHING);
-    REFUSE
+    PASS
 }
 
 /// `lsm/kernel_module_request`: what a session asks for is not there until somebody else has loaded it. Fails closed.
 #[lsm(hook = "kernel_module_request")]
 pub(crate) fn guard_modreq(_ctx: LsmContext) -> i32 {
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::KernelModuleRequest, || About::NOTHING) {
+        return REFUSE;
     }
-    tell(GuardHook::KernelModuleRequest, session, About::NOTHING);
-    REFUSE
+    PASS
 }
 
 /// `lsm/kernel_read_file` (`file`, `id`, `contents`). Fails closed.
@@ -114,12 +108,10 @@ pub(crate) fn guard_readfile(ctx: LsmContext) -> i32 {
     if guard::may_load(kind) {
         return PASS;
     }
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::KernelReadFile, || About::number(kind)) {
+        return REFUSE;
     }
-    tell(GuardHook::KernelReadFile, session, About::number(kind));
-    REFUSE
+    PASS
 }
 
 /// `lsm/kernel_load_data` (`id`, `contents`). Fails closed.
@@ -129,32 +121,26 @@ pub(crate) fn guard_loaddata(ctx: LsmContext) -> i32 {
     if guard::may_load(kind) {
         return PASS;
     }
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::KernelLoadData, || About::number(kind)) {
+        return REFUSE;
     }
-    tell(GuardHook::KernelLoadData, session, About::number(kind));
-    REFUSE
+    PASS
 }
 
 /// `lsm/locked_down` (`what`): kernel memory, I/O ports, model-specific registers, debugfs, probes. Fails closed.
 #[lsm(hook = "locked_down")]
 pub(crate) fn guard_lockdown(ctx: LsmContext) -> i32 {
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::LockedDown, || About::number(ctx.arg(0))) {
+        return REFUSE;
     }
-    tell(GuardHook::LockedDown, session, About::number(ctx.arg(0)));
-    REFUSE
+    PASS
 }
 
 /// `lsm/tun_dev_create`: packets with any sender, from no socket. Fails closed.
 #[lsm(hook = "tun_dev_create")]
 pub(crate) fn guard_tun(_ctx: LsmContext) -> i32 {
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::TunDevCreate, || About::NOTHING) {
+        return REFUSE;
     }
-    tell(GuardHook::TunDevCreate, session, About::NOTHING);
-    REFUSE
+    PASS
 }

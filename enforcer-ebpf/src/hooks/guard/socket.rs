@@ -4,7 +4,7 @@
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_sock_from_file, macros::lsm, programs::LsmContext};
 use enforcer_common::guard::{self, GuardHook};
 
-use super::{About, PASS, REFUSE, member, tell};
+use super::{About, PASS, REFUSE, member, refuses, tell};
 use crate::{
     hooks::{
         enrol,
@@ -25,12 +25,10 @@ pub(crate) fn guard_socket(ctx: LsmContext) -> i32 {
     if kern != 0 || guard::may_have(family, protocol) {
         return PASS;
     }
-    let session = member();
-    if session == 0 {
-        return PASS;
+    if refuses(GuardHook::SocketCreate, || About::socket(family, protocol)) {
+        return REFUSE;
     }
-    tell(GuardHook::SocketCreate, session, About::socket(family, protocol));
-    REFUSE
+    PASS
 }
 
 /// `lsm/socket_sendmsg` (`sock`, `msg`, `size`). Fails closed: a socket that cannot be taken for the session's sends nothing.

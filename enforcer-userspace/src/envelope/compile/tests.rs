@@ -7,14 +7,11 @@ use super::super::test_support::{
 use super::super::{CompiledTable, Mode, PortRange, Prefix, RuleExplanation, Verdict, explain, parse};
 use super::*;
 use enforcer_common::decision::{
-    Claim, Decision, Standing, decide, decide_bind, decide_packet, decide_socket, limits_of,
+    Decision, Standing, decide, decide_bind, decide_packet, decide_socket, limits_of,
 };
-use enforcer_common::identity::SessionRef;
 use enforcer_common::net::{Address, Destination, Direction, Protocol};
 use enforcer_common::packet::Packet;
-use enforcer_common::record::Placement;
 use enforcer_common::rules::{EnvelopeRules as _, MAX_LEVELS};
-use enforcer_common::session::{Control, SessionState};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::time::Duration;
@@ -24,18 +21,9 @@ fn compile(envelope: &Envelope) -> CompiledRules {
 }
 
 const ENVELOPE: u32 = 12;
-const SESSION: SessionRef = SessionRef { slot: 1, generation: 2 };
 
 fn standing(mode: Mode) -> Standing {
-    let control =
-        Control { state: SessionState::Active, mode, envelope: ENVELOPE, generation: SESSION.generation };
-    Standing {
-        claim: Claim::Tagged(SESSION),
-        control: control.pack(),
-        expires_ns: 1,
-        now_ns: 0,
-        placement: Placement::Home,
-    }
+    Standing::undisturbed(ENVELOPE, mode)
 }
 
 fn decision(table: &CompiledTable, mode: Mode, destination: &Destination) -> Decision {

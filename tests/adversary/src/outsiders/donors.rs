@@ -131,15 +131,19 @@ pub(super) fn donate_closed_window(context: &Context) -> Attempt {
     sys::set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, &(8_i32 << 20).to_ne_bytes())?;
     let path = context.dir.join("sent");
     thread::spawn(move || {
-        while !path.exists() {
+        // The attacker says who it is when it has closed its descriptor; it has ended a moment later.
+        while !fs::read_to_string(&path).is_ok_and(|pid| pid.ends_with('\n') && has_ended(pid.trim())) {
             thread::sleep(TICK);
         }
-        // The attacker has closed its descriptor before it said so; it has ended a moment later.
-        thread::sleep(Duration::from_millis(50));
         let mut data = vec![0; 1 << 16];
         while matches!(other_end.read(&mut data), Ok(1..)) {}
     });
     donate(context, stream.into())
+}
+
+/// Also if nobody has asked how it ended.
+fn has_ended(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
 /// Connects a socket that somebody else has made.

@@ -160,9 +160,7 @@ fn orphan(address: SocketAddr, signal: &Path) -> io::Result<()> {
     if let ForkResult::Parent { .. } = unsafe { fork() }? {
         std::process::exit(0);
     }
-    while File::open(signal).is_err() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    crate::shapes::wait_until(|| signal.exists());
     let reached = connect(address).map_or_else(|error| error.raw_os_error().unwrap_or(-1), |_| 0);
     say(&format!("orphan {reached}"));
     std::process::exit(0);

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, clone, unshare};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
@@ -244,8 +244,12 @@ fn leader_state() -> Option<char> {
     status.lines().find_map(|line| line.strip_prefix("State:"))?.trim().chars().next()
 }
 
-fn wait_until(mut condition: impl FnMut() -> bool) {
+/// Waits for what has to come; not for ever, because whoever started this may be gone.
+pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
+    const PATIENCE: Duration = Duration::from_secs(600);
+    let end = Instant::now() + PATIENCE;
     while !condition() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::{ptr, thread, time::Duration};
 
 use nix::sys::wait::{WaitStatus, wait};
 use serde_json::json;
@@ -50,9 +50,7 @@ pub(crate) fn run(workers: u32, pairs: u32, allowed: SocketAddr, refused: Socket
             unsafe { libc::_exit(0) };
         });
     }
-    while shared.ready.load(SeqCst) < workers {
-        thread::sleep(Duration::from_millis(1));
-    }
+    shapes::wait_until(|| shared.ready.load(SeqCst) == workers);
     print_line("ready");
     for line in io::stdin().lock().lines().take(2) {
         line.expect("standard input is text");
@@ -83,9 +81,7 @@ fn work(shared: &Shared, workers: u32, pairs: u32, allowed: SocketAddr, refused:
     let sockets: Vec<[TcpStream; 2]> = (0..pairs).map(|_| [connect(allowed), connect(refused)]).collect();
     shared.ready.fetch_add(1, SeqCst);
     // The forks of the first must not take the ports and the processor from those that still connect.
-    while shared.ready.load(SeqCst) < workers {
-        thread::sleep(Duration::from_millis(1));
-    }
+    shapes::wait_until(|| shared.ready.load(SeqCst) == workers);
     loop {
         let phase = shared.phase.load(SeqCst);
         let code = child(refused);
