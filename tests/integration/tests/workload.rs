@@ -99,17 +99,22 @@ fn raw_client() -> String {
     format!(
         r#"
 import os, socket
-workload = socket.socket(socket.AF_UNIX); workload.connect(os.environ["SPIFFE_ENDPOINT_SOCKET"][7:])
-workload.sendall(bytes.fromhex("{request}")); workload.settimeout({seconds})
-got = b""
-try:
-    while b"spiffe://" not in got:
-        more = workload.recv(10000)
-        if not more:
-            break
-        got += more
-except TimeoutError:
-    pass
+def attempt():
+    workload = socket.socket(socket.AF_UNIX); workload.connect(os.environ["SPIFFE_ENDPOINT_SOCKET"][7:])
+    workload.settimeout({seconds})
+    got = b""
+    try:
+        workload.sendall(bytes.fromhex("{request}"))
+        while b"spiffe://" not in got:
+            more = workload.recv(10000)
+            if not more:
+                break
+            got += more
+    except (TimeoutError, ConnectionResetError, BrokenPipeError):
+        pass
+    return got
+# Where the kernel is old, it may not say who wrote this soon, and the connection is closed without a word.
+got = next((got for got in (attempt() for _ in range(10)) if got), b"")
 print("given" if b"spiffe://" in got else "nothing given")
 "#,
         seconds = scaled(Duration::from_secs(2)).as_secs(),
