@@ -5,7 +5,10 @@ use std::{
     collections::HashMap,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -100,12 +103,18 @@ pub(crate) struct Gate {
     listener: UnixListener,
     seat_of: SeatOf,
     taken: Arc<Taken>,
+    turned_away: Arc<AtomicU64>,
 }
 
 impl Gate {
-    pub(crate) fn new(listener: UnixListener, seat_of: SeatOf) -> io::Result<Self> {
+    /// Counts whom there is no place for.
+    pub(crate) fn new(
+        listener: UnixListener,
+        seat_of: SeatOf,
+        turned_away: Arc<AtomicU64>,
+    ) -> io::Result<Self> {
         ask_for_writers(&listener)?;
-        Ok(Self { listener, seat_of, taken: Arc::default() })
+        Ok(Self { listener, seat_of, taken: Arc::default(), turned_away })
     }
 }
 
@@ -129,6 +138,7 @@ impl Listener for Gate {
             if let Some(place) = self.taken.take(parties) {
                 return (Connection { stream, peer, inside, _place: place }, address);
             }
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the daemon says of itself and of its sessions.
 
+use std::sync::atomic::Ordering;
+
 use enforcer_common::{ABI_VERSION, session::Usage};
 
 use super::{Daemon, DaemonError};
@@ -30,7 +32,11 @@ impl Daemon {
         let counters: Vec<_> = counters
             .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
             .chain(self.events.counters())
-            .chain([("fault_daemon", self.faults, true), ("credentials_issued", self.issuer.issued(), false)])
+            .chain([
+                ("fault_daemon", self.faults, true),
+                ("credentials_issued", self.issuer.issued(), false),
+                ("connections_turned_away", self.turned_away.load(Ordering::Relaxed), false),
+            ])
             .collect();
         let detached = procfs::detached_links()?;
         let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {

@@ -21,6 +21,7 @@ mod trust;
 use std::{
     collections::{BTreeSet, VecDeque},
     io,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -126,6 +127,8 @@ pub(crate) struct Daemon {
     registering: Option<Uuid>,
     /// Requests that wait for that. No more than there are connections.
     waiting: VecDeque<Call>,
+    /// Connections to our sockets that there was no place for.
+    turned_away: Arc<AtomicU64>,
     /// Since the last tick.
     requests_refused: u64,
     faults: u64,

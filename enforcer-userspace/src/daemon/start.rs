@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -189,6 +190,7 @@ pub(crate) async fn run(
         done,
         registering: None,
         waiting: VecDeque::new(),
+        turned_away: Arc::default(),
         requests_refused: 0,
         faults: 0,
         last_fault: None,
@@ -224,9 +226,10 @@ pub(crate) async fn run(
         async move { while stopped.changed().await.is_ok() {} }
     };
     let (control, workload) = (settings.socket(), settings.workload_socket());
-    let gate = gate_of(&control, listen(&settings)?, seats::control(daemon.cgroups.clone()))?;
+    let gate = gate_of(&control, listen(&settings)?, seats::control(daemon.cgroups.clone()), &daemon)?;
     let server = tokio::spawn(server::serve(gate, calls.clone(), stopped()));
-    let gate = gate_of(&workload, listen_to_all(&workload)?, seats::workload(daemon.cgroups.clone()))?;
+    let gate =
+        gate_of(&workload, listen_to_all(&workload)?, seats::workload(daemon.cgroups.clone()), &daemon)?;
     let credentials = tokio::spawn(workload::serve(gate, calls, stopped()));
     let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
     // Streams of credentials end with the daemon; so do its answers.
@@ -295,8 +298,9 @@ pub(crate) fn lock(path: &Path) -> Result<Flock<File>, StartError> {
 }
 
 /// Asks for the writers of whatever comes over a socket.
-fn gate_of(path: &Path, listener: UnixListener, seats: SeatOf) -> Result<Gate, PathError> {
-    Gate::new(listener, seats).map_err(PathError::at("ask for the writers of", path))
+fn gate_of(path: &Path, listener: UnixListener, seats: SeatOf, daemon: &Daemon) -> Result<Gate, PathError> {
+    Gate::new(listener, seats, Arc::clone(&daemon.turned_away))
+        .map_err(PathError::at("ask for the writers of", path))
 }
 
 /// Binds a socket, for root alone. The lock is ours, so a socket that is there is a dead daemon's.
