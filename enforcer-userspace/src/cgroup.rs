@@ -51,6 +51,13 @@ impl Cgroups {
         self.root.join(cgroup.trim_start_matches('/')).starts_with(&self.parent)
     }
 
+    /// The session whose cgroup it is, or is below, by its name; as /proc names a cgroup.
+    pub(crate) fn session_of(&self, cgroup: &str) -> Option<String> {
+        let path = self.root.join(cgroup.trim_start_matches('/'));
+        let first = path.strip_prefix(&self.parent).ok()?.components().next()?;
+        Some(first.as_os_str().to_string_lossy().into_owned())
+    }
+
     /// A new cgroup for a session.
     pub(crate) fn create(&self, session: &str) -> Result<SessionCgroup, PathError> {
         let path = self.parent.join(session);

@@ -16,3 +16,8 @@ pub(crate) fn wall(boot_moment_ns: u64) -> Timestamp {
     let ago = i128::from(boot_ns()) - i128::from(boot_moment_ns);
     Timestamp::from_nanosecond(wall - ago).unwrap_or(Timestamp::MAX)
 }
+
+/// Now, by the wall clock, s of Unix time: the time that credentials speak of.
+pub(crate) fn unix_s() -> i64 {
+    Timestamp::now().as_second()
+}

@@ -12,5 +12,9 @@ pub(crate) const CGROUP: &str = "ENFORCER_CGROUP";
 pub(crate) const GROUP: &str = "ENFORCER_GROUP";
 /// The keys whose holders may sign envelopes: files, with `:` between them.
 pub(crate) const TRUST_KEYS: &str = "ENFORCER_TRUST_KEYS";
+/// The trust domain of the daemon's credentials.
+pub(crate) const TRUST_DOMAIN: &str = "ENFORCER_TRUST_DOMAIN";
+/// Set by `run` for the command: where SPIFFE's libraries get credentials.
+pub(crate) const SPIFFE_ENDPOINT: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// Set by `run` for the command: the session's id.
 pub(crate) const SESSION: &str = "ENFORCER_SESSION";

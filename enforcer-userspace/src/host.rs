@@ -53,6 +53,8 @@ pub(crate) struct Host {
     /// Room for tagged processes.
     pub(crate) max_tasks: u32,
     pub(crate) release: String,
+    /// What it calls itself.
+    pub(crate) name: String,
     pub(crate) boot_id: String,
 }
 
@@ -81,6 +83,7 @@ pub(crate) fn inspect() -> Result<Host, HostError> {
         guard: inspect_guard(),
         max_tasks: procfs::pid_max()?.clamp(1024, MAX_TASKS),
         release: procfs::kernel_release()?,
+        name: procfs::host_name()?,
         boot_id: procfs::boot_id()?,
     })
 }

@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod confinement;
 mod control;
+mod credentials;
 mod daemon;
 mod env_vars;
 mod envelope;
@@ -26,6 +27,7 @@ mod sinks;
 mod sockets;
 mod state;
 mod teardown;
+mod workload;
 
 use std::process::ExitCode;
 

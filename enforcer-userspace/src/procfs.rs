@@ -62,6 +62,11 @@ pub(crate) fn kernel_release() -> Result<String, ProcError> {
     Ok(read("/proc/sys/kernel/osrelease")?.trim().to_owned())
 }
 
+/// What this host calls itself.
+pub(crate) fn host_name() -> Result<String, ProcError> {
+    Ok(read("/proc/sys/kernel/hostname")?.trim().to_owned())
+}
+
 /// Changes at every boot.
 pub(crate) fn boot_id() -> Result<String, ProcError> {
     Ok(read("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
@@ -221,6 +226,8 @@ pub(crate) fn has_io_uring(pid: u32) -> bool {
 
 /// Clock ticks a second in what /proc says (`USER_HZ`).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
+/// How long one is, ns.
+pub(crate) const TICK_NS: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
 /// A process's cgroup in the v2 hierarchy, from its root; `None` if there is no such process.
 pub(crate) fn cgroup2_of(pid: u32) -> Result<Option<String>, ProcError> {

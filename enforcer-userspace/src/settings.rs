@@ -30,6 +30,11 @@ impl Settings {
         self.run_dir.join("control.sock")
     }
 
+    /// Where processes of sessions get their credentials.
+    pub(crate) fn workload_socket(&self) -> PathBuf {
+        self.run_dir.join("workload.sock")
+    }
+
     pub(crate) fn lock(&self) -> PathBuf {
         self.run_dir.join("daemon.lock")
     }
@@ -41,6 +46,11 @@ impl Settings {
     /// Which revisions of signed envelopes were accepted.
     pub(crate) fn revisions(&self) -> PathBuf {
         self.state_dir.join("revisions")
+    }
+
+    /// The keys that sign credentials.
+    pub(crate) fn authorities(&self) -> PathBuf {
+        self.state_dir.join("authorities")
     }
 
     pub(crate) fn events(&self) -> PathBuf {

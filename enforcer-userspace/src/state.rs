@@ -3,6 +3,7 @@
 //! The kernel's maps say what is enforced; these files say who it is enforced on. Where the two disagree, the daemon
 //! takes what gives less access.
 
+mod authorities;
 mod revisions;
 
 use std::{
@@ -21,6 +22,7 @@ use crate::{
     session::{EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
+pub(crate) use authorities::{AuthoritiesError, AuthorityFiles};
 pub(crate) use revisions::Revisions;
 
 /// The version of the files.

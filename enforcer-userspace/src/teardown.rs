@@ -110,6 +110,7 @@ fn empty_cgroup(cgroups: &Cgroups, path: &std::path::Path, before: &str) -> Resu
 fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) {
     let mut files = vec![
         settings.socket(),
+        settings.workload_socket(),
         settings.lock(),
         settings.state_dir.join("lost"),
         settings.state_dir.join("lost.tmp"),
@@ -120,7 +121,9 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
     for file in files {
         note(left, absent_is_fine(fs::remove_file(&file), &file));
     }
-    note(left, absent_is_fine(fs::remove_dir_all(settings.sessions()), &settings.sessions()));
+    for dir in [settings.sessions(), settings.authorities()] {
+        note(left, absent_is_fine(fs::remove_dir_all(&dir), &dir));
+    }
     // The revisions accepted of signed envelopes stay: whoever may tear down must not be able to make them forgotten.
     for dir in [&settings.revisions(), &settings.state_dir, &settings.run_dir] {
         match fs::remove_dir(dir) {

@@ -5,6 +5,7 @@
 //! packages cannot be installed, the error lists all that is missing at once.
 
 mod apt;
+mod clients;
 
 use std::env;
 use std::ops::RangeInclusive;
@@ -80,7 +81,7 @@ pub(crate) fn ensure(need: Need) -> Result<()> {
     let ready = Toolchain::find(workspace()).is_ok()
         && (need < Need::Lint || missing_components().is_empty())
         && missing_tools(need).next().is_none()
-        && (need < Need::Vm || has_venv());
+        && (need < Need::Test || (has_venv() && clients::are_installed()));
     if ready { Ok(()) } else { install(need) }
 }
 
@@ -89,6 +90,7 @@ fn install(need: Need) -> Result<()> {
     let mut changed = need >= Need::Lint && install_components()?;
     changed |= install_packages(&apt, need)?;
     changed |= install_linker(&apt)?;
+    changed |= need >= Need::Test && clients::install()?;
     let Toolchain { compiler: Compiler { rustc, version: (major, minor), llvm, .. }, linker } =
         Toolchain::find(workspace())?;
     eprintln!("setup: BPF compiler: `{}` (Rust {major}.{minor}, LLVM {llvm})", rustc.display());
@@ -150,8 +152,11 @@ fn install_packages(apt: &Apt, need: Need) -> Result<bool> {
     if lints_with_it && !Path::new("/usr/bin/clippy-driver").is_file() {
         packages.push(Package::optional(CLIPPY_PACKAGE, "lints the BPF programs for their own target"));
     }
-    if need >= Need::Vm && !has_venv() {
-        packages.push(Package::required("python3-venv", "virtme-ng, which boots other kernels"));
+    if need >= Need::Test && !has_venv() {
+        packages.push(Package::required(
+            "python3-venv",
+            "what tests check credentials with, and virtme-ng, which boots other kernels",
+        ));
     }
     packages.extend(missing_tools(need).map(|tool| Package::required(tool.package, tool.why)));
     apt.install(&packages)

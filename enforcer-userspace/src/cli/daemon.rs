@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
+    credentials::TrustDomain,
     daemon, env_vars,
     exit::{ExitStatus, Failure},
     settings::Settings,
@@ -15,10 +16,17 @@ pub(super) struct Args {
     /// Of each agent's envelopes, an earlier revision than one accepted before is refused.
     #[arg(long = "trust-key", value_name = "FILE", env = env_vars::TRUST_KEYS, value_delimiter = ':')]
     trust_keys: Vec<PathBuf>,
+    /// The trust domain of the agents' SPIFFE IDs, which are `spiffe://NAME/agent/AGENT`
+    ///
+    /// Without it, that of the keys that sign credentials already; where there are none yet, the host's name. Under another one,
+    /// what was signed before is believed no more.
+    #[arg(long, value_name = "NAME", env = env_vars::TRUST_DOMAIN)]
+    trust_domain: Option<TrustDomain>,
 }
 
 pub(super) fn execute(settings: Settings, args: &Args) -> Result<ExitStatus, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(daemon::run(settings, &args.trust_keys)).map_err(daemon::StartError::into_failure)?;
+    let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone());
+    runtime.block_on(run).map_err(daemon::StartError::into_failure)?;
     Ok(ExitStatus::Ok)
 }

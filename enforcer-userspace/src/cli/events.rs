@@ -73,7 +73,9 @@ fn render(line: &str) -> String {
         let who = format!("{} for {} ({})", session.agent, session.owner, short(&session.id));
         out.push_str(&format!("             {}\n", harmless(&who)));
     }
-    if let (EventKind::Egress | EventKind::Guard, Some(process)) = (event.kind, process) {
+    if let (EventKind::Egress | EventKind::Guard | EventKind::CredentialIssued, Some(process)) =
+        (event.kind, process)
+    {
         let lineage: Vec<String> = process
             .lineage
             .iter()
@@ -147,6 +149,8 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::SessionQuarantined => "session quarantined",
         EventKind::SessionReleased => "session released from quarantine",
         EventKind::SocketsDestroyed => "sockets destroyed",
+        EventKind::CredentialIssued => "credential issued",
+        EventKind::AuthorityChanged => "authority changed",
         EventKind::Egress => "egress",
         EventKind::Fork => "fork",
         EventKind::Exec => "exec",

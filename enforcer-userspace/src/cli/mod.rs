@@ -19,6 +19,8 @@ mod sign;
 mod status;
 mod teardown;
 mod text;
+mod trust_bundle;
+mod verify_token;
 
 use std::path::{Path, PathBuf};
 
@@ -95,6 +97,14 @@ enum Command {
     Sign(sign::SignArgs),
     /// Check an envelope's signature; needs neither root nor a daemon
     Verify(sign::VerifyArgs),
+    /// Print what others need to check the credentials of agents: CA certificates, as PEM
+    ///
+    /// With `--format json` all of it, as a SPIFFE bundle.
+    TrustBundle(trust_bundle::Args),
+    /// Check an agent's token, a JWT-SVID or WIT-SVID; needs neither root nor a daemon
+    ///
+    /// Signature, expiry and form are checked. Exit code 0: it is good; 1: it is not, or something could not be read.
+    VerifyToken(verify_token::Args),
     /// Print the JSON Schema of envelopes, for editors
     Schema,
     /// Say what an envelope allows or denies, and why; needs neither root nor a daemon
@@ -140,6 +150,8 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Keygen(args) => keygen::execute(format, &args),
         Command::Sign(args) => sign::sign(format, &args),
         Command::Verify(args) => sign::verify(format, &args),
+        Command::TrustBundle(args) => trust_bundle::execute(&settings, format, &args),
+        Command::VerifyToken(args) => verify_token::execute(format, &args),
         Command::Schema => print_json(&envelope::schema()).map(|()| ExitStatus::Ok),
         Command::Explain(args) => explain::execute(format, &args),
         Command::Diff(args) => diff::execute(format, &args),

@@ -14,6 +14,7 @@ use crate::{
     confinement::{self, Confinement, ConfinementError, Scopes},
     control::dto,
     env_vars,
+    envelope::Envelope,
     exit::{ExitStatus, Failure},
     key_files, privilege,
     settings::Settings,
@@ -69,6 +70,9 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
     drop_privileges(user.as_ref(), confinement)?;
     let mut command = Command::new(&program);
     command.arg0(&args.command[0]).args(&args.command[1..]).env(env_vars::SESSION, &enrolled.id);
+    if let Some(endpoint) = workload_endpoint(settings, &envelope)? {
+        command.env(env_vars::SPIFFE_ENDPOINT, endpoint);
+    }
     if let Some(user) = &user {
         command
             .env("HOME", &user.dir)
@@ -84,6 +88,14 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
     };
     let error = anyhow::Error::from(error).context(format!("execute `{}`", program.display()));
     Err(Failure { status, error, hint: None })
+}
+
+/// Where the command gets credentials, unless its envelope keeps it from there.
+fn workload_endpoint(settings: &Settings, envelope: &Envelope) -> Result<Option<String>, Failure> {
+    let socket = std::path::absolute(settings.workload_socket())?;
+    // Where a path is not text, no rule and no variable can name it.
+    let endpoint = socket.to_str().filter(|socket| envelope.lets_reach_unix(socket));
+    Ok(endpoint.map(|socket| format!("unix://{socket}")))
 }
 
 /// In this order: each step takes away what the ones before it need.

@@ -290,6 +290,20 @@ pub(crate) struct Released {
     pub(crate) processes: usize,
 }
 
+/// Answer to `GET /v1/trust-bundle`: a SPIFFE bundle, and more.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TrustBundle {
+    pub(crate) version: u32,
+    pub(crate) trust_domain: String,
+    /// `keys`, `spiffe_sequence`, `spiffe_refresh_hint`.
+    #[serde(flatten)]
+    pub(crate) bundle: serde_json::Map<String, serde_json::Value>,
+    /// The CA certificates, PEM.
+    pub(crate) certificates: String,
+    /// The keys of JWT-SVIDs alone, for libraries that do not know SPIFFE.
+    pub(crate) jwks: serde_json::Value,
+}
+
 /// Every error.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Problem {

@@ -1,10 +1,14 @@
-//! Accepting connections: who is at the other end, and how many may be open. Processes of sessions get few, of their own, so
-//! that they cannot take those of the operators.
+//! Accepting connections: who is at the other end, and how many may be open. Everybody takes places of their own, so that
+//! nobody can take those of others.
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,34 +17,104 @@ use axum::serve::Listener;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{UnixListener, UnixStream, unix::SocketAddr},
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::peer::{Peer, PeerError, ask_for_writers};
+use super::peer::{Peer, PeerError, PeerInfo, ask_for_writers};
 
-/// Open connections of processes outside sessions.
-const OUTSIDE: usize = 256;
-/// Open connections of processes inside sessions, all together: enough to be told no.
-const INSIDE: usize = 8;
 /// How long to wait after an error of `accept`, such as having no descriptor left.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 
-/// Whether a process is in a session, as far as can be told without the daemon's loop.
-pub(crate) type IsInside = Box<dyn Fn(u32) -> bool + Send>;
+/// Who shares places with whom.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Party {
+    /// All processes outside sessions.
+    Outside,
+    /// All processes of sessions, and those of which it is not known.
+    Inside,
+    /// Those of one session, by its id.
+    Session(String),
+    /// Those of one user outside sessions.
+    User(u32),
+}
 
-/// The control socket's listener.
+/// Which places a connection takes: one of each party, of which there are as many.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) parties: Vec<(Party, usize)>,
+    /// In a session, as far as can be told without the daemon's loop.
+    pub(crate) inside: bool,
+}
+
+/// Where a peer belongs; of one that cannot be known, as the worst that it could be.
+pub(crate) type SeatOf = Box<dyn Fn(Option<&Peer>) -> Seat + Send>;
+
+/// Places taken, by party.
+#[derive(Debug, Default)]
+struct Taken(Mutex<HashMap<Party, usize>>);
+
+impl Taken {
+    fn with<T>(&self, body: impl FnOnce(&mut HashMap<Party, usize>) -> T) -> T {
+        // Nothing that is done with it can panic halfway.
+        body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes a place of each party, if each has one left.
+    fn take(self: &Arc<Self>, parties: Vec<(Party, usize)>) -> Option<Place> {
+        let parties = self.with(|taken| {
+            let is_left =
+                |(party, places): &(Party, usize)| taken.get(party).is_none_or(|taken| taken < places);
+            if !parties.iter().all(is_left) {
+                return None;
+            }
+            let parties: Vec<Party> = parties.into_iter().map(|(party, _)| party).collect();
+            for party in &parties {
+                *taken.entry(party.clone()).or_default() += 1;
+            }
+            Some(parties)
+        })?;
+        Some(Place { taken: Arc::clone(self), parties })
+    }
+}
+
+/// Places that a connection has, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    taken: Arc<Taken>,
+    parties: Vec<Party>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.taken.with(|taken| {
+            for party in &self.parties {
+                if let Some(places) = taken.get_mut(party) {
+                    *places -= 1;
+                    if *places == 0 {
+                        taken.remove(party);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// A socket's listener.
 pub(crate) struct Gate {
     listener: UnixListener,
-    is_inside: IsInside,
-    outside: Arc<Semaphore>,
-    inside: Arc<Semaphore>,
+    seat_of: SeatOf,
+    taken: Arc<Taken>,
+    turned_away: Arc<AtomicU64>,
 }
 
 impl Gate {
-    pub(crate) fn new(listener: UnixListener, is_inside: IsInside) -> io::Result<Self> {
+    /// Counts whom there is no place for.
+    pub(crate) fn new(
+        listener: UnixListener,
+        seat_of: SeatOf,
+        turned_away: Arc<AtomicU64>,
+    ) -> io::Result<Self> {
         ask_for_writers(&listener)?;
-        let [outside, inside] = [OUTSIDE, INSIDE].map(|open| Arc::new(Semaphore::new(open)));
-        Ok(Self { listener, is_inside, outside, inside })
+        Ok(Self { listener, seat_of, taken: Arc::default(), turned_away })
     }
 }
 
@@ -59,13 +133,12 @@ impl Listener for Gate {
                 Ok(()) => Peer::of(&stream),
                 Err(_refused) => Err(PeerError::Unknown),
             };
-            // A peer that cannot be known is treated as the worst it could be.
-            let inside = peer.as_ref().map_or(true, |peer| (self.is_inside)(peer.pid));
-            let places = if inside { &self.inside } else { &self.outside };
+            let Seat { parties, inside } = (self.seat_of)(peer.as_ref().ok());
             // No place: closed at once, which the client sees.
-            if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            if let Some(place) = self.taken.take(parties) {
                 return (Connection { stream, peer, inside, _place: place }, address);
             }
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -77,9 +150,16 @@ impl Listener for Gate {
 /// An accepted connection.
 pub(crate) struct Connection {
     stream: UnixStream,
-    pub(super) peer: Result<Peer, PeerError>,
-    pub(super) inside: bool,
-    _place: OwnedSemaphorePermit,
+    peer: Result<Peer, PeerError>,
+    inside: bool,
+    _place: Place,
+}
+
+impl Connection {
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> PeerInfo {
+        PeerInfo { peer: self.peer.clone(), inside: self.inside }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -119,5 +199,27 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_of_each_party_and_given_back() {
+        let taken: Arc<Taken> = Arc::default();
+        let take =
+            |session: &str| taken.take(vec![(Party::Session(session.to_owned()), 2), (Party::Inside, 3)]);
+        let (first, second) = (take("a"), take("a"));
+        assert!(first.is_some() && second.is_some());
+        assert!(take("a").is_none(), "the session has no more");
+        let third = take("b");
+        assert!(third.is_some(), "another one has");
+        assert!(take("c").is_none(), "all together have no more");
+        drop(first);
+        assert!(take("a").is_some(), "given back");
+        drop((second, third));
+        assert!(taken.with(|taken| taken.is_empty()), "nothing is remembered of who is gone");
     }
 }

@@ -1,6 +1,7 @@
 //! The control socket: HTTP and JSON over a Unix socket. `dto` is its wire format, `peer` says who is asking.
 
 pub(crate) mod client;
+pub(crate) mod credential;
 pub(crate) mod dto;
 pub(crate) mod gate;
 pub(crate) mod peer;

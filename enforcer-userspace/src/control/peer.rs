@@ -64,7 +64,7 @@ pub(crate) enum PeerError {
 
 impl Peer {
     /// The process that connected.
-    pub(super) fn of(stream: &UnixStream) -> Result<Self, PeerError> {
+    pub(crate) fn of(stream: &UnixStream) -> Result<Self, PeerError> {
         let credentials = stream.peer_cred().map_err(|_unreadable| PeerError::Unknown)?;
         let process = match getsockopt(stream, PeerPidfd) {
             Ok(pidfd) => pidfd,
@@ -153,6 +153,6 @@ pub(crate) struct PeerInfo {
 
 impl Connected<IncomingStream<'_, Gate>> for PeerInfo {
     fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
-        Self { peer: stream.io().peer.clone(), inside: stream.io().inside }
+        stream.io().peer()
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
+    credential::{Issued, Wanted},
     dto,
     gate::Gate,
     peer::{Peer, PeerInfo},
@@ -40,11 +41,23 @@ pub(crate) enum Request {
     Apply(dto::Apply),
     Sessions,
     Status,
-    Revoke { id: String, then: dto::Then },
-    Quarantine { id: String },
-    Lift { id: String },
+    Revoke {
+        id: String,
+        then: dto::Then,
+    },
+    Quarantine {
+        id: String,
+    },
+    Lift {
+        id: String,
+    },
     Events,
-    Teardown { keep_events: bool },
+    Teardown {
+        keep_events: bool,
+    },
+    TrustBundle,
+    /// The only one that is for processes of sessions.
+    Credential(Wanted),
 }
 
 impl Request {
@@ -66,6 +79,8 @@ pub(crate) enum Answer {
     Lifted(dto::Lifted),
     Events(Feed),
     TornDown(dto::TornDown),
+    TrustBundle(dto::TrustBundle),
+    Credential(Box<Issued>),
 }
 
 /// The lines written so far, and those to come; nothing is in both, nothing between.
@@ -109,7 +124,7 @@ pub(crate) struct Call {
     pub(crate) reply: oneshot::Sender<Result<Answer, Refusal>>,
 }
 
-type Calls = mpsc::Sender<Call>;
+pub(crate) type Calls = mpsc::Sender<Call>;
 
 /// Serves until `stop` resolves and the answers under way are sent.
 pub(crate) async fn serve(
@@ -125,6 +140,7 @@ pub(crate) async fn serve(
         .route("/v1/envelope", put(apply))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
+        .route("/v1/trust-bundle", get(trust_bundle))
         .route("/v1/enforcement", delete(teardown))
         .fallback(async || {
             Refusal::new(StatusCode::NOT_FOUND, "no-such-route", "there is nothing at this path")
@@ -138,7 +154,7 @@ pub(crate) async fn serve(
 
 type Peered = ConnectInfo<PeerInfo>;
 
-async fn call(calls: &Calls, peer: PeerInfo, request: Request) -> Result<Answer, Refusal> {
+pub(crate) async fn call(calls: &Calls, peer: PeerInfo, request: Request) -> Result<Answer, Refusal> {
     let peer =
         peer.peer.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, "unknown-peer", error.to_string()))?;
     let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping");
@@ -242,6 +258,10 @@ async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Respon
     respond(call(&calls, peer, Request::Status).await)
 }
 
+async fn trust_bundle(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::TrustBundle).await)
+}
+
 #[derive(Debug, serde::Deserialize)]
 struct TeardownQuery {
     #[serde(default)]
@@ -332,7 +352,9 @@ fn respond(answer: Result<Answer, Refusal>) -> Response {
         Ok(Answer::Revoked(dto)) => Json(dto).into_response(),
         Ok(Answer::Lifted(dto)) => Json(dto).into_response(),
         Ok(Answer::TornDown(dto)) => Json(dto).into_response(),
-        Ok(Answer::Events(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Ok(Answer::TrustBundle(dto)) => Json(dto).into_response(),
+        // Nobody asks for these by this way.
+        Ok(Answer::Events(_) | Answer::Credential(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -1,5 +1,7 @@
 //! What the daemon says of itself and of its sessions.
 
+use std::sync::atomic::Ordering;
+
 use enforcer_common::{ABI_VERSION, session::Usage};
 
 use super::{Daemon, DaemonError};
@@ -22,7 +24,7 @@ impl Daemon {
 
     fn describe(&self, session: &Session, now_ns: u64) -> dto::SessionInfo {
         let usage = self.kernel.sessions.usage(session.grant.slot.slot).unwrap_or_default();
-        describe(session, self.standing_of(session, now_ns), &usage)
+        describe(session, self.registry.standing_of(session, now_ns), &usage)
     }
 
     pub(super) fn status(&self) -> Result<dto::Status, DaemonError> {
@@ -30,7 +32,11 @@ impl Daemon {
         let counters: Vec<_> = counters
             .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
             .chain(self.events.counters())
-            .chain([("fault_daemon", self.faults, true)])
+            .chain([
+                ("fault_daemon", self.faults, true),
+                ("credentials_issued", self.issuer.issued(), false),
+                ("connections_turned_away", self.turned_away.load(Ordering::Relaxed), false),
+            ])
             .collect();
         let detached = procfs::detached_links()?;
         let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {

@@ -69,7 +69,7 @@ impl Daemon {
         // Who stands in a session's cgroup without its tag speaks for nobody.
         let session =
             session.ok_or_else(|| forbidden("the process has no session that could be handed on"))?;
-        if session.registering || self.standing_of(session, clock::boot_ns()) != Status::Active {
+        if session.registering || self.registry.standing_of(session, clock::boot_ns()) != Status::Active {
             return Err(forbidden("the session may do nothing any more, and so hand nothing on"));
         }
         self.check_depth(session.grant.id)?;

@@ -3,14 +3,17 @@
 
 mod answers;
 mod apply;
+mod asker;
 mod cut;
 mod delegate;
 mod events;
+mod identity;
 mod lifecycle;
 mod records;
 mod recover;
 mod register;
 mod restore;
+mod seats;
 mod standing;
 mod start;
 mod stop;
@@ -19,6 +22,7 @@ mod trust;
 use std::{
     collections::{BTreeSet, VecDeque},
     io,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -31,8 +35,7 @@ use crate::{
     cgroup::Cgroups,
     clock,
     control::{
-        dto,
-        peer::{Peer, Writer},
+        peer::Peer,
         server::{Answer, Call, Refusal, Request},
     },
     exit::one_line,
@@ -48,6 +51,7 @@ use crate::{
 };
 
 pub(crate) use events::Events;
+use identity::{Issuer, RotationError};
 use start::Signals;
 pub(crate) use start::{StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
@@ -99,6 +103,8 @@ pub(crate) enum DaemonError {
     Process(#[from] ProcessError),
     #[error(transparent)]
     Path(#[from] PathError),
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
 }
 
 /// The daemon's state. One task owns it. What goes on beside it has copies of what it needs, and of [`kernel::Tagger`], which it shares.
@@ -113,6 +119,7 @@ pub(crate) struct Daemon {
     state: State,
     /// Nothing: every envelope is accepted.
     trust: Option<Trust>,
+    issuer: Issuer,
     events: Events,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
@@ -123,6 +130,8 @@ pub(crate) struct Daemon {
     registering: Option<Uuid>,
     /// Requests that wait for that. No more than there are connections.
     waiting: VecDeque<Call>,
+    /// Connections to our sockets that there was no place for.
+    turned_away: Arc<AtomicU64>,
     /// Since the last tick.
     requests_refused: u64,
     faults: u64,
@@ -150,6 +159,8 @@ impl Daemon {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stop = None;
         loop {
+            // After whatever happened, and before anybody waits for more.
+            self.update_leases();
             // A registration is not left half done.
             if self.registering.is_none() {
                 if let Some(reason) = stop {
@@ -224,12 +235,21 @@ impl Daemon {
             Request::Revoke { id, .. } | Request::Quarantine { id } | Request::Lift { id } => {
                 registering.to_string().starts_with(id)
             }
-            Request::Sessions | Request::Status | Request::Events => false,
+            Request::Sessions
+            | Request::Status
+            | Request::Events
+            | Request::TrustBundle
+            | Request::Credential(_) => false,
         }
     }
 
     /// Answers a request, or has it answered when what it asks for is done. True if enforcement was taken away.
     fn handle(&mut self, call: Call) -> bool {
+        if let Request::Credential(wanted) = &call.request {
+            let issued = self.credential(&call.peer, wanted);
+            reply_to(call.reply, issued.map(|issued| Answer::Credential(Box::new(issued))));
+            return false;
+        }
         let authorised = self.authorise(&call.peer, &call.request);
         if authorised.is_ok() && self.has_to_wait(&call.request) {
             self.waiting.push_back(call);
@@ -261,55 +281,20 @@ impl Daemon {
         torn_down
     }
 
-    /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
-    /// runs as.
-    fn authorise(&mut self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
-        let in_session = self.is_in_session(peer.pid);
-        // Asked last: had it ended before, the number could have been another's.
-        let refusal = if peer.writer() == Writer::Unknown {
-            // Nobody's fault, and no attempt.
-            let message = "the kernel does not say who wrote this";
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, dto::TRY_AGAIN, message));
-        } else if peer.writer() == Writer::Other {
-            "another process writes than made the connection"
-        } else if !peer.is_alive() {
-            "the process that made the connection is gone"
-        } else if in_session && !matches!(request, Request::Enrol(_)) {
-            "a process of a session may not operate the daemon"
-        } else {
-            return Ok(());
-        };
-        let asked = match request {
-            Request::Enrol(_) => "enrol",
-            Request::Register(_) => "register what runs",
-            Request::Sessions => "list sessions",
-            Request::Status => "status",
-            Request::Revoke { .. } => "revoke",
-            Request::Quarantine { .. } => "quarantine",
-            Request::Lift { .. } => "lift a quarantine",
-            Request::Apply(_) => "apply an envelope",
-            Request::Events => "read events",
-            Request::Teardown { .. } => "teardown",
-        };
-        self.record_refusal(format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid));
-        Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
-    }
-
-    /// By its tag, or by its cgroup. What cannot be told counts as yes.
-    fn is_in_session(&self, pid: u32) -> bool {
-        !matches!(self.kernel.sessions.tag(pid), Ok(None)) || stands_inside(&self.cgroups, pid)
-    }
-
     fn answer(&mut self, peer: &Peer, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
             Request::Sessions => Ok(Answer::Sessions(self.list())),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
-            // Answered when what takes time is done: see `handle`.
-            Request::Register(_) | Request::Revoke { .. } | Request::Quarantine { .. } => {
+            // Answered elsewhere, or when what takes time is done: see `handle`.
+            Request::Register(_)
+            | Request::Revoke { .. }
+            | Request::Quarantine { .. }
+            | Request::Credential(_) => {
                 Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is answered elsewhere"))
             }
+            Request::TrustBundle => Ok(Answer::TrustBundle(self.trust_bundle())),
             Request::Apply(apply) => self.apply(peer, apply).map(Answer::Applied),
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
@@ -336,6 +321,7 @@ impl Daemon {
             Self::end_empty,
             Self::end_finished,
             Self::end_lingering,
+            Self::tend_credentials,
         ] {
             let looked = look(self);
             self.survive(looked);

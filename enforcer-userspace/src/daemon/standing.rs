@@ -17,7 +17,7 @@ use crate::{
     clock,
     control::{dto, server::Refusal},
     record::{EventKind, EventLine},
-    session::{Session, Status},
+    session::Status,
     state::SessionFile,
 };
 
@@ -85,17 +85,6 @@ impl Daemon {
         self.begin_stop(id, stop);
     }
 
-    /// Where a session stands, with all those that it descends from.
-    pub(super) fn standing_of(&self, session: &Session, now_ns: u64) -> Status {
-        let own = session.status(now_ns);
-        let above = session.grant.ancestors().map(|slot| self.registry.at(slot).map(|it| it.status(now_ns)));
-        // Its own is the first to be told of.
-        std::iter::once(own)
-            .chain(above.map(|status| status.unwrap_or(Status::Revoked)))
-            .find(|status| *status != Status::Active)
-            .unwrap_or(Status::Active)
-    }
-
     fn try_change(&mut self, id: Uuid, state: SessionState) -> Result<dto::Revoked, Refusal> {
         let session = self.registry.get(id).ok_or_else(ended)?;
         if session.state == SessionState::Revoked && state != SessionState::Revoked {
@@ -141,7 +130,7 @@ impl Daemon {
     fn thaw_descendant(&mut self, id: Uuid) {
         let now_ns = clock::boot_ns();
         let Some(session) = self.registry.get(id) else { return };
-        if self.standing_of(session, now_ns) != Status::Quarantined {
+        if self.registry.standing_of(session, now_ns) != Status::Quarantined {
             let cgroup = session.grant.cgroup.clone();
             self.thaw(&cgroup);
         }

@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,14 +21,18 @@ use nix::{
 };
 use tokio::{
     net::UnixListener,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, watch},
 };
 
-use super::{Daemon, DaemonError, Events, Trust, stands_inside};
+use super::{Daemon, DaemonError, Events, Issuer, RotationError, Trust, seats};
 use crate::{
     cgroup::Cgroups,
     clock,
-    control::{gate::Gate, server},
+    control::{
+        gate::{Gate, SeatOf},
+        server,
+    },
+    credentials::TrustDomain,
     exit::{ExitStatus, Failure},
     host::{self, HostError},
     kernel::{Kernel, KernelError, PinError, Pins, Start},
@@ -37,7 +42,8 @@ use crate::{
     record::{EventKind, EventLine},
     session::Registry,
     settings::Settings,
-    state::{State, StateError},
+    state::{AuthoritiesError, State, StateError},
+    workload,
 };
 
 /// Requests that wait for the loop.
@@ -70,6 +76,10 @@ pub(crate) enum StartError {
         source: nix::Error,
     },
     #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
+    #[error(transparent)]
     Daemon(#[from] DaemonError),
 }
 
@@ -85,6 +95,9 @@ impl StartError {
         let hint = match &self {
             Self::Trust(_) => Some("a trust key is the `.pub` file that `enforcer keygen` writes"),
             Self::Host(error) => Some(error.hint()),
+            Self::Authorities(_) => Some(
+                "put it back as it was, for root alone; or remove it: then what it signed is believed no more, and there is a new one",
+            ),
             Self::Running { .. } => Some("`enforcer status` asks it how it is"),
             Self::Kernel(KernelError::Pins(PinError::NotBpffs { .. })) => {
                 Some("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name a directory on one with `--pin-dir`")
@@ -122,7 +135,11 @@ impl StartError {
 }
 
 /// Runs a daemon until it is told to stop. Enforcement goes on afterwards, unless that was what it was told.
-pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<(), StartError> {
+pub(crate) async fn run(
+    settings: Settings,
+    trust_keys: &[PathBuf],
+    trust_domain: Option<TrustDomain>,
+) -> Result<(), StartError> {
     // A daemon that trusts fewer keys than it was told does not come up.
     let trust_keys = key_files::trust_keys(trust_keys)?;
     let host = host::inspect()?;
@@ -155,9 +172,11 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
     let state = State::open(&settings.state_dir, &settings.sessions())?;
     // The counters of a fresh set of maps start at zero.
     let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
+    let (issuer, new_authority) = Issuer::open(&settings, trust_domain, &host.name)?;
     let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
+        issuer,
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         empty: Default::default(),
@@ -171,6 +190,7 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
         done,
         registering: None,
         waiting: VecDeque::new(),
+        turned_away: Arc::default(),
         requests_refused: 0,
         faults: 0,
         last_fault: None,
@@ -191,26 +211,36 @@ pub(crate) async fn run(settings: Settings, trust_keys: &[PathBuf]) -> Result<()
     );
     let line = EventLine::new(EventKind::DaemonStarted, &daemon.started).detail(started);
     daemon.events.write(line);
+    if let Some(change) = new_authority {
+        daemon.note(EventKind::AuthorityChanged, change);
+    }
     daemon.restore()?;
 
     raise_descriptor_limit();
     let signals = Signals::new().map_err(PathError::at("watch the signals of", Path::new("/proc/self")))?;
-    let listener = listen(&settings)?;
     let (calls, mut called) = mpsc::channel(CALLS);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let cgroups = daemon.cgroups.clone();
-    let gate = Gate::new(listener, Box::new(move |pid| stands_inside(&cgroups, pid)))
-        .map_err(PathError::at("ask for the writers of", &settings.socket()))?;
-    let server = tokio::spawn(server::serve(gate, calls, async {
-        // A sender that is gone means stop, too.
-        drop(stopped.await);
-    }));
+    let (stop, stopped) = watch::channel(());
+    let stopped = || {
+        let mut stopped = stopped.clone();
+        // When the sender is gone.
+        async move { while stopped.changed().await.is_ok() {} }
+    };
+    let (control, workload) = (settings.socket(), settings.workload_socket());
+    let gate = gate_of(&control, listen(&settings)?, seats::control(daemon.cgroups.clone()), &daemon)?;
+    let server = tokio::spawn(server::serve(gate, calls.clone(), stopped()));
+    let gate =
+        gate_of(&workload, listen_to_all(&workload)?, seats::workload(daemon.cgroups.clone()), &daemon)?;
+    let credentials = tokio::spawn(workload::serve(gate, calls, stopped()));
     let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
+    // Streams of credentials end with the daemon; so do its answers.
+    daemon.issuer.end_all();
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
-    drop(tokio::time::timeout(STOP_TIMEOUT, server).await);
+    drop(tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(server, credentials) }).await);
     if !ended?.torn_down {
-        fs::remove_file(settings.socket()).map_err(PathError::at("remove", &settings.socket()))?;
+        for socket in [control, workload] {
+            fs::remove_file(&socket).map_err(PathError::at("remove", &socket))?;
+        }
     }
     drop(lock);
     Ok(())
@@ -267,23 +297,40 @@ pub(crate) fn lock(path: &Path) -> Result<Flock<File>, StartError> {
     Ok(lock)
 }
 
-/// Binds the control socket, for root and the group if there is one. The lock is ours, so a socket that is there is a
-/// dead daemon's.
-fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
-    let path = settings.socket();
-    match fs::remove_file(&path) {
+/// Asks for the writers of whatever comes over a socket.
+fn gate_of(path: &Path, listener: UnixListener, seats: SeatOf, daemon: &Daemon) -> Result<Gate, PathError> {
+    Gate::new(listener, seats, Arc::clone(&daemon.turned_away))
+        .map_err(PathError::at("ask for the writers of", path))
+}
+
+/// Binds a socket, for root alone. The lock is ours, so a socket that is there is a dead daemon's.
+fn bind(path: &Path) -> Result<UnixListener, PathError> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(PathError::at("remove", &path)(error).into());
+            return Err(PathError::at("remove", path)(error));
         }
         _ => {}
     }
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound.map_err(PathError::at("listen at", path))
+}
+
+/// The workload socket: sessions run as any user.
+fn listen_to_all(path: &Path) -> Result<UnixListener, PathError> {
+    let listener = bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))
+        .map_err(PathError::at("set the mode of", path))?;
+    Ok(listener)
+}
+
+/// The control socket, for root and the group if there is one.
+fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
+    let path = settings.socket();
     let group = Group::from_name(&settings.group)
         .map_err(|source| StartError::Group { group: settings.group.clone(), source })?;
-    // For root alone until the group is set.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(&path);
-    umask(before);
-    let listener = bound.map_err(PathError::at("listen at", &path))?;
+    let listener = bind(&path)?;
     if let Some(group) = group {
         chown(&path, None, Some(group.gid))
             .map_err(|errno| PathError::at("set the group of", &path)(errno.into()))?;

@@ -111,6 +111,12 @@ impl Envelope {
         }
     }
 
+    /// Whether a Unix socket may be connected to, by its path or as rules name it: all of them, if it says nothing of any.
+    pub(crate) fn lets_reach_unix(&self, address: &str) -> bool {
+        let names_it = |rule: &UnixRule| rule.to.iter().any(|to| to == address);
+        self.unix.as_ref().is_none_or(|rules| self.mode == Mode::Audit || rules.iter().any(names_it))
+    }
+
     /// Whether no abstract Unix socket may be connected to.
     pub(crate) fn bars_abstract_unix(&self) -> bool {
         let is_abstract = |rule: &UnixRule| rule.to.iter().any(|address| address.starts_with('@'));

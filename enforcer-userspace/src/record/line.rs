@@ -47,6 +47,10 @@ pub(crate) enum EventKind {
     SocketsDestroyed,
     /// A process is not in the cgroup that its tag says, or in a session's cgroup without a tag. Once for each process.
     EscapeSign,
+    /// A process of a session got a credential.
+    CredentialIssued,
+    /// What signs credentials, or what they are checked with, is another from now on.
+    AuthorityChanged,
 }
 
 /// An event. Written, its session is text already; read, it is a [`LineSession`].

@@ -8,7 +8,7 @@ use std::{
 use enforcer_common::{config::MAX_SESSIONS, identity::SessionRef, rules::MAX_ENVELOPES};
 use uuid::Uuid;
 
-use super::{EnvelopeInForce, Session};
+use super::{EnvelopeInForce, Session, Status};
 
 /// Why there is no room for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +128,16 @@ impl Registry {
     /// Whether any session has a part of this one.
     pub(crate) fn has_descendants(&self, id: Uuid) -> bool {
         self.iter().any(|session| session.grant.parent_id() == Some(id))
+    }
+
+    /// Where a session stands, with all those that it descends from. Its own standing is the first to be told of.
+    pub(crate) fn standing_of(&self, session: &Session, now_ns: u64) -> Status {
+        let above = session.grant.ancestors().map(|slot| self.at(slot).map(|above| above.status(now_ns)));
+        std::iter::once(session.status(now_ns))
+            // One that is gone lets nothing through any more.
+            .chain(above.map(|status| status.unwrap_or(Status::Revoked)))
+            .find(|status| *status != Status::Active)
+            .unwrap_or(Status::Active)
     }
 
     /// Keeps a slot from being given out.

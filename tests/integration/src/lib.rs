@@ -26,6 +26,7 @@ mod netns;
 mod process;
 mod server;
 mod sniffer;
+mod workload;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

@@ -79,6 +79,7 @@ const RULES: &[Rule] = &[
 ];
 
 const CORE: &[&str] = &[
+    "enforcer-userspace/src/credentials",
     "enforcer-userspace/src/envelope",
     "enforcer-userspace/src/record",
     "enforcer-userspace/src/session",
@@ -86,13 +87,26 @@ const CORE: &[&str] = &[
 ];
 
 /// The modules that do input and output. They know core and not each other, nor what is above them; `daemon` joins them.
-const EDGES: &[&str] =
-    &["cgroup", "control", "kernel", "key_files", "names", "process", "procfs", "sinks", "sockets", "state"];
+const EDGES: &[&str] = &[
+    "cgroup",
+    "control",
+    "kernel",
+    "key_files",
+    "names",
+    "process",
+    "procfs",
+    "sinks",
+    "sockets",
+    "state",
+    "workload",
+];
 const ABOVE_EDGES: &[&str] = &["cli", "daemon"];
 /// What an edge may name all the same: from, to, and a comment on why.
 const EDGE_EXCEPTIONS: &[(&str, &str)] = &[
     // Who is asking is a matter of the connection and of the process table; nobody above has both when it is accepted.
     ("control", "procfs"),
+    // It is found out in one place who is asking, and requests take one way to the loop, by whichever socket they come.
+    ("workload", "control"),
 ];
 
 /// The only crate that `enforcer-common` may need (for `aya::Pod`, in user space): the kernel programs need it too.

@@ -117,6 +117,22 @@ fn abstract_sockets_are_barred_by_rules_that_name_none() {
 }
 
 #[test]
+fn unix_sockets_are_reached_where_nothing_is_said_of_them_or_a_rule_names_them() {
+    for (unix, reached) in [
+        ("", true),
+        ("  unix: []\n", false),
+        ("  unix: [{name: a, to: [/run/b]}]\n", false),
+        ("  unix: [{name: a, to: [/run/b, /run/a]}]\n", true),
+        ("  unix: [{name: a, to: ['@/run/a']}]\n", false),
+    ] {
+        let mut envelope = parse(&format!("{VALID}{unix}")).unwrap();
+        assert!(envelope.lets_reach_unix("/run/a"), "in audit mode: {unix}");
+        envelope.mode = Mode::Enforce;
+        assert_eq!(envelope.lets_reach_unix("/run/a"), reached, "{unix}");
+    }
+}
+
+#[test]
 fn line_ends_brackets_and_quotes_do_not_matter() {
     let expect = parse(VALID);
     assert_eq!(parse(&VALID.replace('\n', "\r\n")), expect);

@@ -1,0 +1,76 @@
+//! Who asks, and whether they may.
+
+use axum::http::StatusCode;
+
+use super::{Daemon, stands_inside};
+use crate::control::{
+    dto,
+    peer::{Peer, Writer},
+    server::{Refusal, Request},
+};
+
+impl Daemon {
+    /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
+    /// runs as.
+    pub(super) fn authorise(&mut self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
+        let in_session = self.is_in_session(peer.pid);
+        // Asked last: had it ended before, the number could have been another's.
+        let refusal = match vouch(peer) {
+            Err(Unvouched::TryAgain) => return Err(Unvouched::try_again()),
+            Err(Unvouched::No(why)) => why,
+            // It may hand on a part of what it has.
+            Ok(()) if !in_session || matches!(request, Request::Enrol(_)) => return Ok(()),
+            Ok(()) => "a process of a session may not operate the daemon",
+        };
+        let asked = match request {
+            Request::Enrol(_) => "enrol",
+            Request::Register(_) => "register what runs",
+            Request::Sessions => "list sessions",
+            Request::Status => "status",
+            Request::Revoke { .. } => "revoke",
+            Request::Quarantine { .. } => "quarantine",
+            Request::Lift { .. } => "lift a quarantine",
+            Request::Apply(_) => "apply an envelope",
+            Request::Events => "read events",
+            Request::Teardown { .. } => "teardown",
+            Request::TrustBundle => "the trust bundle",
+            // Answered by `credential`, which asks for the opposite.
+            Request::Credential(_) => "a credential",
+        };
+        self.record_refusal(format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid));
+        Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
+    }
+
+    /// By its tag, or by its cgroup. What cannot be told counts as yes.
+    pub(super) fn is_in_session(&self, pid: u32) -> bool {
+        !matches!(self.kernel.sessions.tag(pid), Ok(None)) || stands_inside(&self.cgroups, pid)
+    }
+}
+
+/// Why nobody is believed to be who they would have to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unvouched {
+    /// The kernel does not say who wrote; on another connection it will.
+    TryAgain,
+    No(&'static str),
+}
+
+impl Unvouched {
+    /// The refusal that is nobody's fault, and no attempt.
+    pub(super) fn try_again() -> Refusal {
+        let message = "the kernel does not say who wrote this";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, dto::TRY_AGAIN, message)
+    }
+}
+
+/// Whether whoever made the connection is who writes on it, and lives.
+pub(super) fn vouch(peer: &Peer) -> Result<(), Unvouched> {
+    match peer.writer() {
+        Writer::Unknown => Err(Unvouched::TryAgain),
+        Writer::Other => Err(Unvouched::No("another process writes than made the connection")),
+        Writer::Peer if !peer.is_alive() => {
+            Err(Unvouched::No("the process that made the connection is gone"))
+        }
+        Writer::Peer => Ok(()),
+    }
+}
