@@ -33,7 +33,7 @@ def fields(message):
 def call(channel, method, metadata=METADATA):
     raw = lambda message: message
     stream = channel.unary_stream(f"/SpiffeWorkloadAPI/{method}", request_serializer=raw, response_deserializer=raw)
-    return stream(b"", metadata=metadata, timeout=60)
+    return stream(b"", metadata=metadata, timeout=600)
 
 
 def refusal(body):
