@@ -6,6 +6,7 @@ mod apply;
 mod asker;
 mod cut;
 mod delegate;
+mod ending;
 mod events;
 mod identity;
 mod lifecycle;

@@ -41,7 +41,9 @@ fn session_gets_nothing_from_the_control_socket() {
         }
         let inside = daemon.run(&Envelope::of("inside"), &command).finish(integration::DEADLINE);
         assert_eq!(inside.status.code(), Some(1), "{request:?}: {:?} {}", inside.stdout, inside.stderr);
-        assert!(inside.stderr.contains("process of a session"), "{request:?}: {}", inside.stderr);
+        // It may hand on a part of what it has, and nothing else.
+        let why = if request[0] == "run" { "more than the session may do" } else { "process of a session" };
+        assert!(inside.stderr.contains(why), "{request:?}: {}", inside.stderr);
         assert!(inside.stdout.is_empty(), "{request:?}: {:?}", inside.stdout);
     }
     let refused_requests =
