@@ -13,8 +13,8 @@ use crate::vm;
 /// For how long each fuzz target runs here, in seconds: long enough to see that it works, and what is broken badly.
 const BRIEFLY: u64 = 20;
 
-/// What is run on the other kernels: that all programs load, and at what cost; every way out, with and without a guard; and what needs
-/// a guard, which this machine may not have. All tests there take longer than a run of this may: `cargo xtask vm`.
+/// What is run on the other kernels, where BPF is among the security modules: that all programs load, and at what cost; every way out;
+/// and what needs a guard, which this machine may not have. Everything there takes longer than a run of this may: `cargo xtask vm`.
 const ON_OTHER_KERNELS: &[&str] = &["veristat", "adversary", "guard", "unix"];
 
 pub(crate) fn run() -> Result<()> {
@@ -57,7 +57,7 @@ pub(crate) fn run() -> Result<()> {
     steps.step("fuzz, briefly", || fuzz::run(None, BRIEFLY))?;
     steps.step("virtual machines", || {
         let tests = ON_OTHER_KERNELS.iter().map(ToString::to_string).collect();
-        vm::run(&vm::Options { tests, ..vm::Options::default() })
+        vm::run(&vm::Options { tests, lsm: true, ..vm::Options::default() })
     })?;
     eprintln!("xtask test: ok: {}", steps.summary());
     Ok(())
