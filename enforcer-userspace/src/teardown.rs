@@ -48,7 +48,7 @@ pub(crate) fn remove_all(
             note(&mut left, thaw(cgroups, &session.cgroup));
             continue;
         }
-        note(&mut left, empty_cgroup(cgroups, &session.cgroup, &session.cgroup_before));
+        note(&mut left, empty_cgroup(cgroups, &session.cgroup, place_before(cgroups, &sessions, session)));
     }
     // Cgroups of sessions that nobody knows any more.
     match cgroups.all() {
@@ -85,6 +85,17 @@ pub(crate) fn known_sessions(settings: &Settings, cgroups: &Cgroups) -> Vec<Held
         }
     };
     files.map(held).collect()
+}
+
+/// Where a session's processes were before any session had them: those of a session below another were in that one's cgroup.
+fn place_before<'a>(cgroups: &Cgroups, sessions: &'a [Held], session: &'a Held) -> &'a str {
+    let above = |session: &&'a Held| {
+        let id = cgroups.session_of(&session.cgroup_before)?;
+        sessions.iter().find(|above| above.released.id == id)
+    };
+    // As many steps as there are sessions, whatever the files say.
+    let lineage = std::iter::successors(Some(session), above).take(sessions.len());
+    lineage.last().map_or("/", |outermost| &outermost.cgroup_before)
 }
 
 /// Lets go on what a quarantine has stopped.

@@ -1,5 +1,6 @@
 //! A session hands on a part of what it may do: never more than it has, and only for as long as it has it.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use integration::{DEADLINE, Daemon, Envelope, Holder, Process, enforcer_path, wait_until};
@@ -265,4 +266,22 @@ fn each_level_is_allowed_what_all_above_it_are() {
     let refused = daemon.run(&too_deep[0], &nested).finish(DEADLINE);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("at most 8 deep"), "{}", refused.stderr);
+}
+
+/// Teardown lets all go back to where the first of them was before any session had it.
+#[test]
+fn teardown_lets_those_below_go_where_the_first_was() {
+    let mut daemon = Daemon::start();
+    let mut inside = hold_inside(&daemon, &[outer(), inner()]);
+    let cgroup = |process: &str| {
+        let text = fs::read_to_string(format!("/proc/{process}/cgroup")).expect("it lives");
+        text.lines().find_map(|line| line.strip_prefix("0::")).expect("there is the v2 hierarchy").to_owned()
+    };
+    let pid = inside.pid().to_string();
+    assert_ne!(cgroup(&pid), cgroup("self"), "control");
+    daemon.teardown();
+    assert_eq!(cgroup(&pid), cgroup("self"));
+    inside.must("open u udp4");
+    inside.must(&format!("connect u {OUTER_ONLY}:9"));
+    inside.end();
 }
