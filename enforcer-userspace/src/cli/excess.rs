@@ -31,6 +31,21 @@ struct Most {
 
 const JSON: Most = Most { findings: 1_000, items: 1_000 };
 
+/// The first of many.
+#[derive(Serialize)]
+struct Items {
+    items: Vec<String>,
+    /// How many there are besides.
+    more: usize,
+}
+
+impl Items {
+    fn of(items: impl Iterator<Item = String>) -> Self {
+        let First { items, more } = First::of(items, JSON.items);
+        Self { items, more }
+    }
+}
+
 /// What the envelope `inner` allows and the other does not, for programs.
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -52,7 +67,7 @@ struct Finding {
     services: Vec<ServiceReport>,
     /// Prefixes, host names, agents or sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<First>,
+    to: Option<Items>,
     /// Denied from some of the ports that they may connect from.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     in_part: bool,
@@ -75,7 +90,7 @@ struct RuleReport {
 #[derive(Serialize)]
 struct ServiceReport {
     protocols: Vec<&'static str>,
-    ports: First,
+    ports: Items,
 }
 
 pub(super) fn report(excess: &[Excess]) -> Report {
@@ -102,13 +117,12 @@ fn finding(excess: &Excess) -> Finding {
     let services = |services: &[Service]| {
         let each = services.iter().map(|service| ServiceReport {
             protocols: service.protocols.iter().map(|protocol| protocol.name()).collect(),
-            ports: First::of(service.ports.iter().map(ToString::to_string), JSON.items),
+            ports: Items::of(service.ports.iter().map(ToString::to_string)),
         });
         each.collect()
     };
-    let prefixes =
-        |region: &Region| Some(First::of(region.prefixes().map(|prefix| prefix.to_string()), JSON.items));
-    let some = |items: &[String]| Some(First::of(items.iter().cloned(), JSON.items));
+    let prefixes = |region: &Region| Some(Items::of(region.prefixes().map(|prefix| prefix.to_string())));
+    let some = |items: &[String]| Some(Items::of(items.iter().cloned()));
     let at = |nothing, kind, region: &Region| Finding {
         kind,
         services: services(&region.services()),

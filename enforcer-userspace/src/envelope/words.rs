@@ -1,7 +1,5 @@
 //! What one envelope allows and another does not, in words.
 
-use serde::Serialize;
-
 use super::{Amount, Excess, Region, RuleRef, Service, What, size, ttl};
 
 /// How much is printed of what may be very much.
@@ -89,11 +87,11 @@ fn service_text(service: &Service, most: usize) -> String {
 }
 
 /// The first of many.
-#[derive(Serialize)]
+#[derive(Debug)]
 pub(crate) struct First {
-    items: Vec<String>,
+    pub(crate) items: Vec<String>,
     /// How many there are besides.
-    more: usize,
+    pub(crate) more: usize,
 }
 
 impl First {
