@@ -99,6 +99,9 @@ fn render(stop: bool, revoked: &dto::Revoked) -> String {
             revoked.store_us
         ),
     };
+    for descendant in &revoked.descendants {
+        let _infallible = writeln!(out, "and so is {descendant}, which has its rights from it");
+    }
     if stop && revoked.processes_running > 0 {
         let _infallible = writeln!(
             out,

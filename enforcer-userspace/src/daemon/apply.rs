@@ -75,10 +75,6 @@ impl Daemon {
     /// Why a session cannot be held to an envelope because of the session above it.
     fn exceeds_parent(&self, session: &Session, envelope: &Envelope) -> Option<String> {
         let parent = self.registry.get(session.grant.parent_id()?)?;
-        // One that is held to the same is no narrower.
-        if parent.agent() == envelope.metadata.name {
-            return None;
-        }
         match envelope::excess(envelope, &parent.envelope.envelope) {
             Ok(excess) if excess.is_empty() => None,
             Ok(excess) => {
@@ -128,8 +124,11 @@ impl Daemon {
         concerned: &[Uuid],
         envelope: &Arc<EnvelopeInForce>,
     ) -> Result<Vec<dto::AppliedSession>, Refusal> {
+        let mut concerned = concerned.to_vec();
+        let depth = |id: &Uuid| self.registry.get(*id).map_or(0, |session| session.grant.ancestors().count());
+        concerned.sort_by_key(|id| std::cmp::Reverse(depth(id)));
         let mut below = Vec::new();
-        for id in concerned {
+        for id in &concerned {
             below.append(&mut self.narrowed(*id, envelope)?);
         }
         below.retain(|(id, _)| !concerned.contains(id));
@@ -138,7 +137,7 @@ impl Daemon {
             self.remove_unused_rules(narrower.number);
             held?;
         }
-        self.hold_each_to(concerned, envelope)
+        self.hold_each_to(&concerned, envelope)
     }
 
     fn hold_each_to(

@@ -8,7 +8,9 @@ use enforcer_common::session::MAX_DEPTH;
 use uuid::Uuid;
 
 use super::{
-    Beside, Daemon, To, internal,
+    Beside, Daemon, To,
+    asker::{Unvouched, vouch},
+    internal,
     lifecycle::{Asked, no_room},
     reply_to,
     trust::read_envelope,
@@ -127,7 +129,11 @@ impl Daemon {
             return self.waiting.push_back(Call { peer, request: Request::Enrol(enrol), reply: to });
         }
         let made = envelope.and_then(|(text, envelope)| {
-            // What was so before the comparison may not be so any more.
+            // What was so before the comparison may not be so any more, and the number may be another process's.
+            vouch(&peer).map_err(|why| match why {
+                Unvouched::TryAgain => Unvouched::try_again(),
+                Unvouched::No(why) => Refusal::new(StatusCode::FORBIDDEN, "forbidden", why),
+            })?;
             self.delegating(&peer, &enrol)?;
             self.begin_part(&peer, parent, text, envelope, enrol.command)
         });

@@ -183,9 +183,11 @@ fn limits_are_those_of_all_above() {
             sub.must(&format!("connect u {both}"));
         }
         sub.must_fail(&format!("connect u {both}"), &[libc::EPERM]);
+        let id = session(&daemon, "inner")["id"].clone();
         process = sub.into_rest();
-        // Else it would read what is meant for the next.
-        wait_until(DEADLINE, "it has ended", || daemon.session("inner").is_none().then_some(()));
+        // Else it would read what is meant for the next, which may have begun by then.
+        let is_over = || daemon.session("inner").is_none_or(|session| session["id"] != id);
+        wait_until(DEADLINE, "it has ended", || is_over().then_some(()));
     }
     process.finish(DEADLINE).success();
 }
@@ -228,6 +230,20 @@ fn depth_is_that_of_all_above() {
     let refused = daemon.run(&flat, &one).finish(DEADLINE);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("1 deep"), "{}", refused.stderr);
+}
+
+/// Nor where both are of one agent, and the envelope is for both.
+#[test]
+fn session_of_the_same_agent_gets_no_more_than_the_one_above() {
+    let daemon = Daemon::start();
+    let same = |envelope: Envelope| envelope.allow("both", "127.0.0.10/32", "any", "any");
+    let mut inside = hold_inside(&daemon, &[same(Envelope::of("same")), same(Envelope::of("same"))]);
+    inside.must("open u udp4");
+    inside.must_fail(&format!("connect u {OUTER_ONLY}:9"), &[libc::EPERM]);
+    daemon.apply(&same(Envelope::of("same")).allow("own", "127.0.0.20/32", "any", "any"));
+    inside.must_fail(&format!("connect u {OUTER_ONLY}:9"), &[libc::EPERM]);
+    inside.must(&format!("connect u {BOTH}:9"));
+    inside.end();
 }
 
 /// As deep as it goes, with less at each level: in the kernel, each is allowed what all above it are, and nothing else.
