@@ -38,6 +38,7 @@ use crate::{
     kernel::{Kernel, KernelError, PinError, Pins, Start},
     key_files::{self, KeyFileError},
     path_error::PathError,
+    process,
     procfs::{self, ProcError},
     record::{EventKind, EventLine},
     session::Registry,
@@ -140,6 +141,10 @@ pub(crate) async fn run(
     trust_keys: &[PathBuf],
     trust_domain: Option<TrustDomain>,
 ) -> Result<(), StartError> {
+    // Threads that are started from here on do as this one does.
+    if let Err(error) = process::go_before_others() {
+        eprintln!("warning: go before other processes: {error}");
+    }
     // A daemon that trusts fewer keys than it was told does not come up.
     let trust_keys = key_files::trust_keys(trust_keys)?;
     let host = host::inspect()?;

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, wait};
 use serde_json::json;
 
@@ -45,6 +47,8 @@ pub(crate) fn run(workers: u32, pairs: u32, allowed: SocketAddr, refused: Socket
         // Pairs as even as can be.
         let pairs = pairs / workers + u32::from(worker < pairs % workers);
         shapes::fork_to(|| {
+            // Whatever ends the first process, a failing test among others, ends those that fork.
+            prctl::set_pdeathsig(Signal::SIGKILL).expect("it is a signal");
             work(shared, workers, pairs, allowed, refused);
             // SAFETY: takes no pointer.
             unsafe { libc::_exit(0) };
