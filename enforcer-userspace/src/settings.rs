@@ -53,6 +53,11 @@ impl Settings {
         self.state_dir.join("authorities")
     }
 
+    /// Sessions that have ended.
+    pub(crate) fn ended(&self) -> PathBuf {
+        self.state_dir.join("ended.jsonl")
+    }
+
     pub(crate) fn events(&self) -> PathBuf {
         self.state_dir.join("events.jsonl")
     }

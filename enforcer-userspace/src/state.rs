@@ -4,6 +4,7 @@
 //! takes what gives less access.
 
 mod authorities;
+mod ended;
 mod revisions;
 
 use std::{
@@ -19,10 +20,11 @@ use uuid::Uuid;
 
 use crate::{
     path_error::PathError,
-    session::{EnvelopeInForce, Lineal, ProcessKey, Session},
+    session::{Context, EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
 pub(crate) use authorities::{AuthoritiesError, AuthorityFiles};
+pub(crate) use ended::EndedFile;
 pub(crate) use revisions::Revisions;
 
 /// The version of the files.
@@ -50,7 +52,7 @@ impl StateError {
 }
 
 /// A session as it is written down.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SessionFile {
     version: u32,
     /// Slots and clocks are of one boot.
@@ -82,6 +84,8 @@ pub(crate) struct SessionFile {
     /// The session that handed it a part of itself.
     #[serde(default)]
     pub(crate) parent: Option<Lineal>,
+    #[serde(default)]
+    pub(crate) context: Context,
 }
 
 impl SessionFile {
@@ -109,6 +113,7 @@ impl SessionFile {
             registering: session.registering,
             stopped: session.stopped,
             parent: grant.parent.clone(),
+            context: grant.context.clone(),
         }
     }
 
@@ -137,7 +142,7 @@ impl SessionFile {
 }
 
 /// An envelope as it is written down.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EnvelopeFile {
     pub(crate) number: u32,
     pub(crate) text: String,

@@ -128,6 +128,7 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
     ];
     if !keep_events {
         files.extend(FileSink::files(&settings.events()));
+        files.extend([settings.ended(), settings.ended().with_extension("tmp")]);
     }
     for file in files {
         note(left, absent_is_fine(fs::remove_file(&file), &file));

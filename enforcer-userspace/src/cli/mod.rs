@@ -11,10 +11,12 @@ mod explain;
 mod includes;
 mod intersect;
 mod keygen;
+mod own;
 mod ps;
 mod register;
 mod revoke;
 mod run;
+mod said;
 mod sign;
 mod status;
 mod teardown;
@@ -67,7 +69,13 @@ enum Command {
     /// Its processes stand still meanwhile. The answer says how complete it is, and why if it is not.
     Register(register::Args),
     /// List sessions and their processes
-    Ps,
+    Ps(ps::Args),
+    /// Say all that is known of a session, also of one that has ended
+    Show(ps::ShowArgs),
+    /// Say which session this is, from inside one
+    Whoami,
+    /// Say what was refused last, why, and what can be done about it, from inside a session
+    Why(own::WhyArgs),
     /// Print what happened: decisions, processes, sessions
     Events(events::Args),
     /// Say how the daemon is, and which hooks are in place
@@ -140,7 +148,10 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
     match command {
         Command::Run(args) => run::execute(&settings, &args),
         Command::Register(args) => register::execute(&settings, format, &args),
-        Command::Ps => ps::execute(&settings, format),
+        Command::Ps(args) => ps::execute(&settings, format, &args),
+        Command::Show(args) => ps::show(&settings, format, &args),
+        Command::Whoami => own::whoami(&settings, format),
+        Command::Why(args) => own::why(&settings, format, &args),
         Command::Events(args) => events::execute(&settings, format, &args),
         Command::Status => status::execute(&settings, format),
         Command::Revoke(args) => revoke::execute(&settings, format, &args),
@@ -190,6 +201,15 @@ fn client_failure(error: ClientError) -> Failure {
         }
     };
     Failure { status, error: error.into(), hint }
+}
+
+/// An id goes into a path: anything but the characters of one cannot be one.
+fn id_in_path(id: &str) -> Result<&str, Failure> {
+    if !id.is_empty() && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+        return Ok(id);
+    }
+    let error = anyhow::anyhow!("`{}` is not a session id", text::harmless(id));
+    Err(Failure { status: ExitStatus::Error, error, hint: Some("`enforcer ps` lists the sessions".into()) })
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {

@@ -1,9 +1,9 @@
-//! `enforcer ps`: sessions as trees.
+//! `enforcer ps` and `enforcer show`: sessions as trees, and all that is known of one.
 
 use std::fmt::Write as _;
 
 use super::{
-    Format, ask, print_json,
+    Format, ask, id_in_path, print_json,
     text::{self, Colour, colour, harmless},
 };
 use crate::{
@@ -12,8 +12,23 @@ use crate::{
     settings::Settings,
 };
 
-pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus, Failure> {
-    let sessions: dto::Sessions = ask(settings, async |client| client.get("/v1/sessions").await)?;
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Those that have ended as well, as far back as they are remembered
+    #[arg(long, short)]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ShowArgs {
+    /// The session's id, or enough of the beginning of it
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
+    let path = format!("/v1/sessions?all={}", args.all);
+    let sessions: dto::Sessions = ask(settings, async |client| client.get(&path).await)?;
     match format {
         Format::Json => print_json(&sessions)?,
         Format::Text if sessions.sessions.is_empty() => eprintln!("no sessions"),
@@ -25,16 +40,68 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
     Ok(ExitStatus::Ok)
 }
 
-fn render(session: &dto::SessionInfo) -> String {
-    let state = match session.state.as_str() {
-        "active" => colour("active", Colour::Green),
-        other => colour(other, Colour::Red),
+pub(super) fn show(settings: &Settings, format: Format, args: &ShowArgs) -> Result<ExitStatus, Failure> {
+    let path = format!("/v1/sessions/{}", id_in_path(&args.id)?);
+    let shown: dto::Session = ask(settings, async |client| client.get(&path).await)?;
+    match format {
+        Format::Json => print_json(&shown)?,
+        Format::Text => text::print(&details(&shown))?,
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn details(shown: &dto::Session) -> String {
+    let session = &shown.session;
+    let mut lines = vec![
+        ("spiffe id", session.spiffe_id.clone().unwrap_or_default()),
+        ("purpose", session.purpose.clone()),
+        ("envelope", session.envelope_digest.clone()),
+        ("command", session.command.join(" ")),
+        ("registered by", format!("uid {}", session.registered_by_uid)),
+        ("started", session.started.clone()),
+        ("cgroup", session.cgroup.clone()),
+        ("connections", shown.connections.to_string()),
+        ("bytes", format!("{} out, {} in", session.bytes_out, session.bytes_in)),
+    ];
+    if let Some(parent) = &session.parent {
+        lines.push(("part of", parent.clone()));
+    }
+    lines.extend(shown.descendants.iter().map(|id| ("has handed on to", id.clone())));
+    let mut out = render(session);
+    for (name, value) in lines {
+        let _infallible = writeln!(out, "  {name:<16} {}", harmless(&value));
+    }
+    out
+}
+
+/// Who a session is, in lines of its own.
+pub(super) fn heading(session: &dto::SessionInfo) -> String {
+    let state = match (session.state.as_str(), &session.end_reason) {
+        ("active", _) => colour("active", Colour::Green),
+        (ended, Some(why)) => colour(&format!("{ended} ({why})"), Colour::Dim),
+        (other, None) => colour(other, Colour::Red),
     };
     let mut out = String::new();
     let _infallible = writeln!(out, "{}  {}  {state}, {}", session.id, session.agent, session.mode);
     let _infallible =
         writeln!(out, "  for {} by {}, model {}", session.owner, session.operator, session.model);
-    let _infallible = writeln!(out, "  until {}", session.expires);
+    for (name, text) in [("task", &session.context.task), ("trigger", &session.context.trigger)] {
+        if let Some(text) = text {
+            let _infallible = writeln!(out, "  {name} {}", harmless(text));
+        }
+    }
+    for (name, value) in &session.context.labels {
+        let _infallible = writeln!(out, "  label {}", harmless(&format!("{name}={value}")));
+    }
+    let _infallible = match &session.ended {
+        Some(ended) => writeln!(out, "  from {} until {ended}", session.started),
+        None => writeln!(out, "  until {}", session.expires),
+    };
+    out
+}
+
+fn render(session: &dto::SessionInfo) -> String {
+    let mut out = heading(session);
     let known = |pid| session.processes.iter().any(|process| process.pid == pid);
     let roots = session.processes.iter().filter(|process| !process.parent_pid.is_some_and(known));
     for root in roots {

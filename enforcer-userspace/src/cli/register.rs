@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use super::{Format, ask, parse_envelope, print_json, read_envelope, text};
+use super::{Format, ask, parse_envelope, print_json, read_envelope, said::SaidArgs, text};
 use crate::{
     control::dto,
     exit::{ExitStatus, Failure},
@@ -31,6 +31,8 @@ pub(super) struct Args {
     /// Leave the sockets of connections outside the envelope as they are; nothing leaves on them all the same
     #[arg(long)]
     keep_connections: bool,
+    #[command(flatten)]
+    said: SaidArgs,
 }
 
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
@@ -48,6 +50,7 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
         signature: key_files::signature_of(&args.envelope)?,
         target,
         keep_connections: args.keep_connections,
+        said: args.said.said(),
     };
     let registered: dto::Registered =
         ask(settings, async |client| client.post("/v1/registrations", &request).await)?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Format, ask, print_json, text};
+use super::{Format, ask, id_in_path, print_json, text};
 use crate::{
     control::dto,
     exit::{ExitStatus, Failure},
@@ -31,13 +31,13 @@ pub(super) struct QuarantineArgs {
 }
 
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
-    check_id(&args.id)?;
+    let id = id_in_path(&args.id)?;
     let then = match (args.kill, args.freeze) {
         (true, _) => "?then=kill",
         (_, true) => "?then=freeze",
         _ => "",
     };
-    let path = format!("/v1/sessions/{}{then}", args.id);
+    let path = format!("/v1/sessions/{id}{then}");
     let revoked: dto::Revoked = ask(settings, async |client| client.delete(&path).await)?;
     print(format, args.kill || args.freeze, &revoked)
 }
@@ -47,8 +47,7 @@ pub(super) fn quarantine(
     format: Format,
     args: &QuarantineArgs,
 ) -> Result<ExitStatus, Failure> {
-    check_id(&args.id)?;
-    let path = format!("/v1/sessions/{}/quarantine", args.id);
+    let path = format!("/v1/sessions/{}/quarantine", id_in_path(&args.id)?);
     if !args.lift {
         let held: dto::Revoked = ask(settings, async |client| client.put(&path, &()).await)?;
         return print(format, true, &held);
@@ -59,15 +58,6 @@ pub(super) fn quarantine(
         Format::Text => text::print(&format!("released {} from quarantine\n", lifted.id))?,
     }
     Ok(ExitStatus::Ok)
-}
-
-/// The id goes into a path: anything but the characters of an id cannot be one.
-fn check_id(id: &str) -> Result<(), Failure> {
-    if !id.is_empty() && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
-        return Ok(());
-    }
-    let error = anyhow::anyhow!("`{}` is not a session id", text::harmless(id));
-    Err(Failure { status: ExitStatus::Error, error, hint: Some("`enforcer ps` lists the sessions".into()) })
 }
 
 /// The receipt. What could not be done makes it a no: the session is refused everything all the same. `stop`: its processes were to be

@@ -9,7 +9,7 @@ use std::{
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::{ask, parse_envelope, read_envelope};
+use super::{ask, parse_envelope, read_envelope, said::SaidArgs};
 use crate::{
     confinement::{self, Confinement, ConfinementError, Scopes},
     control::dto,
@@ -31,6 +31,8 @@ pub(super) struct Args {
     /// From inside a session: where the envelope allows more than the session may do, take what both allow, and do not refuse it
     #[arg(long)]
     clip: bool,
+    #[command(flatten)]
+    said: SaidArgs,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -60,6 +62,7 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
         signature,
         command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         clip: args.clip,
+        said: args.said.said(),
     };
     let enrolled: dto::Enrolled = ask(settings, async |client| client.post("/v1/sessions", &request).await)?;
 

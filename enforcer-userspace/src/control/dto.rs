@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::session::Context;
+
 /// The version of every document here.
 pub(crate) const VERSION: u32 = 1;
 
@@ -22,6 +24,20 @@ pub(crate) struct Enrol {
     /// Asked from inside a session: where the envelope allows more than that session's, what both allow is meant. Else it is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) clip: bool,
+    #[serde(default)]
+    pub(crate) said: Said,
+}
+
+/// What whoever begins a session says of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Said {
+    /// For whom it is. What the envelope says holds; another one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<String>,
+    /// Fixed for the session's life.
+    #[serde(default)]
+    pub(crate) context: Context,
 }
 
 /// `POST /v1/registrations`: hold what runs already to an envelope.
@@ -37,6 +53,8 @@ pub(crate) struct Register {
     /// Whether connections that the envelope does not allow are left as they are; nothing leaves on them all the same.
     #[serde(default)]
     pub(crate) keep_connections: bool,
+    #[serde(default)]
+    pub(crate) said: Said,
 }
 
 /// What runs already.
@@ -126,13 +144,16 @@ pub(crate) struct Sessions {
     pub(crate) sessions: Vec<SessionInfo>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SessionInfo {
     pub(crate) id: String,
     /// The session that handed it a part of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<String>,
     pub(crate) agent: String,
+    /// Of the agent. Null where its name cannot be in one.
+    #[serde(default)]
+    pub(crate) spiffe_id: Option<String>,
     pub(crate) owner: String,
     pub(crate) operator: String,
     pub(crate) purpose: String,
@@ -142,6 +163,9 @@ pub(crate) struct SessionInfo {
     /// SHA-256 of the envelope's text.
     pub(crate) envelope_digest: String,
     pub(crate) command: Vec<String>,
+    /// What was said of it when it began.
+    #[serde(default)]
+    pub(crate) context: Context,
     /// RFC 3339.
     pub(crate) started: String,
     /// RFC 3339, as the wall clock is set now; what counts is the boot clock.
@@ -152,12 +176,81 @@ pub(crate) struct SessionInfo {
     pub(crate) bytes_out: u64,
     /// Bytes of the IP packets that it received.
     pub(crate) bytes_in: u64,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<String>,
+    /// What it was when its last process ended: `exit` if it was active, else `expired`, `revoked` or `quarantined`. Or that nobody saw it
+    /// end: `host-restarted`, `gone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end_reason: Option<String>,
     pub(crate) processes: Vec<ProcessInfo>,
 }
 
+/// `GET /v1/sessions/{id}`.
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) version: u32,
+    pub(crate) session: SessionInfo,
+    /// Connections and datagram sockets that it has used up, of those that its envelope limits.
+    pub(crate) connections: u64,
+    /// Sub-sessions that it has, and those that they have.
+    pub(crate) descendants: Vec<String>,
+}
+
+/// `GET /v1/self`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Whoami {
+    pub(crate) version: u32,
+    pub(crate) session: SessionInfo,
+    pub(crate) expires_in_s: u64,
+    /// The sessions that it has a part of, nearest first.
+    pub(crate) above: Vec<Above>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Above {
+    pub(crate) id: String,
+    pub(crate) agent: String,
+    pub(crate) state: String,
+}
+
+/// `GET /v1/self/refusals` and `GET /v1/sessions/{id}/refusals`: the last that were refused, the latest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refusals {
+    pub(crate) version: u32,
+    pub(crate) session: String,
+    /// Earlier ones are in the events. RFC 3339.
+    pub(crate) since: String,
+    pub(crate) refusals: Vec<RefusalInfo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RefusalInfo {
+    pub(crate) operation: String,
+    pub(crate) destination: Option<String>,
+    /// As in the events.
+    pub(crate) reason: String,
+    pub(crate) rule: Option<String>,
+    /// Who tried last.
+    pub(crate) pid: u32,
+    pub(crate) comm: String,
+    /// RFC 3339.
+    pub(crate) first: String,
+    /// RFC 3339.
+    pub(crate) last: String,
+    pub(crate) times: u64,
+    /// In one sentence.
+    pub(crate) explanation: String,
+    /// What can be done about it, and whom to ask.
+    pub(crate) advice: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ProcessInfo {
     pub(crate) pid: u32,
+    /// Boot, id and start: the same for no two processes.
+    #[serde(default)]
+    pub(crate) key: String,
     /// The process of this session that made it.
     pub(crate) parent_pid: Option<u32>,
     pub(crate) comm: Option<String>,

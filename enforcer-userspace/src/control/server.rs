@@ -39,7 +39,19 @@ pub(crate) enum Request {
     Enrol(dto::Enrol),
     Register(dto::Register),
     Apply(dto::Apply),
-    Sessions,
+    Sessions {
+        /// Those that have ended, too.
+        all: bool,
+    },
+    Session {
+        id: String,
+    },
+    /// Of processes of sessions.
+    Whoami,
+    /// Without an id, about the session of the process that asks.
+    Why {
+        id: Option<String>,
+    },
     Status,
     Revoke {
         id: String,
@@ -56,14 +68,22 @@ pub(crate) enum Request {
         keep_events: bool,
     },
     TrustBundle,
-    /// The only one that is for processes of sessions.
+    /// For processes of sessions only, by another socket.
     Credential(Wanted),
 }
 
 impl Request {
     /// Whether it asks about what happened, and changes nothing.
     pub(crate) const fn is_question(&self) -> bool {
-        matches!(self, Self::Sessions | Self::Status | Self::Events)
+        matches!(
+            self,
+            Self::Sessions { .. }
+                | Self::Session { .. }
+                | Self::Whoami
+                | Self::Why { .. }
+                | Self::Status
+                | Self::Events
+        )
     }
 }
 
@@ -74,6 +94,9 @@ pub(crate) enum Answer {
     Registered(dto::Registered),
     Applied(dto::Applied),
     Sessions(dto::Sessions),
+    Session(Box<dto::Session>),
+    Whoami(Box<dto::Whoami>),
+    Refusals(dto::Refusals),
     Status(dto::Status),
     Revoked(dto::Revoked),
     Lifted(dto::Lifted),
@@ -134,8 +157,11 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/v1/sessions", get(sessions).post(enrol))
-        .route("/v1/sessions/{id}", delete(revoke))
+        .route("/v1/sessions/{id}", get(session).delete(revoke))
+        .route("/v1/sessions/{id}/refusals", get(refusals))
         .route("/v1/sessions/{id}/quarantine", put(quarantine).delete(lift))
+        .route("/v1/self", get(whoami))
+        .route("/v1/self/refusals", get(own_refusals))
         .route("/v1/registrations", post(register))
         .route("/v1/envelope", put(apply))
         .route("/v1/status", get(status))
@@ -222,8 +248,34 @@ async fn body<T: Default + serde::de::DeserializeOwned>(
     }
 }
 
-async fn sessions(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
-    respond(call(&calls, peer, Request::Sessions).await)
+#[derive(Debug, serde::Deserialize)]
+struct SessionsQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn sessions(
+    State(calls): State<Calls>,
+    ConnectInfo(peer): Peered,
+    Query(query): Query<SessionsQuery>,
+) -> Response {
+    respond(call(&calls, peer, Request::Sessions { all: query.all }).await)
+}
+
+async fn session(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
+    respond(call(&calls, peer, Request::Session { id }).await)
+}
+
+async fn whoami(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::Whoami).await)
+}
+
+async fn own_refusals(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::Why { id: None }).await)
+}
+
+async fn refusals(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
+    respond(call(&calls, peer, Request::Why { id: Some(id) }).await)
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -348,6 +400,9 @@ fn respond(answer: Result<Answer, Refusal>) -> Response {
         Ok(Answer::Registered(dto)) => (StatusCode::CREATED, Json(dto)).into_response(),
         Ok(Answer::Applied(dto)) => Json(dto).into_response(),
         Ok(Answer::Sessions(dto)) => Json(dto).into_response(),
+        Ok(Answer::Session(dto)) => Json(dto).into_response(),
+        Ok(Answer::Whoami(dto)) => Json(dto).into_response(),
+        Ok(Answer::Refusals(dto)) => Json(dto).into_response(),
         Ok(Answer::Status(dto)) => Json(dto).into_response(),
         Ok(Answer::Revoked(dto)) => Json(dto).into_response(),
         Ok(Answer::Lifted(dto)) => Json(dto).into_response(),

@@ -4,27 +4,56 @@ use std::sync::atomic::Ordering;
 
 use enforcer_common::{ABI_VERSION, session::Usage};
 
-use super::{Daemon, DaemonError};
+use super::{Daemon, DaemonError, internal, standing::ended};
 use crate::{
     clock,
-    control::dto,
+    control::{dto, server::Refusal},
     kernel::{Absence, Guard},
     procfs,
     session::{Session, Status},
 };
 
 impl Daemon {
-    pub(super) fn list(&self) -> dto::Sessions {
+    /// The sessions that run, and behind them those that have ended, if they are wanted.
+    pub(super) fn list(&self, all: bool) -> dto::Sessions {
         let now_ns = clock::boot_ns();
-        dto::Sessions {
-            version: dto::VERSION,
-            sessions: self.registry.iter().map(|session| self.describe(session, now_ns)).collect(),
-        }
+        let running = self.registry.iter().map(|session| self.describe(session, now_ns));
+        let ended = self.past.sessions().filter(|_| all).cloned();
+        dto::Sessions { version: dto::VERSION, sessions: running.chain(ended).collect() }
     }
 
-    fn describe(&self, session: &Session, now_ns: u64) -> dto::SessionInfo {
+    /// All that is known of a session, also of one that has ended.
+    pub(super) fn show(&self, id: &str) -> Result<dto::Session, Refusal> {
+        let running = self.registry.starting_with(id);
+        let past = self.past.sessions().filter(|past| past.id.starts_with(id));
+        if running.is_empty()
+            && let [past] = past.collect::<Vec<_>>()[..]
+        {
+            return Ok(dto::Session {
+                version: dto::VERSION,
+                session: past.clone(),
+                connections: 0,
+                descendants: Vec::new(),
+            });
+        }
+        let id = self.find(id)?;
+        let session = self.registry.get(id).ok_or_else(ended)?;
+        let usage = self.kernel.sessions.usage(session.grant.slot.slot);
+        let descendants = self.registry.descendants(id);
+        Ok(dto::Session {
+            version: dto::VERSION,
+            session: self.describe(session, clock::boot_ns()),
+            connections: usage.map_err(|error| internal(&error))?.connections,
+            descendants: descendants.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    pub(super) fn describe(&self, session: &Session, now_ns: u64) -> dto::SessionInfo {
         let usage = self.kernel.sessions.usage(session.grant.slot.slot).unwrap_or_default();
-        describe(session, self.registry.standing_of(session, now_ns), &usage)
+        let mut info =
+            describe(session, self.registry.standing_of(session, now_ns), &usage, &self.host.boot_id);
+        info.spiffe_id = self.issuer.spiffe_id(session.agent());
+        info
     }
 
     pub(super) fn status(&self) -> Result<dto::Status, DaemonError> {
@@ -77,13 +106,14 @@ impl Daemon {
     }
 }
 
-fn describe(session: &Session, status: Status, usage: &Usage) -> dto::SessionInfo {
+fn describe(session: &Session, status: Status, usage: &Usage, boot_id: &str) -> dto::SessionInfo {
     let grant = &session.grant;
     let metadata = &session.envelope.envelope.metadata;
     dto::SessionInfo {
         id: grant.id.to_string(),
         parent: grant.parent_id().map(|id| id.to_string()),
         agent: metadata.name.clone(),
+        spiffe_id: None,
         owner: metadata.owner.clone(),
         operator: metadata.operator.clone(),
         purpose: metadata.purpose.clone(),
@@ -92,17 +122,21 @@ fn describe(session: &Session, status: Status, usage: &Usage) -> dto::SessionInf
         state: status.name().to_owned(),
         envelope_digest: session.envelope.digest.clone(),
         command: grant.command.clone(),
+        context: grant.context.clone(),
         started: clock::wall(grant.started_ns).to_string(),
         expires: clock::wall(grant.expires_ns).to_string(),
         cgroup: grant.cgroup.to_string_lossy().into_owned(),
         registered_by_uid: grant.registered_by_uid,
         bytes_out: usage.bytes_out,
         bytes_in: usage.bytes_in,
+        ended: None,
+        end_reason: None,
         processes: session
             .processes
             .live()
             .map(|process| dto::ProcessInfo {
                 pid: process.tgid,
+                key: process.key.unique(boot_id),
                 parent_pid: process.parent,
                 comm: process.comm.map(str::to_owned),
                 path: process.path.map(str::to_owned),

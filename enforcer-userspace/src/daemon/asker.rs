@@ -18,14 +18,16 @@ impl Daemon {
         let refusal = match vouch(peer) {
             Err(Unvouched::TryAgain) => return Err(Unvouched::try_again()),
             Err(Unvouched::No(why)) => why,
-            // It may hand on a part of what it has.
-            Ok(()) if !in_session || matches!(request, Request::Enrol(_)) => return Ok(()),
+            Ok(()) if !in_session || may_session(request) => return Ok(()),
             Ok(()) => "a process of a session may not operate the daemon",
         };
         let asked = match request {
             Request::Enrol(_) => "enrol",
             Request::Register(_) => "register what runs",
-            Request::Sessions => "list sessions",
+            Request::Sessions { .. } => "list sessions",
+            Request::Session { .. } => "show a session",
+            Request::Whoami => "who it is",
+            Request::Why { .. } => "why something was refused",
             Request::Status => "status",
             Request::Revoke { .. } => "revoke",
             Request::Quarantine { .. } => "quarantine",
@@ -45,6 +47,11 @@ impl Daemon {
     pub(super) fn is_in_session(&self, pid: u32) -> bool {
         !matches!(self.kernel.sessions.tag(pid), Ok(None)) || stands_inside(&self.cgroups, pid)
     }
+}
+
+/// What a process of a session may ask: for a part of what it has, and about itself.
+const fn may_session(request: &Request) -> bool {
+    matches!(request, Request::Enrol(_) | Request::Whoami | Request::Why { id: None })
 }
 
 /// Why nobody is believed to be who they would have to be.

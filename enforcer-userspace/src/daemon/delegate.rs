@@ -11,7 +11,7 @@ use super::{
     Beside, Daemon, To,
     asker::{Unvouched, vouch},
     internal,
-    lifecycle::{Asked, no_room},
+    lifecycle::{Asked, bad_context, check_said, no_room},
     reply_to,
     trust::read_envelope,
 };
@@ -55,7 +55,7 @@ impl Daemon {
         };
         self.beside(move || {
             let envelope = part_of(inner, &outer.envelope, &enrol);
-            Beside::Compared(Compared { peer, parent, outer, enrol, envelope, to })
+            Beside::Compared(Box::new(Compared { peer, parent, outer, enrol, envelope, to }))
         });
     }
 
@@ -81,6 +81,7 @@ impl Daemon {
         }
         self.require_every_hook()?;
         let inner = read_envelope(&enrol.envelope, self.kernel.guard.is_active())?;
+        check_said(&enrol.said, &inner)?;
         let metadata = (&inner.metadata, &session.envelope.envelope.metadata);
         for (field, new, old) in [
             ("owner", &metadata.0.owner, &metadata.1.owner),
@@ -135,7 +136,7 @@ impl Daemon {
                 Unvouched::No(why) => Refusal::new(StatusCode::FORBIDDEN, "forbidden", why),
             })?;
             self.delegating(&peer, &enrol)?;
-            self.begin_part(&peer, parent, text, envelope, enrol.command)
+            self.begin_part(&peer, parent, text, envelope, enrol)
         });
         if let Err(refusal) = &made {
             self.record_undelegated(&peer, refusal);
@@ -149,13 +150,18 @@ impl Daemon {
         parent: Uuid,
         text: String,
         envelope: Envelope,
-        command: Vec<String>,
+        enrol: dto::Enrol,
     ) -> Result<dto::Enrolled, Refusal> {
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
+        let above = self.registry.get(parent).map(|session| session.grant.context.clone());
+        let context = enrol.said.context.below(&above.unwrap_or_default());
+        let context = context.map_err(|error| bad_context(&error))?;
+        let command = enrol.command;
         let envelope = self.envelope_in_force(text, envelope)?;
         let id = Uuid::now_v7();
         let begun = self.lineal(parent).and_then(|parent| {
-            let asked = Asked { id, slot, command, registered_by_uid: peer.uid, parent: Some(parent) };
+            let parent = Some(parent);
+            let asked = Asked { id, slot, command, registered_by_uid: peer.uid, parent, context };
             self.try_enrol(peer, asked, &envelope)
         });
         if let Err(refusal) = begun {

@@ -124,8 +124,9 @@ impl Daemon {
         let Some(session) = self.registry.remove(id) else {
             return Ok(());
         };
+        let why = self.remember_ended(&session);
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
-        self.events.write(line.session(&session));
+        self.events.write(line.session(&session).detail(why));
         let now_ns = clock::boot_ns();
         let until_ns = match session.status(now_ns) {
             // Whoever comes to be in somebody else's cgroup is not to be refused everything for long.

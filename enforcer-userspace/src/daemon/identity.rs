@@ -118,6 +118,12 @@ impl Issuer {
         Ok(Some(format!("authority {id} is no longer in the trust bundle: all that it signed has expired")))
     }
 
+    /// Of an agent. Nothing where its name cannot be in one.
+    pub(super) fn spiffe_id(&self, agent: &str) -> Option<String> {
+        let id = SpiffeId::of_agent(self.authorities.trust_domain(), agent);
+        id.ok().map(|id| id.to_string())
+    }
+
     fn publish(&self) {
         self.bundle.send_replace(Arc::new(Bundle::of(&self.authorities)));
     }
@@ -250,7 +256,7 @@ impl Daemon {
         let comm = procfs::describe(peer.pid).0.unwrap_or_default();
         let mut line =
             EventLine::new(EventKind::CredentialIssued, &clock::wall(clock::boot_ns())).session(session);
-        line.process = Some(LineProcess::new(peer.pid, comm, Some(session)));
+        line.process = Some(LineProcess::new(peer.pid, comm, Some(session), &self.host.boot_id));
         self.events.write(line.detail(detail));
     }
 

@@ -20,7 +20,7 @@ use crate::{
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, Lineal, ProcessKey, Session},
+    session::{Context, ContextError, EnvelopeInForce, Grant, Lineal, ProcessKey, Session},
     state::SessionFile,
 };
 
@@ -37,6 +37,7 @@ pub(super) struct Asked {
     pub(super) registered_by_uid: u32,
     /// The session that hands it a part of itself, and when that expires.
     pub(super) parent: Option<(Lineal, u64)>,
+    pub(super) context: Context,
 }
 
 /// Where a session's processes stand.
@@ -53,11 +54,19 @@ impl Daemon {
     pub(super) fn enrol(&mut self, peer: &Peer, request: dto::Enrol) -> Result<dto::Enrolled, Refusal> {
         let Admitted { envelope, news } =
             self.admit(peer, &request.envelope, request.signature.as_deref())?;
+        check_said(&request.said, &envelope)?;
         self.require_every_hook()?;
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         let id = Uuid::now_v7();
-        let asked = Asked { id, slot, command: request.command, registered_by_uid: peer.uid, parent: None };
+        let asked = Asked {
+            id,
+            slot,
+            command: request.command,
+            registered_by_uid: peer.uid,
+            parent: None,
+            context: request.said.context,
+        };
         let enrolled = self.remember(news).and_then(|()| self.try_enrol(peer, asked, &envelope));
         if let Err(refusal) = enrolled {
             self.remove_unused_rules(envelope.number);
@@ -116,7 +125,7 @@ impl Daemon {
         envelope: &Arc<EnvelopeInForce>,
         place: Place,
     ) -> Result<Session, Refusal> {
-        let Asked { id, slot, command, registered_by_uid, parent } = asked;
+        let Asked { id, slot, command, registered_by_uid, parent, context } = asked;
         let previous = self.kernel.sessions.control(slot).map_err(|error| internal(&error))?.generation();
         let started_ns = clock::boot_ns();
         let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
@@ -135,6 +144,7 @@ impl Daemon {
             registered_by_uid,
             root: ProcessKey::NONE,
             parent: parent.map(|(parent, _)| parent),
+            context,
         };
         Ok(Session::new(grant, Arc::clone(envelope)))
     }
@@ -275,6 +285,24 @@ impl Daemon {
         }
         torn_down
     }
+}
+
+/// Whether what was said of a session may be, and is no other owner than its envelope's.
+pub(super) fn check_said(said: &dto::Said, envelope: &Envelope) -> Result<(), Refusal> {
+    said.context.check().map_err(|error| bad_context(&error))?;
+    let owner = &envelope.metadata.owner;
+    match &said.owner {
+        Some(said) if said != owner => {
+            let message = format!("it is to be for `{said}`, and the envelope is for `{owner}`");
+            Err(Refusal::new(StatusCode::FORBIDDEN, "other-principal", message)
+                .hint("the owner of a session is that of its envelope"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn bad_context(error: &ContextError) -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", error.to_string())
 }
 
 pub(super) fn no_room(error: &(dyn std::error::Error + 'static)) -> Refusal {

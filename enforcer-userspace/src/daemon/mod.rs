@@ -10,6 +10,8 @@ mod ending;
 mod events;
 mod identity;
 mod lifecycle;
+mod own;
+mod past;
 mod records;
 mod recover;
 mod register;
@@ -53,6 +55,7 @@ use crate::{
 
 pub(crate) use events::Events;
 use identity::{Issuer, RotationError};
+use past::Past;
 use start::Signals;
 pub(crate) use start::{StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
@@ -84,7 +87,7 @@ enum Beside {
     /// What was not to be registered after all runs as before.
     GivenBack(register::GivenBack),
     /// What a session wants to hand on was compared with what it has.
-    Compared(delegate::Compared),
+    Compared(Box<delegate::Compared>),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -118,6 +121,7 @@ pub(crate) struct Daemon {
     kernel: Kernel,
     registry: Registry,
     state: State,
+    past: Past,
     /// Nothing: every envelope is accepted.
     trust: Option<Trust>,
     issuer: Issuer,
@@ -197,7 +201,7 @@ impl Daemon {
                     Beside::Cut(done) => self.end_cut(done),
                     Beside::TakenOver(taken) => self.end_taking_over(taken),
                     Beside::GivenBack(given) => self.end_giving_back(given),
-                    Beside::Compared(compared) => self.end_delegating(compared),
+                    Beside::Compared(compared) => self.end_delegating(*compared),
                 },
                 Input::Call(call) => {
                     if call.request.is_question() {
@@ -236,7 +240,10 @@ impl Daemon {
             Request::Revoke { id, .. } | Request::Quarantine { id } | Request::Lift { id } => {
                 registering.to_string().starts_with(id)
             }
-            Request::Sessions
+            Request::Sessions { .. }
+            | Request::Session { .. }
+            | Request::Whoami
+            | Request::Why { .. }
             | Request::Status
             | Request::Events
             | Request::TrustBundle
@@ -285,7 +292,10 @@ impl Daemon {
     fn answer(&mut self, peer: &Peer, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Enrol(enrol) => self.enrol(peer, enrol).map(Answer::Enrolled),
-            Request::Sessions => Ok(Answer::Sessions(self.list())),
+            Request::Sessions { all } => Ok(Answer::Sessions(self.list(all))),
+            Request::Session { id } => self.show(&id).map(|shown| Answer::Session(Box::new(shown))),
+            Request::Whoami => self.whoami(peer).map(|whoami| Answer::Whoami(Box::new(whoami))),
+            Request::Why { id } => self.why(peer, id.as_deref()).map(Answer::Refusals),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
             // Answered elsewhere, or when what takes time is done: see `handle`.

@@ -5,8 +5,10 @@ use enforcer_common::{identity::SessionRef, record::Placement};
 use super::Daemon;
 use crate::{
     clock,
-    record::{self, Body, EventKind, EventLine, LineEgress, LineGuard, LineProcess, Record},
-    session::ProcessKey,
+    record::{
+        self, Body, Egress, EventKind, EventLine, GuardDecision, LineEgress, LineGuard, LineProcess, Record,
+    },
+    session::{Attempt, ProcessKey, Refused},
 };
 
 impl Daemon {
@@ -15,6 +17,7 @@ impl Daemon {
         match record::decode(bytes) {
             Ok(record) => {
                 let sign = self.escape_sign(&record);
+                self.remember_refusal(&record);
                 let line = self.line(record);
                 self.events.write(line);
                 if let Some(sign) = sign {
@@ -34,7 +37,8 @@ impl Daemon {
             return None;
         }
         let mut line = EventLine::new(EventKind::EscapeSign, &clock::wall(record.time_ns)).session(session);
-        line.process = Some(LineProcess::new(record.tgid, record.comm.clone(), Some(session)));
+        line.process =
+            Some(LineProcess::new(record.tgid, record.comm.clone(), Some(session), &self.host.boot_id));
         Some(line.detail(match egress.placement {
             Placement::Untagged => {
                 "a process without the session's tag is in its cgroup: it is refused everything"
@@ -44,6 +48,33 @@ impl Daemon {
             }
             _ => "the process is outside its session's cgroup: its tag still holds it to the envelope",
         }))
+    }
+
+    /// For the session to ask why.
+    fn remember_refusal(&mut self, record: &Record) {
+        let (attempt, reason, envelope, rule) = match &record.body {
+            Body::Egress(egress) if egress.refused => {
+                let Egress { operation, protocol, to, .. } = *egress;
+                (Attempt::Egress { operation, protocol, to }, egress.reason, egress.envelope, egress.rule)
+            }
+            Body::Guard(guard) if guard.refused => {
+                let GuardDecision { hook, name, target_tgid: pid, family, .. } = guard.clone();
+                (Attempt::Guard { hook, name, pid, family }, guard.reason, guard.envelope, guard.rule)
+            }
+            _ => return,
+        };
+        let Some(session) = self.registry.at_mut(record.session) else { return };
+        session.refusals.note(Refused {
+            attempt,
+            reason,
+            envelope,
+            rule,
+            tgid: record.tgid,
+            comm: record.comm.clone(),
+            first_ns: record.time_ns,
+            last_ns: record.time_ns,
+            times: 1,
+        });
     }
 
     fn line(&mut self, record: Record) -> EventLine {
@@ -83,7 +114,7 @@ impl Daemon {
             line.detail = Some(unattributed(slot));
         }
         // A packet that no process was seen to send has none.
-        let mut process = (tgid != 0).then(|| LineProcess::new(tgid, comm, session));
+        let mut process = (tgid != 0).then(|| LineProcess::new(tgid, comm, session, &self.host.boot_id));
         match body {
             Body::Egress(egress) => {
                 if let Some(process) = &mut process {

@@ -15,7 +15,7 @@ use super::{Daemon, DaemonError};
 use crate::{
     clock, envelope,
     record::{EventKind, EventLine},
-    session::{EnvelopeInForce, Grant, ProcessKey, Session},
+    session::{Context, EnvelopeInForce, Grant, ProcessKey, Session},
     state::SessionFile,
 };
 
@@ -96,6 +96,7 @@ impl Daemon {
             registered_by_uid: 0,
             root: ProcessKey::NONE,
             parent: None,
+            context: Context::default(),
         };
         let envelope = EnvelopeInForce {
             number: EnvelopeInForce::NO_NUMBER,

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Beside, Daemon, DaemonError, To, internal,
-    lifecycle::{Asked, no_room},
+    lifecycle::{Asked, check_said, no_room},
     reply_to,
     trust::Admitted,
 };
@@ -72,15 +72,17 @@ impl Daemon {
 
     /// Everything that can be refused before anybody is touched.
     fn prepare(&mut self, peer: &Peer, request: dto::Register) -> Result<(Session, Work), Refusal> {
-        let dto::Register { envelope: text, signature, target, keep_connections } = request;
+        let dto::Register { envelope: text, signature, target, keep_connections, said } = request;
         let Admitted { envelope, news } = self.admit(peer, &text, signature.as_deref())?;
+        check_said(&said, &envelope)?;
         self.require_every_hook()?;
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let id = Uuid::now_v7();
         let Target { place, kind, pid, command } = self.find_target(peer, id, target)?;
         let (cgroup, borrowed) = (place.cgroup.path.clone(), place.borrowed);
         let made = self.envelope_in_force(text, envelope).and_then(|envelope| {
-            let asked = Asked { id, slot, command, registered_by_uid: peer.uid, parent: None };
+            let context = said.context;
+            let asked = Asked { id, slot, command, registered_by_uid: peer.uid, parent: None, context };
             let session = self.remember(news).and_then(|()| self.new_session(asked, &envelope, place));
             session.inspect_err(|_| self.remove_unused_rules(envelope.number))
         });

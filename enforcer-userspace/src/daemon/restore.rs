@@ -95,6 +95,9 @@ impl Daemon {
             if file.stopped {
                 self.thaw(&file.cgroup);
             }
+            if !file.registering {
+                self.remember_gone(&file);
+            }
             self.state.forget(id)?;
             let why = if file.registering { "did not come about" } else { "is not in the kernel any more" };
             self.note(EventKind::SessionEnded, format!("session {id} {why}"));
@@ -103,23 +106,7 @@ impl Daemon {
         // The earlier daemon was killed when the kernel had changed over, and this was still to be written down.
         let unrecorded = file.envelope.number != envelope.number;
         let (registering, stopped) = (file.registering, file.stopped);
-        let mut session = Session::new(
-            Grant {
-                id,
-                slot,
-                root: file.root(),
-                cgroup: file.cgroup,
-                cgroup_id: file.cgroup_id,
-                borrowed_cgroup: file.borrowed_cgroup,
-                cgroup_before: file.cgroup_before,
-                started_ns: file.started_ns,
-                expires_ns: file.expires_ns,
-                command: file.command,
-                registered_by_uid: file.registered_by_uid,
-                parent: file.parent,
-            },
-            envelope,
-        );
+        let mut session = Session::new(grant_of(file), envelope);
         session.state = stricter(on_disk, control.state);
         if registering {
             // Not all of its processes are known to be held to it.
@@ -154,6 +141,21 @@ impl Daemon {
         }
         self.registry.insert(session);
         Ok(())
+    }
+
+    /// Remembers a session that nobody saw end: the host was started again, or somebody took it out of the kernel.
+    fn remember_gone(&mut self, file: &SessionFile) {
+        let Some(envelope) = self.read_envelope(&file.envelope) else { return };
+        let why = if file.boot_id == self.host.boot_id { "gone" } else { "host-restarted" };
+        let session = Session::new(grant_of(file.clone()), envelope);
+        let mut info = self.describe(&session, clock::boot_ns());
+        // Clocks are of one boot, but for that in its id.
+        if let Some((seconds, nanos)) = file.id.get_timestamp().map(|time| time.to_unix()) {
+            let started = jiff::Timestamp::new(i64::try_from(seconds).unwrap_or(0), nanos.cast_signed());
+            info.started = started.unwrap_or_default().to_string();
+        }
+        (info.bytes_out, info.bytes_in) = (0, 0);
+        self.remember_as(info, why);
     }
 
     /// Lets whoever a registration that was cut short had moved into its cgroup go back.
@@ -222,5 +224,23 @@ impl Daemon {
 
     pub(super) fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
         self.events.write(EventLine::new(kind, &clock::wall(clock::boot_ns())).detail(detail));
+    }
+}
+
+fn grant_of(file: SessionFile) -> Grant {
+    Grant {
+        id: file.id,
+        slot: file.slot(),
+        root: file.root(),
+        cgroup: file.cgroup,
+        cgroup_id: file.cgroup_id,
+        borrowed_cgroup: file.borrowed_cgroup,
+        cgroup_before: file.cgroup_before,
+        started_ns: file.started_ns,
+        expires_ns: file.expires_ns,
+        command: file.command,
+        registered_by_uid: file.registered_by_uid,
+        parent: file.parent,
+        context: file.context,
     }
 }

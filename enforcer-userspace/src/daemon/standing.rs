@@ -209,6 +209,6 @@ fn one_of(found: &[Uuid], id: &str) -> Result<Uuid, Refusal> {
     Err(Refusal::new(status, code, message).hint("`enforcer ps` lists the sessions"))
 }
 
-fn ended() -> Refusal {
+pub(super) fn ended() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "no-such-session", "the session has just ended")
 }

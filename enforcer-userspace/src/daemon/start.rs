@@ -24,7 +24,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{Daemon, DaemonError, Events, Issuer, RotationError, Trust, seats};
+use super::{Daemon, DaemonError, Events, Issuer, Past, RotationError, Trust, seats};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -184,6 +184,7 @@ pub(crate) async fn run(
         issuer,
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
+        past: Past::open(&settings)?,
         empty: Default::default(),
         started: clock::wall(clock::boot_ns()),
         settings: settings.clone(),

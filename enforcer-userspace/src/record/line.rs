@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{Egress, GuardDecision};
-use crate::session::{EnvelopeInForce, Grant, ProcessView, Session};
+use crate::session::{Context, EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
 pub(crate) const VERSION: u32 = 1;
@@ -95,6 +95,9 @@ pub(crate) struct LineSession {
     pub(crate) operator: String,
     pub(crate) model: String,
     pub(crate) purpose: String,
+    /// What was said of it when it began.
+    #[serde(flatten)]
+    pub(crate) context: Context,
     /// SHA-256 of the text of the envelope that it was held to; of a decision, the one that decided.
     #[serde(default)]
     pub(crate) envelope_digest: String,
@@ -115,6 +118,9 @@ impl Serialize for SessionText {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineProcess {
     pub(crate) pid: u32,
+    /// Boot, id and start: the same for no two processes. Null of one whose start is not known.
+    #[serde(default)]
+    pub(crate) key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -217,6 +223,12 @@ impl LineGuard {
     }
 }
 
+/// The name of an IP protocol, or its number.
+pub(crate) fn protocol_name(number: u16) -> Cow<'static, str> {
+    let known = Protocol::of_ip(u32::from(number));
+    known.map_or_else(|| number.to_string().into(), |protocol| protocol.name().into())
+}
+
 /// Where to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineDestination {
@@ -267,6 +279,7 @@ impl SessionText {
             operator: metadata.operator.clone(),
             model: metadata.model.clone(),
             purpose: metadata.purpose.clone(),
+            context: grant.context.clone(),
             envelope_digest: envelope.digest.clone(),
         };
         let text = serde_json::value::to_raw_value(&line).expect("it holds only text");
@@ -276,12 +289,13 @@ impl SessionText {
 
 impl LineProcess {
     /// A process as a record names it, with what the session knows of it.
-    pub(crate) fn new(tgid: u32, comm: String, session: Option<&Session>) -> Self {
+    pub(crate) fn new(tgid: u32, comm: String, session: Option<&Session>, boot_id: &str) -> Self {
         let (lineage, lineage_cut) =
             session.map(|session| session.processes.lineage(tgid)).unwrap_or_default();
+        let key = lineage.last().map(|process| process.key.unique(boot_id));
         let lineage: Vec<Lineage> = lineage.into_iter().map(Lineage::from).collect();
         let path = lineage.last().and_then(|process| process.path.clone());
-        Self { pid: tgid, tid: None, uid: None, comm, path, lineage, lineage_cut }
+        Self { pid: tgid, key, tid: None, uid: None, comm, path, lineage, lineage_cut }
     }
 }
 
@@ -297,13 +311,11 @@ impl From<ProcessView<'_>> for Lineage {
 
 impl LineEgress {
     pub(crate) fn new(egress: &Egress, session: Option<&Session>) -> Self {
-        let known = Protocol::of_ip(u32::from(egress.protocol));
         let (operation, verdict, reason): (Operation, Verdict, Reason) =
             (egress.operation, egress.verdict, egress.reason);
         Self {
             operation: operation.name().into(),
-            protocol: known
-                .map_or_else(|| egress.protocol.to_string().into(), |protocol| protocol.name().into()),
+            protocol: protocol_name(egress.protocol),
             destination: egress
                 .to
                 .map(|(address, port)| LineDestination { address: address.to_string(), port }),

@@ -6,4 +6,6 @@ mod decode;
 mod line;
 
 pub(crate) use decode::{Body, Egress, GuardDecision, Record, decode};
-pub(crate) use line::{EventKind, EventLine, LineEgress, LineGuard, LineProcess, LineSession, SessionText};
+pub(crate) use line::{
+    EventKind, EventLine, LineEgress, LineGuard, LineProcess, LineSession, SessionText, protocol_name,
+};

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod context;
 mod reach;
+mod refusals;
 mod registry;
 mod tree;
 
@@ -17,7 +19,9 @@ use uuid::Uuid;
 
 use crate::{envelope::Envelope, record::SessionText};
 
+pub(crate) use context::{Context, ContextError};
 pub(crate) use reach::{Link, Reach};
+pub(crate) use refusals::{Attempt, Refusals, Refused};
 pub(crate) use registry::{Lingering, Registry};
 pub(crate) use tree::{ProcessKey, ProcessTree, ProcessView};
 
@@ -60,6 +64,8 @@ pub(crate) struct Grant {
     pub(crate) root: ProcessKey,
     /// The session that handed it a part of itself.
     pub(crate) parent: Option<Lineal>,
+    /// What whoever registered it said of it.
+    pub(crate) context: Context,
 }
 
 /// A session that has handed on a part of itself, as its sub-session knows it.
@@ -143,6 +149,8 @@ pub(crate) struct Session {
     pub(crate) processes: ProcessTree,
     /// Processes that were not where their tag says, and are known to be: said once for each.
     pub(crate) misplaced: BTreeSet<u32>,
+    /// Since the daemon started.
+    pub(crate) refusals: Refusals,
 }
 
 impl Session {
@@ -161,6 +169,7 @@ impl Session {
             expiry_recorded: false,
             processes,
             misplaced: BTreeSet::new(),
+            refusals: Refusals::default(),
         }
     }
 

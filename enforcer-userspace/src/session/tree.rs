@@ -19,6 +19,11 @@ pub(crate) struct ProcessKey {
 impl ProcessKey {
     /// No process.
     pub(crate) const NONE: Self = Self { tgid: 0, start_ns: 0 };
+
+    /// The same for no two processes, of any boot.
+    pub(crate) fn unique(self, boot_id: &str) -> String {
+        format!("{boot_id}:{}:{}", self.tgid, self.start_ns)
+    }
 }
 
 #[derive(Debug)]
@@ -35,6 +40,7 @@ struct Process {
 /// What is known of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessView<'a> {
+    pub(crate) key: ProcessKey,
     pub(crate) tgid: u32,
     pub(crate) parent: Option<u32>,
     pub(crate) comm: Option<&'a str>,
@@ -137,6 +143,7 @@ impl ProcessTree {
     fn view(&self, key: ProcessKey) -> Option<ProcessView<'_>> {
         let process = self.processes.get(&key)?;
         Some(ProcessView {
+            key,
             tgid: key.tgid,
             parent: process.parent.map(|parent| parent.tgid),
             comm: process.comm.as_deref(),

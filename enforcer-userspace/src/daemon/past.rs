@@ -1,0 +1,85 @@
+//! Sessions that have ended, as far back as they are remembered: who they were, and how they ended.
+
+use std::collections::VecDeque;
+
+use super::{Daemon, DaemonError};
+use crate::{
+    clock,
+    control::dto,
+    session::{Session, Status},
+    settings::Settings,
+    state::{EndedFile, StateError},
+};
+
+/// How many are remembered. The events tell of all.
+const REMEMBERED: usize = 1000;
+/// How much of a command is kept, in bytes: of a long one, the beginning.
+const MAX_COMMAND: usize = 4 << 10;
+
+/// The sessions that have ended.
+#[derive(Debug)]
+pub(super) struct Past {
+    file: EndedFile,
+    sessions: VecDeque<dto::SessionInfo>,
+    /// In the file, the forgotten ones included.
+    written: usize,
+}
+
+impl Past {
+    pub(super) fn open(settings: &Settings) -> Result<Self, StateError> {
+        let file = EndedFile::at(&settings.ended());
+        let mut sessions: VecDeque<_> = file.load()?.into();
+        let written = sessions.len();
+        sessions.drain(..written.saturating_sub(REMEMBERED));
+        Ok(Self { file, sessions, written })
+    }
+
+    fn insert(&mut self, session: dto::SessionInfo) -> Result<(), StateError> {
+        self.sessions.push_back(session);
+        if self.sessions.len() > REMEMBERED {
+            self.sessions.pop_front();
+        }
+        if self.written >= 2 * REMEMBERED {
+            self.written = self.sessions.len();
+            return self.file.rewrite(self.sessions.iter());
+        }
+        self.written += 1;
+        self.sessions.back().map_or(Ok(()), |session| self.file.append(session))
+    }
+
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &dto::SessionInfo> {
+        self.sessions.iter()
+    }
+}
+
+impl Daemon {
+    /// Remembers a session that has just ended. Why, in one word.
+    pub(super) fn remember_ended(&mut self, session: &Session) -> &'static str {
+        let now_ns = clock::boot_ns();
+        let why = match self.registry.standing_of(session, now_ns) {
+            Status::Active | Status::Registering => "exit",
+            Status::Expired => "expired",
+            Status::Revoked => "revoked",
+            Status::Quarantined => "quarantined",
+        };
+        let info = self.describe(session, now_ns);
+        self.remember_as(info, why);
+        why
+    }
+
+    /// Remembers a session as ended now, for this reason.
+    pub(super) fn remember_as(&mut self, mut info: dto::SessionInfo, why: &str) {
+        info.state = "ended".to_owned();
+        info.ended = Some(clock::wall(clock::boot_ns()).to_string());
+        info.end_reason = Some(why.to_owned());
+        info.processes.clear();
+        let mut room = MAX_COMMAND;
+        info.command.retain(|word| {
+            let fits = word.len() <= room;
+            room = if fits { room - word.len() } else { 0 };
+            fits
+        });
+        let remembered = self.past.insert(info);
+        self.survive(remembered.map_err(DaemonError::from));
+    }
+}
