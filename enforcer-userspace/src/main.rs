@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod cgroup;
+mod chain;
 mod cli;
 mod clock;
 mod confinement;

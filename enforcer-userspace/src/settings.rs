@@ -58,6 +58,11 @@ impl Settings {
         self.state_dir.join("ended.jsonl")
     }
 
+    /// The key that signs what sessions are given.
+    pub(crate) fn grant_key(&self) -> PathBuf {
+        self.state_dir.join("grants.key")
+    }
+
     pub(crate) fn events(&self) -> PathBuf {
         self.state_dir.join("events.jsonl")
     }

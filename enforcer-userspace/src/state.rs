@@ -5,6 +5,7 @@
 
 mod authorities;
 mod ended;
+mod grant_key;
 mod revisions;
 
 use std::{
@@ -19,12 +20,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
+    chain::Hop,
     path_error::PathError,
     session::{Context, EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
 pub(crate) use authorities::{AuthoritiesError, AuthorityFiles};
 pub(crate) use ended::EndedFile;
+pub(crate) use grant_key::grant_key;
 pub(crate) use revisions::Revisions;
 
 /// The version of the files.
@@ -35,6 +38,8 @@ const VERSION: u32 = 3;
 pub(crate) enum StateError {
     #[error(transparent)]
     Io(#[from] PathError),
+    #[error("make a key: no randomness")]
+    Random,
     #[error("`{}` is not a session file of version {VERSION}", path.display())]
     Format {
         path: PathBuf,
@@ -46,7 +51,7 @@ pub(crate) enum StateError {
 impl StateError {
     /// The session whose file it is, by the file's name.
     pub(crate) fn session(&self) -> Option<Uuid> {
-        let (Self::Io(PathError { path, .. }) | Self::Format { path, .. }) = self;
+        let (Self::Io(PathError { path, .. }) | Self::Format { path, .. }) = self else { return None };
         path.file_stem()?.to_str()?.parse().ok()
     }
 }
@@ -86,6 +91,11 @@ pub(crate) struct SessionFile {
     pub(crate) parent: Option<Lineal>,
     #[serde(default)]
     pub(crate) context: Context,
+    /// The statements of what it is held to by `envelope` and by `other`.
+    #[serde(default)]
+    pub(crate) hop: Option<Hop>,
+    #[serde(default)]
+    pub(crate) other_hop: Option<Hop>,
 }
 
 impl SessionFile {
@@ -114,6 +124,8 @@ impl SessionFile {
             stopped: session.stopped,
             parent: grant.parent.clone(),
             context: grant.context.clone(),
+            hop: session.hop.clone(),
+            other_hop: None,
         }
     }
 

@@ -123,6 +123,8 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
         settings.socket(),
         settings.workload_socket(),
         settings.lock(),
+        settings.grant_key(),
+        settings.grant_key().with_extension("tmp"),
         settings.state_dir.join("lost"),
         settings.state_dir.join("lost.tmp"),
     ];

@@ -1,6 +1,7 @@
 //! The command line: argument types, whose comments are the help text, and one file per command.
 
 mod apply;
+mod chain;
 mod check;
 mod daemon;
 mod diff;
@@ -76,6 +77,10 @@ enum Command {
     Whoami,
     /// Say what was refused last, why, and what can be done about it, from inside a session
     Why(own::WhyArgs),
+    /// Say who gave a session what it may do, hop by hop, and check the signatures
+    ///
+    /// Exit code 0: all of it is to be believed; 1: it is not, or something could not be read.
+    Chain(chain::Args),
     /// Print what happened: decisions, processes, sessions
     Events(events::Args),
     /// Say how the daemon is, and which hooks are in place
@@ -151,6 +156,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Ps(args) => ps::execute(&settings, format, &args),
         Command::Show(args) => ps::show(&settings, format, &args),
         Command::Whoami => own::whoami(&settings, format),
+        Command::Chain(args) => chain::execute(&settings, format, &args),
         Command::Why(args) => own::why(&settings, format, &args),
         Command::Events(args) => events::execute(&settings, format, &args),
         Command::Status => status::execute(&settings, format),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::session::Context;
+use crate::{chain::Hop, session::Context};
 
 /// The version of every document here.
 pub(crate) const VERSION: u32 = 1;
@@ -212,6 +212,17 @@ pub(crate) struct Above {
     pub(crate) id: String,
     pub(crate) agent: String,
     pub(crate) state: String,
+}
+
+/// `GET /v1/sessions/{id}/chain` and `GET /v1/self/chain`: who gave the session what it may do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Chain {
+    pub(crate) version: u32,
+    pub(crate) session: String,
+    /// The session that an operator began comes first.
+    pub(crate) hops: Vec<Hop>,
+    /// The public half of the key that signs the statements, PEM. It proves nothing that comes along with them.
+    pub(crate) host_key: String,
 }
 
 /// `GET /v1/self/refusals` and `GET /v1/sessions/{id}/refusals`: the last that were refused, the latest first.

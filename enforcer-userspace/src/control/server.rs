@@ -52,6 +52,10 @@ pub(crate) enum Request {
     Why {
         id: Option<String>,
     },
+    /// Likewise.
+    Chain {
+        id: Option<String>,
+    },
     Status,
     Revoke {
         id: String,
@@ -97,6 +101,7 @@ pub(crate) enum Answer {
     Session(Box<dto::Session>),
     Whoami(Box<dto::Whoami>),
     Refusals(dto::Refusals),
+    Chain(dto::Chain),
     Status(dto::Status),
     Revoked(dto::Revoked),
     Lifted(dto::Lifted),
@@ -161,6 +166,8 @@ pub(crate) async fn serve(
         .route("/v1/sessions/{id}/refusals", get(refusals))
         .route("/v1/sessions/{id}/quarantine", put(quarantine).delete(lift))
         .route("/v1/self", get(whoami))
+        .route("/v1/sessions/{id}/chain", get(chain))
+        .route("/v1/self/chain", get(own_chain))
         .route("/v1/self/refusals", get(own_refusals))
         .route("/v1/registrations", post(register))
         .route("/v1/envelope", put(apply))
@@ -272,6 +279,14 @@ async fn whoami(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Respon
 
 async fn own_refusals(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
     respond(call(&calls, peer, Request::Why { id: None }).await)
+}
+
+async fn own_chain(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::Chain { id: None }).await)
+}
+
+async fn chain(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
+    respond(call(&calls, peer, Request::Chain { id: Some(id) }).await)
 }
 
 async fn refusals(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
@@ -403,6 +418,7 @@ fn respond(answer: Result<Answer, Refusal>) -> Response {
         Ok(Answer::Session(dto)) => Json(dto).into_response(),
         Ok(Answer::Whoami(dto)) => Json(dto).into_response(),
         Ok(Answer::Refusals(dto)) => Json(dto).into_response(),
+        Ok(Answer::Chain(dto)) => Json(dto).into_response(),
         Ok(Answer::Status(dto)) => Json(dto).into_response(),
         Ok(Answer::Revoked(dto)) => Json(dto).into_response(),
         Ok(Answer::Lifted(dto)) => Json(dto).into_response(),

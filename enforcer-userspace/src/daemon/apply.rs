@@ -30,7 +30,9 @@ impl Daemon {
         let (concerned, left_alone) = self.concerned(&envelope)?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
         // From here on the rules are in the kernel, and go again if nobody is held to them.
-        let applied = self.remember(news).and_then(|()| self.hold_to(&concerned, &envelope));
+        let applied = self
+            .remember(news)
+            .and_then(|()| self.hold_to(&concerned, &envelope, request.signature.as_deref()));
         self.remove_unused_rules(envelope.number);
         let sessions = applied?;
         let envelope_digest = envelope.digest.clone();
@@ -123,6 +125,7 @@ impl Daemon {
         &mut self,
         concerned: &[Uuid],
         envelope: &Arc<EnvelopeInForce>,
+        signature: Option<&str>,
     ) -> Result<Vec<dto::AppliedSession>, Refusal> {
         let mut concerned = concerned.to_vec();
         let depth = |id: &Uuid| self.registry.get(*id).map_or(0, |session| session.grant.ancestors().count());
@@ -133,26 +136,32 @@ impl Daemon {
         }
         below.retain(|(id, _)| !concerned.contains(id));
         for (id, narrower) in below {
-            let held = self.hold_each_to(&[id], &narrower);
+            let held = self.hold_each_to(&[id], &narrower, None);
             self.remove_unused_rules(narrower.number);
             held?;
         }
-        self.hold_each_to(&concerned, envelope)
+        self.hold_each_to(&concerned, envelope, signature)
     }
 
     fn hold_each_to(
         &mut self,
         concerned: &[Uuid],
         envelope: &Arc<EnvelopeInForce>,
+        signature: Option<&str>,
     ) -> Result<Vec<dto::AppliedSession>, Refusal> {
         let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
         let is_other = |session: &Session| session.envelope.number != envelope.number;
         let (changing, same): (Vec<Uuid>, Vec<Uuid>) =
             concerned.iter().partition(|id| self.registry.get(**id).is_some_and(is_other));
+        let mut hops = HashMap::new();
         for id in &changing {
             let Some(session) = self.registry.get(*id) else { continue };
+            let hop =
+                self.state_grant(&session.grant, envelope, signature).map_err(|error| failed(&error))?;
             let mut file = SessionFile::new(session, &self.host.boot_id);
             file.other = Some(EnvelopeFile::new(envelope));
+            file.other_hop = Some(hop.clone());
+            hops.insert(*id, hop);
             self.state.save(&file).map_err(|error| failed(&error))?;
         }
         let mut before = Vec::new();
@@ -165,6 +174,7 @@ impl Daemon {
                 .map_err(|error| failed(&error))?;
             before.push(session.envelope.number);
             session.replace_envelope(Arc::clone(envelope), clock::boot_ns());
+            session.hop = hops.remove(id);
         }
         // In force. What is left is writing down.
         for id in &changing {

@@ -27,6 +27,7 @@ impl Daemon {
             Request::Sessions { .. } => "list sessions",
             Request::Session { .. } => "show a session",
             Request::Whoami => "who it is",
+            Request::Chain { .. } => "who gave a session what it may do",
             Request::Why { .. } => "why something was refused",
             Request::Status => "status",
             Request::Revoke { .. } => "revoke",
@@ -51,7 +52,10 @@ impl Daemon {
 
 /// What a process of a session may ask: for a part of what it has, and about itself.
 const fn may_session(request: &Request) -> bool {
-    matches!(request, Request::Enrol(_) | Request::Whoami | Request::Why { id: None })
+    matches!(
+        request,
+        Request::Enrol(_) | Request::Whoami | Request::Why { id: None } | Request::Chain { id: None }
+    )
 }
 
 /// Why nobody is believed to be who they would have to be.

@@ -161,7 +161,8 @@ impl Daemon {
         let id = Uuid::now_v7();
         let begun = self.lineal(parent).and_then(|parent| {
             let parent = Some(parent);
-            let asked = Asked { id, slot, command, registered_by_uid: peer.uid, parent, context };
+            let asked =
+                Asked { id, slot, command, registered_by_uid: peer.uid, parent, context, signature: None };
             self.try_enrol(peer, asked, &envelope)
         });
         if let Err(refusal) = begun {

@@ -38,6 +38,8 @@ pub(super) struct Asked {
     /// The session that hands it a part of itself, and when that expires.
     pub(super) parent: Option<(Lineal, u64)>,
     pub(super) context: Context,
+    /// The operator's, of its envelope.
+    pub(super) signature: Option<String>,
 }
 
 /// Where a session's processes stand.
@@ -66,6 +68,7 @@ impl Daemon {
             registered_by_uid: peer.uid,
             parent: None,
             context: request.said.context,
+            signature: request.signature,
         };
         let enrolled = self.remember(news).and_then(|()| self.try_enrol(peer, asked, &envelope));
         if let Err(refusal) = enrolled {
@@ -125,7 +128,7 @@ impl Daemon {
         envelope: &Arc<EnvelopeInForce>,
         place: Place,
     ) -> Result<Session, Refusal> {
-        let Asked { id, slot, command, registered_by_uid, parent, context } = asked;
+        let Asked { id, slot, command, registered_by_uid, parent, context, signature } = asked;
         let previous = self.kernel.sessions.control(slot).map_err(|error| internal(&error))?.generation();
         let started_ns = clock::boot_ns();
         let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
@@ -146,7 +149,10 @@ impl Daemon {
             parent: parent.map(|(parent, _)| parent),
             context,
         };
-        Ok(Session::new(grant, Arc::clone(envelope)))
+        let hop = self.state_grant(&grant, envelope, signature.as_deref());
+        let mut session = Session::new(grant, Arc::clone(envelope));
+        session.hop = Some(hop.map_err(|error| internal(&error))?);
+        Ok(session)
     }
 
     /// Writes a session's rows, and its control word last. Nobody is in it yet.

@@ -8,6 +8,7 @@ mod cut;
 mod delegate;
 mod ending;
 mod events;
+mod grants;
 mod identity;
 mod lifecycle;
 mod own;
@@ -36,6 +37,7 @@ use uuid::Uuid;
 
 use crate::{
     cgroup::Cgroups,
+    chain::Signer,
     clock,
     control::{
         peer::Peer,
@@ -50,6 +52,7 @@ use crate::{
     record::{EventKind, EventLine},
     session::Registry,
     settings::Settings,
+    signature::KeyError,
     state::{State, StateError},
 };
 
@@ -109,6 +112,8 @@ pub(crate) enum DaemonError {
     Path(#[from] PathError),
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    #[error("state what a session is given")]
+    Grant(#[from] KeyError),
 }
 
 /// The daemon's state. One task owns it. What goes on beside it has copies of what it needs, and of [`kernel::Tagger`], which it shares.
@@ -125,6 +130,7 @@ pub(crate) struct Daemon {
     /// Nothing: every envelope is accepted.
     trust: Option<Trust>,
     issuer: Issuer,
+    signer: Signer,
     events: Events,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
@@ -244,6 +250,7 @@ impl Daemon {
             | Request::Session { .. }
             | Request::Whoami
             | Request::Why { .. }
+            | Request::Chain { .. }
             | Request::Status
             | Request::Events
             | Request::TrustBundle
@@ -295,6 +302,7 @@ impl Daemon {
             Request::Sessions { all } => Ok(Answer::Sessions(self.list(all))),
             Request::Session { id } => self.show(&id).map(|shown| Answer::Session(Box::new(shown))),
             Request::Whoami => self.whoami(peer).map(|whoami| Answer::Whoami(Box::new(whoami))),
+            Request::Chain { id } => self.chain(peer, id.as_deref()).map(Answer::Chain),
             Request::Why { id } => self.why(peer, id.as_deref()).map(Answer::Refusals),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),

@@ -49,7 +49,7 @@ impl Daemon {
         })
     }
 
-    fn own_session(&self, peer: &Peer) -> Result<&Session, Refusal> {
+    pub(super) fn own_session(&self, peer: &Peer) -> Result<&Session, Refusal> {
         let tag = self.kernel.sessions.tag(peer.pid).map_err(|error| internal(&error))?;
         tag.and_then(|tag| self.registry.at(tag.session)).ok_or_else(|| {
             Refusal::new(StatusCode::NOT_FOUND, "no-session", "the process is in no session")

@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
 use super::{Daemon, DaemonError};
 use crate::{
+    chain::Hop,
     clock,
     control::dto,
     session::{Session, Status},
@@ -16,11 +20,19 @@ const REMEMBERED: usize = 1000;
 /// How much of a command is kept, in bytes: of a long one, the beginning.
 const MAX_COMMAND: usize = 4 << 10;
 
+/// A session that has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) session: dto::SessionInfo,
+    /// The last statement of what it was given.
+    pub(super) hop: Option<Hop>,
+}
+
 /// The sessions that have ended.
 #[derive(Debug)]
 pub(super) struct Past {
     file: EndedFile,
-    sessions: VecDeque<dto::SessionInfo>,
+    sessions: VecDeque<Ended>,
     /// In the file, the forgotten ones included.
     written: usize,
 }
@@ -34,7 +46,7 @@ impl Past {
         Ok(Self { file, sessions, written })
     }
 
-    fn insert(&mut self, session: dto::SessionInfo) -> Result<(), StateError> {
+    fn insert(&mut self, session: Ended) -> Result<(), StateError> {
         self.sessions.push_back(session);
         if self.sessions.len() > REMEMBERED {
             self.sessions.pop_front();
@@ -48,7 +60,12 @@ impl Past {
     }
 
     pub(super) fn sessions(&self) -> impl Iterator<Item = &dto::SessionInfo> {
-        self.sessions.iter()
+        self.sessions.iter().map(|ended| &ended.session)
+    }
+
+    pub(super) fn of(&self, id: Uuid) -> Option<&Ended> {
+        let id = id.to_string();
+        self.sessions.iter().find(|ended| ended.session.id == id)
     }
 }
 
@@ -63,12 +80,12 @@ impl Daemon {
             Status::Quarantined => "quarantined",
         };
         let info = self.describe(session, now_ns);
-        self.remember_as(info, why);
+        self.remember_as(info, session.hop.clone(), why);
         why
     }
 
     /// Remembers a session as ended now, for this reason.
-    pub(super) fn remember_as(&mut self, mut info: dto::SessionInfo, why: &str) {
+    pub(super) fn remember_as(&mut self, mut info: dto::SessionInfo, hop: Option<Hop>, why: &str) {
         info.state = "ended".to_owned();
         info.ended = Some(clock::wall(clock::boot_ns()).to_string());
         info.end_reason = Some(why.to_owned());
@@ -79,7 +96,7 @@ impl Daemon {
             room = if fits { room - word.len() } else { 0 };
             fits
         });
-        let remembered = self.past.insert(info);
+        let remembered = self.past.insert(Ended { session: info, hop });
         self.survive(remembered.map_err(DaemonError::from));
     }
 }

@@ -82,7 +82,8 @@ impl Daemon {
         let (cgroup, borrowed) = (place.cgroup.path.clone(), place.borrowed);
         let made = self.envelope_in_force(text, envelope).and_then(|envelope| {
             let context = said.context;
-            let asked = Asked { id, slot, command, registered_by_uid: peer.uid, parent: None, context };
+            let asked =
+                Asked { id, slot, command, registered_by_uid: peer.uid, parent: None, context, signature };
             let session = self.remember(news).and_then(|()| self.new_session(asked, &envelope, place));
             session.inspect_err(|_| self.remove_unused_rules(envelope.number))
         });

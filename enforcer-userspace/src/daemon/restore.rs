@@ -106,7 +106,9 @@ impl Daemon {
         // The earlier daemon was killed when the kernel had changed over, and this was still to be written down.
         let unrecorded = file.envelope.number != envelope.number;
         let (registering, stopped) = (file.registering, file.stopped);
+        let hops = [file.hop.clone(), file.other_hop.clone()];
         let mut session = Session::new(grant_of(file), envelope);
+        session.hop = self.hop_or_new(&session, hops);
         session.state = stricter(on_disk, control.state);
         if registering {
             // Not all of its processes are known to be held to it.
@@ -155,7 +157,7 @@ impl Daemon {
             info.started = started.unwrap_or_default().to_string();
         }
         (info.bytes_out, info.bytes_in) = (0, 0);
-        self.remember_as(info, why);
+        self.remember_as(info, file.hop.clone(), why);
     }
 
     /// Lets whoever a registration that was cut short had moved into its cgroup go back.

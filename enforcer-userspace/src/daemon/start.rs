@@ -24,7 +24,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{Daemon, DaemonError, Events, Issuer, Past, RotationError, Trust, seats};
+use super::{Daemon, DaemonError, Events, Issuer, Past, RotationError, Trust, grants, seats};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -182,6 +182,7 @@ pub(crate) async fn run(
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
         issuer,
+        signer: grants::open(&settings, &host.boot_id)?,
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         past: Past::open(&settings)?,

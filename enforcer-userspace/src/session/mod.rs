@@ -17,7 +17,7 @@ use enforcer_common::{
 };
 use uuid::Uuid;
 
-use crate::{envelope::Envelope, record::SessionText};
+use crate::{chain::Hop, envelope::Envelope, record::SessionText};
 
 pub(crate) use context::{Context, ContextError};
 pub(crate) use reach::{Link, Reach};
@@ -151,6 +151,8 @@ pub(crate) struct Session {
     pub(crate) misplaced: BTreeSet<u32>,
     /// Since the daemon started.
     pub(crate) refusals: Refusals,
+    /// The statement of what it is held to. None of one that nobody knows.
+    pub(crate) hop: Option<Hop>,
 }
 
 impl Session {
@@ -170,6 +172,7 @@ impl Session {
             processes,
             misplaced: BTreeSet::new(),
             refusals: Refusals::default(),
+            hop: None,
         }
     }
 

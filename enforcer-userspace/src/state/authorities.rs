@@ -37,7 +37,7 @@ pub(crate) enum AuthoritiesError {
     Owner { path: PathBuf, owner: u32 },
     #[error("`{}` is open to others than its owner: its mode is {mode:o}", path.display())]
     Open { path: PathBuf, mode: u32 },
-    #[error("`{}` is torn, or not a file of an authority", path.display())]
+    #[error("`{}` is torn, or not a file of keys", path.display())]
     Format {
         path: PathBuf,
         #[source]
@@ -134,14 +134,28 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Authoritie
     move |error| StateError::from(at(error)).into()
 }
 
-/// Looked at through the descriptor that it is then read by, so that nobody changes it in between.
-fn load(path: &Path) -> Result<Authority, AuthoritiesError> {
+/// What is in a file of ours; nothing if there is none. Looked at through the descriptor that it is then read by, so that nobody changes it
+/// in between.
+pub(super) fn read_ours(path: &Path) -> Result<Option<Vec<u8>>, AuthoritiesError> {
     let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-    let file = opened.map_err(io("open", path))?;
+    let file = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(io("open", path))?,
+    };
     let metadata = file.metadata().map_err(io("look at", path))?;
     require_ours(path, &metadata, metadata.is_file(), "file")?;
     let mut text = Vec::new();
     file.take(MAX_FILE_BYTES).read_to_end(&mut text).map_err(io("read", path))?;
+    Ok(Some(text))
+}
+
+/// That a file is not what it should be.
+pub(super) fn torn(path: &Path) -> AuthoritiesError {
+    AuthoritiesError::Format { path: path.to_owned(), source: None }
+}
+
+fn load(path: &Path) -> Result<Authority, AuthoritiesError> {
+    let text = read_ours(path)?.ok_or_else(|| torn(path))?;
     let torn = |source| AuthoritiesError::Format { path: path.to_owned(), source };
     let file: AuthorityFile = serde_json::from_slice(&text).map_err(|source| torn(Some(source)))?;
     if file.version != VERSION {

@@ -301,3 +301,100 @@ fn teardown_lets_those_below_go_where_the_first_was() {
     inside.must(&format!("connect u {OUTER_ONLY}:9"));
     inside.end();
 }
+
+/// What each session was given is stated, signed, and can be checked by whoever has the host's key, without the host.
+#[test]
+fn chain_of_statements_can_be_checked_elsewhere() {
+    let keys = tempfile::tempdir().expect("a directory");
+    let layout = integration::Layout::new();
+    let operator = keys.path().join("operator");
+    layout.outcome(&["keygen", "--out", operator.to_str().expect("text")]).success();
+    let mut daemon = Daemon::start_in(layout);
+    daemon.kill9();
+    let public = format!("{}.pub", operator.display());
+    daemon.restart_with(&["--trust-key", &public]);
+    // The outermost envelope is signed; those below need no signature: they are no more than what is.
+    let signed = daemon.layout().write_envelope(outer().revision(1));
+    let sign = ["sign", "--key", operator.to_str().expect("text"), signed.to_str().expect("text")];
+    daemon.layout().outcome(&sign).success();
+    let third = Envelope::of("third").allow("both", "127.0.0.10/32", "any", "any");
+    let command: Vec<String> = Holder::command().iter().map(ToString::to_string).collect();
+    let command = sub_command(&daemon, &inner(), &[], &sub_command(&daemon, &third, &[], &command));
+    let mut run = daemon.layout().command(&["run", "--envelope"]);
+    run.arg(&signed).arg("--").args(&command);
+    let mut inside = Holder::over(Process::spawn(run));
+    inside.must("open u udp4");
+    let ids: Vec<String> = ["outer", "inner", "third"].map(|agent| daemon.session_id(agent)).into();
+
+    let chain = daemon.receipt(&["chain", &ids[2]]);
+    let stated = |hop: &Value| -> Value {
+        serde_json::from_str(hop["statement"].as_str().expect("text")).expect("a statement is JSON")
+    };
+    let hops = |chain: &Value| chain["hops"].as_array().expect("a list").clone();
+    let sessions: Vec<Value> = hops(&chain).iter().map(|hop| stated(hop)["session"].clone()).collect();
+    assert_eq!(sessions, ids.iter().map(|id| Value::from(id.as_str())).collect::<Vec<_>>());
+    let host = keys.path().join("host.pub");
+    let host_key = daemon.layout().outcome(&["chain", &ids[2], "--print-host-key"]).success();
+    fs::write(&host, host_key.join("\n") + "\n").expect("it is ours");
+
+    // Elsewhere: no daemon is asked.
+    let elsewhere = integration::Layout::new();
+    let check = |chain: &Value, more: &[&str]| {
+        let file = keys.path().join("chain.json");
+        fs::write(&file, chain.to_string()).expect("it is ours");
+        let arguments = ["chain", "--file", file.to_str().expect("text"), "--host-key"];
+        elsewhere.outcome(&[&arguments[..], &[host.to_str().expect("text")], more].concat())
+    };
+    let said = check(&chain, &["--trust-key", &public]).success().join("\n");
+    assert!(said.contains("verified") && said.contains("2 of 2 envelopes"), "{said}");
+    assert!(said.contains("signed by the operator's key"), "{said}");
+    // And by a program that is not ours: the signature is of exactly the statement.
+    let (statement, signature) = (keys.path().join("statement"), keys.path().join("signature"));
+    fs::write(&statement, hops(&chain)[1]["statement"].as_str().expect("text")).expect("it is ours");
+    let text = hops(&chain)[1]["signature"].as_str().expect("text").to_owned();
+    let mut decode = std::process::Command::new("base64");
+    decode.arg("-d").arg({
+        let encoded = keys.path().join("signature.b64");
+        fs::write(&encoded, text).expect("it is ours");
+        encoded
+    });
+    fs::write(&signature, decode.output().expect("base64 runs").stdout).expect("it is ours");
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["dgst", "-sha256", "-verify"]).arg(&host).arg("-signature").arg(&signature).arg(&statement);
+    Process::spawn(openssl).finish(DEADLINE).success();
+
+    // Changed, cut short, or of another host.
+    let mut changed = chain.clone();
+    let text = changed["hops"][1]["statement"].as_str().expect("text").replace("alice", "mallory");
+    changed["hops"][1]["statement"] = text.into();
+    let mut cut = chain.clone();
+    cut["hops"].as_array_mut().expect("a list").remove(1);
+    for (bad, why) in [(changed, "signature"), (cut, "parent")] {
+        let outcome = check(&bad, &[]);
+        assert_eq!(outcome.status.code(), Some(1), "{why}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(why), "{}", outcome.stderr);
+    }
+    let stranger = ["--trust-key", host.to_str().expect("text")];
+    assert_eq!(check(&chain, &stranger).status.code(), Some(1), "the host is not the operator");
+
+    // What it is held to from now on is stated anew, for those below as well; a daemon that starts again says the same.
+    let narrower = daemon
+        .layout()
+        .write_envelope(Envelope::of("outer").allow("both", "127.0.0.10/32", "443", "any").revision(2));
+    let narrower = narrower.to_str().expect("text");
+    daemon.layout().outcome(&["sign", "--key", operator.to_str().expect("text"), narrower]).success();
+    daemon.layout().outcome(&["apply", narrower]).success();
+    let narrowed = daemon.receipt(&["chain", &ids[2]]);
+    assert_ne!(hops(&narrowed)[2]["statement"], hops(&chain)[2]["statement"]);
+    let said = check(&narrowed, &["--trust-key", &public]).success().join("\n");
+    assert!(said.contains("2 of 2 envelopes"), "{said}");
+    daemon.kill9();
+    daemon.restart_with(&["--trust-key", &public]);
+    assert_eq!(daemon.receipt(&["chain", &ids[2]]), narrowed);
+    // And so it is when they have ended.
+    inside.end();
+    wait_until(DEADLINE, "they have ended", || daemon.session("outer").is_none().then_some(()));
+    let ended = daemon.receipt(&["chain", &ids[2]]);
+    assert_eq!(hops(&ended).len(), 3);
+    check(&ended, &[]).success();
+}

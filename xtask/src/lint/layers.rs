@@ -79,6 +79,7 @@ const RULES: &[Rule] = &[
 ];
 
 const CORE: &[&str] = &[
+    "enforcer-userspace/src/chain",
     "enforcer-userspace/src/credentials",
     "enforcer-userspace/src/envelope",
     "enforcer-userspace/src/record",
