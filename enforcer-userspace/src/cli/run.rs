@@ -31,11 +31,11 @@ pub(super) struct Args {
     /// From inside a session: where the envelope allows more than the session may do, take what both allow, and do not refuse it
     #[arg(long)]
     clip: bool,
-    #[command(flatten)]
-    said: SaidArgs,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+    #[command(flatten)]
+    said: SaidArgs,
 }
 
 /// Returns only if the command was not executed.
