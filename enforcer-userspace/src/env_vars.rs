@@ -14,6 +14,8 @@ pub(crate) const GROUP: &str = "ENFORCER_GROUP";
 pub(crate) const TRUST_KEYS: &str = "ENFORCER_TRUST_KEYS";
 /// The trust domain of the daemon's credentials.
 pub(crate) const TRUST_DOMAIN: &str = "ENFORCER_TRUST_DOMAIN";
+/// Which users who are no operators may begin sessions, and under which envelopes.
+pub(crate) const REGISTRATION_POLICY: &str = "ENFORCER_REGISTRATION_POLICY";
 /// Set by `run` for the command: where SPIFFE's libraries get credentials.
 pub(crate) const SPIFFE_ENDPOINT: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// Set by `run` for the command: the session's id.

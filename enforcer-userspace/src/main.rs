@@ -21,6 +21,7 @@ mod privilege;
 mod process;
 mod procfs;
 mod record;
+mod registration;
 mod session;
 mod settings;
 mod signature;

@@ -22,11 +22,17 @@ pub(super) struct Args {
     /// what was signed before is believed no more.
     #[arg(long, value_name = "NAME", env = env_vars::TRUST_DOMAIN)]
     trust_domain: Option<TrustDomain>,
+    /// Which users may begin sessions of their own without being operators, and under which envelopes
+    ///
+    /// Without it, only root and the daemon's group may. Read when the daemon starts.
+    #[arg(long, value_name = "FILE", env = env_vars::REGISTRATION_POLICY)]
+    registration_policy: Option<PathBuf>,
 }
 
 pub(super) fn execute(settings: Settings, args: &Args) -> Result<ExitStatus, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone());
+    let policy = args.registration_policy.as_deref();
+    let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone(), policy);
     runtime.block_on(run).map_err(daemon::StartError::into_failure)?;
     Ok(ExitStatus::Ok)
 }

@@ -149,6 +149,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::SessionQuarantined => "session quarantined",
         EventKind::SessionReleased => "session released from quarantine",
         EventKind::SocketsDestroyed => "sockets destroyed",
+        EventKind::SessionGranted => "session granted",
         EventKind::CredentialIssued => "credential issued",
         EventKind::AuthorityChanged => "authority changed",
         EventKind::Egress => "egress",

@@ -27,7 +27,9 @@ const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// Who shares places with whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Party {
-    /// All processes outside sessions.
+    /// Those who operate the daemon.
+    Operators,
+    /// All other processes outside sessions.
     Outside,
     /// All processes of sessions, and those of which it is not known.
     Inside,
@@ -41,8 +43,8 @@ pub(crate) enum Party {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) parties: Vec<(Party, usize)>,
-    /// In a session, as far as can be told without the daemon's loop.
-    pub(crate) inside: bool,
+    /// Whether it may bring more than a session's envelope, as far as can be told without the daemon's loop.
+    pub(crate) operator: bool,
 }
 
 /// Where a peer belongs; of one that cannot be known, as the worst that it could be.
@@ -133,10 +135,10 @@ impl Listener for Gate {
                 Ok(()) => Peer::of(&stream),
                 Err(_refused) => Err(PeerError::Unknown),
             };
-            let Seat { parties, inside } = (self.seat_of)(peer.as_ref().ok());
+            let Seat { parties, operator } = (self.seat_of)(peer.as_ref().ok());
             // No place: closed at once, which the client sees.
             if let Some(place) = self.taken.take(parties) {
-                return (Connection { stream, peer, inside, _place: place }, address);
+                return (Connection { stream, peer, operator, _place: place }, address);
             }
             self.turned_away.fetch_add(1, Ordering::Relaxed);
         }
@@ -151,14 +153,14 @@ impl Listener for Gate {
 pub(crate) struct Connection {
     stream: UnixStream,
     peer: Result<Peer, PeerError>,
-    inside: bool,
+    operator: bool,
     _place: Place,
 }
 
 impl Connection {
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> PeerInfo {
-        PeerInfo { peer: self.peer.clone(), inside: self.inside }
+        PeerInfo { peer: self.peer.clone(), operator: self.operator }
     }
 }
 

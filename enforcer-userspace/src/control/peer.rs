@@ -7,7 +7,7 @@
 //!
 //! A connection can be handed on. So whoever writes is asked as well, with each read (`SO_PASSCRED`): it must be who connected.
 
-#![expect(unsafe_code, reason = "pidfd_open has no safe wrapper")]
+#![expect(unsafe_code, reason = "pidfd_open and SO_PEERGROUPS have no safe wrapper")]
 
 use std::{
     io::{self, IoSliceMut},
@@ -37,6 +37,8 @@ use crate::{clock, procfs};
 pub(crate) struct Peer {
     pub(crate) pid: u32,
     pub(crate) uid: u32,
+    /// Its groups, when it connected.
+    pub(crate) gids: Arc<[u32]>,
     process: Arc<OwnedFd>,
     /// The worst that was seen of who writes: a [`Writer`].
     writer: Arc<AtomicU8>,
@@ -78,7 +80,8 @@ impl Peer {
         let pid =
             procfs::pid_of(&process).map_err(|_unreadable| PeerError::Unknown)?.ok_or(PeerError::Gone)?;
         let writer = Arc::new(AtomicU8::new(Writer::Peer as u8));
-        Ok(Self { pid, uid: credentials.uid(), process: Arc::new(process), writer })
+        let gids = groups(stream, credentials.gid()).map_err(|_unreadable| PeerError::Unknown)?;
+        Ok(Self { pid, uid: credentials.uid(), gids, process: Arc::new(process), writer })
     }
 
     /// Who wrote what was read so far.
@@ -128,6 +131,30 @@ pub(super) fn ask_for_writers(socket: &impl std::os::fd::AsFd) -> io::Result<()>
     Ok(setsockopt(socket, PassCred, &true)?)
 }
 
+/// Its own group, and those that it was in besides (SO_PEERGROUPS, unix(7)).
+fn groups(stream: &UnixStream, own: u32) -> io::Result<Arc<[u32]>> {
+    // As many as there can be: NGROUPS_MAX.
+    let mut found = vec![0_u32; 64];
+    loop {
+        let mut bytes = libc::socklen_t::try_from(size_of_val(&found[..])).map_err(io::Error::other)?;
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+        let into: *mut libc::c_void = found.as_mut_ptr().cast();
+        // SAFETY: the kernel writes no more than `bytes` to `into`, which has as many, and says how many those are.
+        let asked = unsafe { libc::getsockopt(stream.as_raw_fd(), level, name, into, &raw mut bytes) };
+        let count = bytes as usize / size_of::<u32>();
+        if asked == 0 {
+            found.truncate(count);
+            found.push(own);
+            return Ok(found.into());
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= found.len() {
+            return Err(error);
+        }
+        found.resize(count, 0);
+    }
+}
+
 /// Takes hold of a process by its number, if it started before now.
 fn open_older_than_now(pid: u32) -> Result<OwnedFd, PeerError> {
     let now_ticks = clock::boot_ns() / (1_000_000_000 / procfs::TICKS_PER_SECOND);
@@ -147,8 +174,8 @@ fn open_older_than_now(pid: u32) -> Result<OwnedFd, PeerError> {
 #[derive(Clone, Debug)]
 pub(crate) struct PeerInfo {
     pub(crate) peer: Result<Peer, PeerError>,
-    /// In a session, as far as could be told when the connection was accepted.
-    pub(crate) inside: bool,
+    /// Whether it may bring more than a session's envelope, as far as could be told when the connection was accepted.
+    pub(crate) operator: bool,
 }
 
 impl Connected<IncomingStream<'_, Gate>> for PeerInfo {

@@ -201,7 +201,7 @@ async fn enrol(
     ConnectInfo(peer): Peered,
     request: axum::extract::Request,
 ) -> Response {
-    let enrol = if peer.inside { small_body(request).await } else { body(&peer, request).await };
+    let enrol = if peer.operator { body(&peer, request).await } else { small_body(request).await };
     match enrol {
         Ok(enrol) => respond(call(&calls, peer, Request::Enrol(enrol)).await),
         Err(refusal) => refusal.into_response(),
@@ -230,7 +230,8 @@ async fn apply(
     }
 }
 
-/// What a request of a session's says, which may be that it wants to hand on a part of what it has.
+/// What a request says of whoever does not operate the daemon: that they want to hand on a part of what they have, or to begin what is
+/// granted to them.
 async fn small_body<T: serde::de::DeserializeOwned>(request: axum::extract::Request) -> Result<T, Refusal> {
     let too_large =
         |error: axum::Error| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "bad-request", error.to_string());
@@ -244,7 +245,7 @@ async fn body<T: Default + serde::de::DeserializeOwned>(
     peer: &PeerInfo,
     request: axum::extract::Request,
 ) -> Result<T, Refusal> {
-    if peer.inside {
+    if !peer.operator {
         // It will be refused: nothing is read for it.
         return Ok(T::default());
     }

@@ -10,16 +10,17 @@ use crate::control::{
 };
 
 impl Daemon {
-    /// The socket's permissions let in root and one group. A process of a session may not operate the daemon, whoever it
-    /// runs as.
+    /// Root and one group operate the daemon. A process of a session may ask about itself and hand on what it has, whoever it runs as, and
+    /// does not operate; nor do other users, who may begin sessions if that is granted to them.
     pub(super) fn authorise(&mut self, peer: &Peer, request: &Request) -> Result<(), Refusal> {
         let in_session = self.is_in_session(peer.pid);
         // Asked last: had it ended before, the number could have been another's.
         let refusal = match vouch(peer) {
             Err(Unvouched::TryAgain) => return Err(Unvouched::try_again()),
             Err(Unvouched::No(why)) => why,
-            Ok(()) if !in_session || may_session(request) => return Ok(()),
-            Ok(()) => "a process of a session may not operate the daemon",
+            Ok(()) if may_anybody(request) || (!in_session && self.is_operator(peer)) => return Ok(()),
+            Ok(()) if in_session => "a process of a session may not operate the daemon",
+            Ok(()) => "only root and members of the daemon's group may operate it",
         };
         let asked = match request {
             Request::Enrol(_) => "enrol",
@@ -44,18 +45,28 @@ impl Daemon {
         Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
     }
 
+    pub(super) fn is_operator(&self, peer: &Peer) -> bool {
+        is_operator(peer, self.operators)
+    }
+
     /// By its tag, or by its cgroup. What cannot be told counts as yes.
     pub(super) fn is_in_session(&self, pid: u32) -> bool {
         !matches!(self.kernel.sessions.tag(pid), Ok(None)) || stands_inside(&self.cgroups, pid)
     }
 }
 
-/// What a process of a session may ask: for a part of what it has, and about itself.
-const fn may_session(request: &Request) -> bool {
+/// What any process may ask: about its own session; and for one, which is then compared with the session that it is in, or with what is
+/// granted to its user.
+const fn may_anybody(request: &Request) -> bool {
     matches!(
         request,
         Request::Enrol(_) | Request::Whoami | Request::Why { id: None } | Request::Chain { id: None }
     )
+}
+
+/// Root, and who is in the daemon's group.
+pub(super) fn is_operator(peer: &Peer, group: Option<u32>) -> bool {
+    peer.uid == 0 || group.is_some_and(|group| peer.gids.contains(&group))
 }
 
 /// Why nobody is believed to be who they would have to be.

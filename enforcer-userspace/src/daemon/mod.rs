@@ -8,6 +8,7 @@ mod cut;
 mod delegate;
 mod ending;
 mod events;
+mod granted;
 mod grants;
 mod identity;
 mod lifecycle;
@@ -57,6 +58,7 @@ use crate::{
 };
 
 pub(crate) use events::Events;
+use granted::Policy;
 use identity::{Issuer, RotationError};
 use past::Past;
 use start::Signals;
@@ -74,7 +76,7 @@ const TICK: Duration = Duration::from_secs(1);
 enum Input {
     /// Records are waiting, and have been handled.
     Records,
-    Call(Call),
+    Call(Box<Call>),
     /// Work beside the loop is done.
     Done(Box<Beside>),
     Tick,
@@ -91,6 +93,8 @@ enum Beside {
     GivenBack(register::GivenBack),
     /// What a session wants to hand on was compared with what it has.
     Compared(Box<delegate::Compared>),
+    /// What a user who is no operator asked for was compared with what is granted.
+    Weighed(Box<granted::Weighed>),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -127,6 +131,10 @@ pub(crate) struct Daemon {
     registry: Registry,
     state: State,
     past: Past,
+    /// Of users who are no operators.
+    policy: Policy,
+    /// The group that may operate the daemon, if there is one.
+    operators: Option<u32>,
     /// Nothing: every envelope is accepted.
     trust: Option<Trust>,
     issuer: Issuer,
@@ -188,7 +196,7 @@ impl Daemon {
             let input = tokio::select! {
                 reason = signals.next() => Input::Stop(reason),
                 Some(beside) = done.recv() => Input::Done(Box::new(beside)),
-                Some(call) = calls.recv() => Input::Call(call),
+                Some(call) = calls.recv() => Input::Call(Box::new(call)),
                 _ = ticks.tick() => Input::Tick,
                 read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)) => {
                     read.map_err(DaemonError::Records)?;
@@ -208,13 +216,14 @@ impl Daemon {
                     Beside::TakenOver(taken) => self.end_taking_over(taken),
                     Beside::GivenBack(given) => self.end_giving_back(given),
                     Beside::Compared(compared) => self.end_delegating(*compared),
+                    Beside::Weighed(weighed) => self.end_weighing(*weighed),
                 },
                 Input::Call(call) => {
                     if call.request.is_question() {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
                         self.catch_up(ring);
                     }
-                    if self.handle(call) {
+                    if self.handle(*call) {
                         return Ok(Ended { torn_down: true });
                     }
                 }
@@ -275,6 +284,10 @@ impl Daemon {
             (Err(refusal), _) => Err(refusal),
             (Ok(()), Request::Enrol(enrol)) if self.is_in_session(peer.pid) => {
                 self.delegate(peer, enrol, reply);
+                return false;
+            }
+            (Ok(()), Request::Enrol(enrol)) if !self.is_operator(&peer) => {
+                self.enrol_granted(peer, enrol, reply);
                 return false;
             }
             (Ok(()), Request::Register(register)) => {

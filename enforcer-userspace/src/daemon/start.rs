@@ -17,14 +17,17 @@ use nix::{
         resource::{Resource, getrlimit, setrlimit},
         stat::{Mode, umask},
     },
-    unistd::{Group, chown},
+    unistd::Group,
 };
 use tokio::{
     net::UnixListener,
     sync::{mpsc, watch},
 };
 
-use super::{Daemon, DaemonError, Events, Issuer, Past, RotationError, Trust, grants, seats};
+use super::{
+    Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust, granted::PolicyFileError,
+    grants, seats,
+};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -80,6 +83,8 @@ pub(crate) enum StartError {
     Authorities(#[from] AuthoritiesError),
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
 }
@@ -140,6 +145,7 @@ pub(crate) async fn run(
     settings: Settings,
     trust_keys: &[PathBuf],
     trust_domain: Option<TrustDomain>,
+    policy: Option<&Path>,
 ) -> Result<(), StartError> {
     // Threads that are started from here on do as this one does.
     if let Err(error) = process::go_before_others() {
@@ -147,6 +153,8 @@ pub(crate) async fn run(
     }
     // A daemon that trusts fewer keys than it was told does not come up.
     let trust_keys = key_files::trust_keys(trust_keys)?;
+    let policy = Policy::load(policy)?;
+    let operators = operators(&settings)?;
     let host = host::inspect()?;
     let pins = Pins::at(&settings.pin_dir)?;
     pins.exist()?;
@@ -180,6 +188,8 @@ pub(crate) async fn run(
     let (issuer, new_authority) = Issuer::open(&settings, trust_domain, &host.name)?;
     let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
+        policy,
+        operators,
         trust: Trust::new(trust_keys, &settings)?,
         issuer,
         signer: grants::open(&settings, &host.boot_id)?,
@@ -233,7 +243,12 @@ pub(crate) async fn run(
         async move { while stopped.changed().await.is_ok() {} }
     };
     let (control, workload) = (settings.socket(), settings.workload_socket());
-    let gate = gate_of(&control, listen(&settings)?, seats::control(daemon.cgroups.clone()), &daemon)?;
+    let gate = gate_of(
+        &control,
+        listen_to_all(&control)?,
+        seats::control(daemon.cgroups.clone(), operators),
+        &daemon,
+    )?;
     let server = tokio::spawn(server::serve(gate, calls.clone(), stopped()));
     let gate =
         gate_of(&workload, listen_to_all(&workload)?, seats::workload(daemon.cgroups.clone()), &daemon)?;
@@ -324,7 +339,7 @@ fn bind(path: &Path) -> Result<UnixListener, PathError> {
     bound.map_err(PathError::at("listen at", path))
 }
 
-/// The workload socket: sessions run as any user.
+/// Both sockets: sessions run as any user. Who may ask for what is seen by who asks.
 fn listen_to_all(path: &Path) -> Result<UnixListener, PathError> {
     let listener = bind(path)?;
     fs::set_permissions(path, Permissions::from_mode(0o666))
@@ -332,19 +347,11 @@ fn listen_to_all(path: &Path) -> Result<UnixListener, PathError> {
     Ok(listener)
 }
 
-/// The control socket, for root and the group if there is one.
-fn listen(settings: &Settings) -> Result<UnixListener, StartError> {
-    let path = settings.socket();
+/// The group of those who operate the daemon, if there is one.
+fn operators(settings: &Settings) -> Result<Option<u32>, StartError> {
     let group = Group::from_name(&settings.group)
         .map_err(|source| StartError::Group { group: settings.group.clone(), source })?;
-    let listener = bind(&path)?;
-    if let Some(group) = group {
-        chown(&path, None, Some(group.gid))
-            .map_err(|errno| PathError::at("set the group of", &path)(errno.into()))?;
-        fs::set_permissions(&path, Permissions::from_mode(0o660))
-            .map_err(PathError::at("set the mode of", &path))?;
-    }
-    Ok(listener)
+    Ok(group.map(|group| group.gid.as_raw()))
 }
 
 /// The signals that end the daemon.

@@ -47,6 +47,8 @@ pub(crate) enum EventKind {
     SocketsDestroyed,
     /// A process is not in the cgroup that its tag says, or in a session's cgroup without a tag. Once for each process.
     EscapeSign,
+    /// A session of a user who is no operator was begun, by a grant of the registration policy.
+    SessionGranted,
     /// A process of a session got a credential.
     CredentialIssued,
     /// What signs credentials, or what they are checked with, is another from now on.

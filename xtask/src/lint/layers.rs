@@ -83,6 +83,7 @@ const CORE: &[&str] = &[
     "enforcer-userspace/src/credentials",
     "enforcer-userspace/src/envelope",
     "enforcer-userspace/src/record",
+    "enforcer-userspace/src/registration",
     "enforcer-userspace/src/session",
     "enforcer-userspace/src/signature",
 ];

@@ -36,7 +36,7 @@ fn bundle() -> Arc<Bundle> {
 fn start(renew_in: Option<Duration>, ends_in: Duration) -> (Loop, Asker) {
     let (sender, calls) = mpsc::channel(4);
     let (mine, _theirs) = tokio::net::UnixStream::pair().unwrap();
-    let peer = PeerInfo { peer: Peer::of(&mine), inside: true };
+    let peer = PeerInfo { peer: Peer::of(&mine), operator: false };
     let standing = watch::channel(Standing::Held { envelope: 1 }).0;
     let answers = Loop { standing, bundle: watch::channel(bundle()).0, calls, renew_in, ends_in };
     (answers, Asker { peer, calls: sender, waiting: Arc::new(Semaphore::new(1)) })
