@@ -1,5 +1,5 @@
-//! `cargo xtask vm`: the integration tests on Debian's own kernels, in virtual machines without KVM. Each boots over this
-//! machine's file system, of which it can write to nothing but a folder of its own; all that is fetched and made lies in
+//! `cargo xtask vm`: tests on Debian's own kernels, in virtual machines without KVM: those that continuous integration runs, those that
+//! are named, or all that there are (`--all`), which takes hours. Each boots over this machine's file system, of which it can write to nothing but a folder of its own; all that is fetched and made lies in
 //! `target/vm`.
 
 mod job;
@@ -25,6 +25,10 @@ use job::Jobs;
 pub(crate) use kernel::Kernel;
 use machine::{Shape, Variant};
 use report::Report;
+
+/// What continuous integration runs: that all programs load, and at what cost; every way out; and what needs a guard, which the machine
+/// that it runs on may not have. All tests there are take longer than a run of it may.
+const IN_CI: &[&str] = &["veristat", "adversary", "guard", "unix"];
 
 /// What boots the machines; PyPI has it, Debian 12 does not.
 const VIRTME: &str = "virtme-ng==1.42";
@@ -52,7 +56,11 @@ pub(crate) struct Options {
     /// Keep what came of the adversary's techniques, and make the table in the threat model anew
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Files of `tests/integration/tests`, without `.rs`; `integration` for all of them; `veristat`; all, if none is named
+    /// Run all tests, with and without BPF among the security modules
+    #[arg(long, conflicts_with = "tests")]
+    pub(crate) all: bool,
+    /// Files of `tests/integration/tests`, without `.rs`; `integration` for all of them; `adversary`; `veristat`. If none is named, those
+    /// that continuous integration runs, with BPF among the security modules
     pub(crate) tests: Vec<String>,
 }
 
@@ -66,12 +74,27 @@ impl Default for Options {
             processors: 1,
             minutes: 25,
             keep: false,
+            all: false,
             tests: Vec::new(),
         }
     }
 }
 
 impl Options {
+    /// What is run: everything, if it is nothing.
+    fn wanted(&self) -> Vec<String> {
+        if !self.all && self.tests.is_empty() {
+            IN_CI.iter().map(ToString::to_string).collect()
+        } else {
+            self.tests.clone()
+        }
+    }
+
+    /// Without BPF among the security modules there is more to do only if somebody asks for more than what continuous integration runs.
+    fn is_with_lsm_only(&self) -> bool {
+        self.lsm || (!self.no_lsm && !self.all && self.tests.is_empty())
+    }
+
     fn shape(&self) -> Shape {
         Shape { processors: self.processors, limit: Duration::from_secs(self.minutes * 60) }
     }
@@ -79,14 +102,14 @@ impl Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    let mut jobs = prepare(&options.tests)?;
+    let mut jobs = prepare(&options.wanted())?;
     if options.no_lsm {
         jobs.without_lsm.clone_from(&jobs.with_lsm);
     }
     if options.no_lsm {
         jobs.with_lsm.clear();
     }
-    if options.lsm {
+    if options.is_with_lsm_only() {
         jobs.without_lsm.clear();
     }
     job::say_what_is_skipped();
