@@ -22,6 +22,7 @@ mod enrol;
 mod envelope;
 mod event;
 mod holder;
+pub mod language;
 mod netns;
 mod process;
 mod server;
