@@ -27,12 +27,14 @@ const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// Who shares places with whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Party {
-    /// Those who operate the daemon.
+    /// Those who operate the daemon and are not root.
     Operators,
-    /// All other processes outside sessions.
+    /// All other processes outside sessions that share places, whatever their user.
     Outside,
-    /// All processes of sessions, and those of which it is not known.
-    Inside,
+    /// All processes of sessions.
+    Sessions,
+    /// Those of which it is not known where they are.
+    Unknown,
     /// Those of one session, by its id.
     Session(String),
     /// Those of one user outside sessions.
@@ -212,7 +214,7 @@ mod tests {
     fn places_are_of_each_party_and_given_back() {
         let taken: Arc<Taken> = Arc::default();
         let take =
-            |session: &str| taken.take(vec![(Party::Session(session.to_owned()), 2), (Party::Inside, 3)]);
+            |session: &str| taken.take(vec![(Party::Session(session.to_owned()), 2), (Party::Sessions, 3)]);
         let (first, second) = (take("a"), take("a"));
         assert!(first.is_some() && second.is_some());
         assert!(take("a").is_none(), "the session has no more");

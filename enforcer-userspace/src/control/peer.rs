@@ -18,7 +18,6 @@ use std::{
     },
 };
 
-use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -29,7 +28,6 @@ use nix::{
 };
 use tokio::net::UnixStream;
 
-use super::gate::Gate;
 use crate::{clock, procfs};
 
 /// The process at the other end.
@@ -176,10 +174,4 @@ pub(crate) struct PeerInfo {
     pub(crate) peer: Result<Peer, PeerError>,
     /// Whether it may bring more than a session's envelope, as far as could be told when the connection was accepted.
     pub(crate) operator: bool,
-}
-
-impl Connected<IncomingStream<'_, Gate>> for PeerInfo {
-    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
-        stream.io().peer()
-    }
 }

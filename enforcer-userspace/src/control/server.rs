@@ -9,9 +9,7 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{
-        ConnectInfo, DefaultBodyLimit, FromRequest as _, Path, Query, State, rejection::JsonRejection,
-    },
+    extract::{ConnectInfo, DefaultBodyLimit, Extension, FromRef, Path, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
@@ -20,18 +18,17 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
+    body::{Room, Said},
+    connections::{self, ReadsLate},
     credential::{Issued, Wanted},
     dto,
     gate::Gate,
     peer::{Peer, PeerInfo},
 };
-use crate::envelope;
 
-/// The largest request, in bytes: the longest envelope fits, though JSON may write each of its line ends and quotes as two.
-const MAX_BODY_BYTES: usize = 2 * envelope::MAX_TEXT + (1 << 20);
-
-/// Likewise of a process in a session.
-const MAX_INSIDE_BODY_BYTES: usize = 1 << 20;
+/// Parts of a history of events, that one client has not read yet, and how large each is.
+const UNREAD_PARTS: usize = 2;
+const PART_BYTES: usize = 16 << 10;
 
 /// What can be asked of the daemon.
 #[derive(Debug)]
@@ -155,11 +152,7 @@ pub(crate) struct Call {
 pub(crate) type Calls = mpsc::Sender<Call>;
 
 /// Serves until `stop` resolves and the answers under way are sent.
-pub(crate) async fn serve(
-    gate: Gate,
-    calls: Calls,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+pub(crate) async fn serve(gate: Gate, calls: Calls, stop: impl Future<Output = ()>) {
     let router = Router::new()
         .route("/v1/sessions", get(sessions).post(enrol))
         .route("/v1/sessions/{id}", get(session).delete(revoke))
@@ -178,11 +171,23 @@ pub(crate) async fn serve(
         .fallback(async || {
             Refusal::new(StatusCode::NOT_FOUND, "no-such-route", "there is nothing at this path")
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(calls);
-    axum::serve(gate, router.into_make_service_with_connect_info::<PeerInfo>())
-        .with_graceful_shutdown(stop)
-        .await
+        // `body` has limits of its own.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Shared { calls, room: Room::default() });
+    connections::serve(gate, router, stop).await;
+}
+
+/// What all requests share.
+#[derive(Clone)]
+struct Shared {
+    calls: Calls,
+    room: Room,
+}
+
+impl FromRef<Shared> for Calls {
+    fn from_ref(shared: &Shared) -> Self {
+        shared.calls.clone()
+    }
 }
 
 type Peered = ConnectInfo<PeerInfo>;
@@ -197,62 +202,60 @@ pub(crate) async fn call(calls: &Calls, peer: PeerInfo, request: Request) -> Res
 }
 
 async fn enrol(
-    State(calls): State<Calls>,
+    State(shared): State<Shared>,
     ConnectInfo(peer): Peered,
     request: axum::extract::Request,
 ) -> Response {
-    let enrol = if peer.operator { body(&peer, request).await } else { small_body(request).await };
-    match enrol {
-        Ok(enrol) => respond(call(&calls, peer, Request::Enrol(enrol)).await),
-        Err(refusal) => refusal.into_response(),
-    }
+    // Of a session's, too: it may want to hand on a part of what it has.
+    let said = shared.room.read(&peer, request).await;
+    answer_to(&shared.calls, peer, said, Request::Enrol).await
 }
 
 async fn register(
-    State(calls): State<Calls>,
+    State(shared): State<Shared>,
     ConnectInfo(peer): Peered,
     request: axum::extract::Request,
 ) -> Response {
-    match body(&peer, request).await {
-        Ok(register) => respond(call(&calls, peer, Request::Register(register)).await),
-        Err(refusal) => refusal.into_response(),
-    }
+    let said = shared.read_of_operator(&peer, request).await;
+    answer_to(&shared.calls, peer, said, Request::Register).await
 }
 
 async fn apply(
-    State(calls): State<Calls>,
+    State(shared): State<Shared>,
     ConnectInfo(peer): Peered,
     request: axum::extract::Request,
 ) -> Response {
-    match body(&peer, request).await {
-        Ok(apply) => respond(call(&calls, peer, Request::Apply(apply)).await),
+    let said = shared.read_of_operator(&peer, request).await;
+    answer_to(&shared.calls, peer, said, Request::Apply).await
+}
+
+impl Shared {
+    async fn read_of_operator<T: Default + serde::de::DeserializeOwned>(
+        &self,
+        peer: &PeerInfo,
+        request: axum::extract::Request,
+    ) -> Result<Said<T>, Refusal> {
+        if !peer.operator {
+            // It will be refused: nothing is read for it.
+            return Ok(Said { value: T::default(), room: None });
+        }
+        self.room.read(peer, request).await
+    }
+}
+
+async fn answer_to<T>(
+    calls: &Calls,
+    peer: PeerInfo,
+    said: Result<Said<T>, Refusal>,
+    request: fn(T) -> Request,
+) -> Response {
+    match said {
+        Ok(Said { value, room }) => {
+            let answer = call(calls, peer, request(value)).await;
+            drop(room);
+            respond(answer)
+        }
         Err(refusal) => refusal.into_response(),
-    }
-}
-
-/// What a request says of whoever does not operate the daemon: that they want to hand on a part of what they have, or to begin what is
-/// granted to them.
-async fn small_body<T: serde::de::DeserializeOwned>(request: axum::extract::Request) -> Result<T, Refusal> {
-    let too_large =
-        |error: axum::Error| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "bad-request", error.to_string());
-    let bytes = axum::body::to_bytes(request.into_body(), MAX_INSIDE_BODY_BYTES).await.map_err(too_large)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "bad-request", error.to_string()))
-}
-
-/// What a request says.
-async fn body<T: Default + serde::de::DeserializeOwned>(
-    peer: &PeerInfo,
-    request: axum::extract::Request,
-) -> Result<T, Refusal> {
-    if !peer.operator {
-        // It will be refused: nothing is read for it.
-        return Ok(T::default());
-    }
-    let read: Result<Json<T>, JsonRejection> = Json::from_request(request, &()).await;
-    match read {
-        Ok(Json(body)) => Ok(body),
-        Err(error) => Err(Refusal::new(error.status(), "bad-request", error.body_text())),
     }
 }
 
@@ -354,11 +357,13 @@ struct EventsQuery {
 async fn events(
     State(calls): State<Calls>,
     ConnectInfo(peer): Peered,
+    Extension(reads_late): Extension<ReadsLate>,
     Query(query): Query<EventsQuery>,
 ) -> Response {
     match call(&calls, peer, Request::Events).await {
         Ok(Answer::Events(feed)) => {
-            let (send, receive) = mpsc::channel(16);
+            reads_late.allow();
+            let (send, receive) = mpsc::channel(UNREAD_PARTS);
             tokio::spawn(stream(feed, query.follow, send));
             let body = Body::from_stream(ReceiverStream::new(receive));
             ([("content-type", "application/x-ndjson")], body).into_response()
@@ -399,7 +404,7 @@ async fn stream(feed: Feed, follow: bool, send: mpsc::Sender<std::io::Result<Byt
 }
 
 fn chunk(file: &mut Take<File>) -> Option<std::io::Result<Bytes>> {
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; PART_BYTES];
     match file.read(&mut buffer) {
         Ok(0) => None,
         Ok(read) => {

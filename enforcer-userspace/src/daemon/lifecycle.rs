@@ -182,6 +182,11 @@ impl Daemon {
         self.put_in_tables(session).map_err(|error| failed(&error))?;
         let grant = &session.grant;
         self.cgroups.enter(&grant.cgroup, peer.pid).map_err(|error| failed(&error))?;
+        let gone = || Refusal::new(StatusCode::GONE, "gone", "the process that asked is gone");
+        // Had it ended before, whoever has its number now was moved: it is let go while it has no tag.
+        if !peer.is_alive() {
+            return Err(gone());
+        }
         let tag = match grant.parent {
             None => self.kernel.tagger.enrol(peer.pid, grant.slot),
             Some(_) => self.kernel.tagger.hand_over(peer.pid, grant.slot),
@@ -199,7 +204,7 @@ impl Daemon {
         let (comm, path) = procfs::describe(peer.pid);
         session.processes.describe(peer.pid, comm, path);
         if !peer.is_alive() {
-            return Err(Refusal::new(StatusCode::GONE, "gone", "the process that asked is gone"));
+            return Err(gone());
         }
         let file = SessionFile::new(session, &self.host.boot_id);
         self.state.save(&file).map_err(|error| failed(&error))

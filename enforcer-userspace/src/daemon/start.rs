@@ -243,15 +243,12 @@ pub(crate) async fn run(
         async move { while stopped.changed().await.is_ok() {} }
     };
     let (control, workload) = (settings.socket(), settings.workload_socket());
-    let gate = gate_of(
-        &control,
-        listen_to_all(&control)?,
-        seats::control(daemon.cgroups.clone(), operators),
-        &daemon,
-    )?;
+    let tags = || daemon.kernel.tagger.tags().map_err(DaemonError::from);
+    let seats = seats::control(tags()?, daemon.cgroups.clone(), operators);
+    let gate = gate_of(&control, listen_to_all(&control)?, seats, &daemon)?;
     let server = tokio::spawn(server::serve(gate, calls.clone(), stopped()));
-    let gate =
-        gate_of(&workload, listen_to_all(&workload)?, seats::workload(daemon.cgroups.clone()), &daemon)?;
+    let seats = seats::workload(tags()?, daemon.cgroups.clone());
+    let gate = gate_of(&workload, listen_to_all(&workload)?, seats, &daemon)?;
     let credentials = tokio::spawn(workload::serve(gate, calls, stopped()));
     let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
     // Streams of credentials end with the daemon; so do its answers.

@@ -25,4 +25,4 @@ pub(crate) use offsets::{OffsetError, guard_offsets, kernel_offsets};
 pub(crate) use pins::{PinError, Pins};
 pub(crate) use probe::{probe_guard, probe_programs};
 pub(crate) use ring::Ring;
-pub(crate) use tagger::Tagger;
+pub(crate) use tagger::{Tagger, Tags};

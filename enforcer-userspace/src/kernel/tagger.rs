@@ -26,6 +26,16 @@ pub(crate) struct Tagger {
     pins: Pins,
 }
 
+/// Reads tags, and waits for nobody's turn.
+pub(crate) struct Tags(Tasks);
+
+impl Tags {
+    /// The tag of a process, if it has one.
+    pub(crate) fn of(&self, tgid: u32) -> Result<Option<TaskTag>, MapsError> {
+        maps::tag(&self.0, tgid)
+    }
+}
+
 struct TaggerMaps {
     enrol: Array<MapData, EnrolRequest>,
     tasks: Tasks,
@@ -35,6 +45,10 @@ impl Tagger {
     pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
         let maps = TaggerMaps { enrol: open(pins, "ENROL")?, tasks: open(pins, "TASKS")? };
         Ok(Self { maps: Arc::new(Mutex::new(maps)), pins: pins.clone() })
+    }
+
+    pub(crate) fn tags(&self) -> Result<Tags, MapsError> {
+        open(&self.pins, "TASKS").map(Tags)
     }
 
     /// Tags one process. The answer is the tag that the kernel now holds for it, read back.

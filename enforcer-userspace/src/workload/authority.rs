@@ -30,11 +30,18 @@ pub(super) struct Requests {
     passing: usize,
     /// The beginning of a frame that is not whole yet.
     partial: Vec<u8>,
+    /// A frame came, after the preface.
+    begun: bool,
 }
 
 impl Requests {
     pub(super) const fn new() -> Self {
-        Self { passing: PREFACE_BYTES, partial: Vec::new() }
+        Self { passing: PREFACE_BYTES, partial: Vec::new(), begun: false }
+    }
+
+    /// Whether the preface is there, and something of what follows it: the client speaks HTTP/2, or the library will say that it does not.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// Takes what came, and puts what goes on behind `out`.
@@ -52,6 +59,7 @@ impl Requests {
             self.partial.extend_from_slice(now);
             bytes = later;
             let Some(whole) = frame_bytes(&self.partial) else { continue };
+            self.begun = true;
             // Only of these all is needed.
             if self.partial.get(KIND_AT) != Some(&HEADERS) || whole > HEAD_BYTES + MAX_FRAME_BYTES {
                 self.passing = whole - self.partial.len();

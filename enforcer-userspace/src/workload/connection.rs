@@ -4,9 +4,13 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 use tonic::transport::server::Connected;
 
 use super::authority::Requests;
@@ -17,18 +21,23 @@ use crate::control::{
 
 /// What is read at once.
 const READ_BYTES: usize = 4096;
+/// How long a client may take to say that it speaks HTTP/2. Until it has, nothing else has a limit of time.
+const PREFACE: Duration = Duration::from_secs(5);
 
 pub(super) struct Stream {
     connection: Connection,
     requests: Requests,
+    /// Until the preface is there.
+    late: Option<Pin<Box<Sleep>>>,
     /// What was read and is not taken yet, and how much of it is.
     waiting: Vec<u8>,
     taken: usize,
 }
 
 impl Stream {
-    pub(super) const fn new(connection: Connection) -> Self {
-        Self { connection, requests: Requests::new(), waiting: Vec::new(), taken: 0 }
+    pub(super) fn new(connection: Connection) -> Self {
+        let late = Some(Box::pin(sleep(PREFACE)));
+        Self { connection, requests: Requests::new(), late, waiting: Vec::new(), taken: 0 }
     }
 }
 
@@ -46,11 +55,16 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { connection, requests, waiting, taken } = &mut *self;
+        let Self { connection, requests, late, waiting, taken } = &mut *self;
         while *taken == waiting.len() {
             let mut bytes = [0; READ_BYTES];
             let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut *connection).poll_read(cx, &mut read))?;
+            let Poll::Ready(done) = Pin::new(&mut *connection).poll_read(cx, &mut read) else {
+                let Some(late) = late else { return Poll::Pending };
+                ready!(late.as_mut().poll(cx));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            };
+            done?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -62,6 +76,9 @@ impl AsyncRead for Stream {
             waiting.clear();
             *taken = 0;
             requests.take(read.filled(), waiting);
+            if requests.has_begun() {
+                *late = None;
+            }
         }
         let left = waiting.get(*taken..).unwrap_or_default();
         let now = left.get(..buffer.remaining()).unwrap_or(left);

@@ -40,6 +40,8 @@ const MAX_RESETS: usize = 20;
 /// A peer that answers nothing for so long, such as one that is frozen, loses its connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take until its answer begins, which is how long one may take that never comes to its end.
+const BEGIN: Duration = Duration::from_secs(30);
 /// Whoever calls must say that they mean this service, so that nobody is made to call it by an address they were given.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 
@@ -61,6 +63,7 @@ pub(crate) async fn serve(
     let workload = Workload::new(calls, Arc::new(Semaphore::new(WAITING)));
     let service = SpiffeWorkloadApiServer::new(workload).max_decoding_message_size(MAX_REQUEST_BYTES);
     let server = Server::builder()
+        .timeout(BEGIN)
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)

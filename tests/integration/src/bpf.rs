@@ -60,6 +60,45 @@ pub fn entries_of(pinned: &Path) -> usize {
     dump.as_array().expect("a list").len()
 }
 
+/// A pinned map, whose entries can be read as bytes.
+#[derive(Debug)]
+pub struct PinnedMap(OwnedFd);
+
+impl PinnedMap {
+    #[track_caller]
+    pub fn open(pinned: &Path) -> Self {
+        const OBJ_GET: i32 = 7;
+        let path = CString::new(pinned.as_os_str().as_bytes()).expect("a path has no zero");
+        let fd = bpf(OBJ_GET, &[path.as_ptr() as u64, 0]);
+        let fd = fd.unwrap_or_else(|error| panic!("{}: {error}", pinned.display()));
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+        Self(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// The value of a key, if there is one. `BYTES` is the size of values.
+    pub fn lookup<const BYTES: usize>(&self, key: &[u8]) -> Option<[u8; BYTES]> {
+        const LOOKUP_ELEM: i32 = 1;
+        let mut value = [0; BYTES];
+        let found =
+            bpf(LOOKUP_ELEM, &[self.0.as_raw_fd() as u64, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0]);
+        found.ok().map(|_| value)
+    }
+
+    /// All keys that there are. `BYTES` is their size.
+    pub fn keys<const BYTES: usize>(&self) -> Vec<[u8; BYTES]> {
+        const GET_NEXT_KEY: i32 = 4;
+        let mut keys: Vec<[u8; BYTES]> = Vec::new();
+        let mut next = [0; BYTES];
+        loop {
+            let last = keys.last().map_or(ptr::null(), |key| key.as_ptr()) as u64;
+            if bpf(GET_NEXT_KEY, &[self.0.as_raw_fd() as u64, last, next.as_mut_ptr() as u64]).is_err() {
+                return keys;
+            }
+            keys.push(next);
+        }
+    }
+}
+
 /// A pinned hash map, filled to the brim with entries that mean nothing to anybody. They go on drop.
 #[derive(Debug)]
 pub struct FullMap {

@@ -25,7 +25,7 @@ pub fn is_to_be_frozen(cgroup: &Path) -> bool {
 }
 
 /// The processes in `cgroup` and below it.
-pub(crate) fn members(cgroup: &Path) -> Vec<i32> {
+pub fn members(cgroup: &Path) -> Vec<i32> {
     let own = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     let own = own.lines().filter_map(|line| line.parse().ok());
     own.chain(children(cgroup).iter().flat_map(|child| members(child))).collect()

@@ -39,8 +39,8 @@ pub use actor::Actor;
 pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
-pub use bpf::{FullMap, entries_of, inner_memory, live_ids, pinned_ids};
-pub use cgroup::{is_to_be_frozen, remove as remove_cgroup, root as cgroup_root};
+pub use bpf::{FullMap, PinnedMap, entries_of, inner_memory, live_ids, pinned_ids};
+pub use cgroup::{is_to_be_frozen, members as cgroup_members, remove as remove_cgroup, root as cgroup_root};
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};

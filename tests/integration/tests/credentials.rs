@@ -1,6 +1,7 @@
 //! Credentials: what processes of sessions get over the SPIFFE Workload API, by libraries that are not ours, and that nobody else
 //! gets anything.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,7 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Finished, LOAD_DEADLINE, Layout, Process, slowness, wait_until,
+    DEADLINE, Daemon, Envelope, Event, Finished, LOAD_DEADLINE, Layout, Process, enforcer_path, slowness,
+    wait_until,
 };
 use serde_json::Value;
 
@@ -256,6 +258,53 @@ fn streams_end_with_their_session_and_no_more_is_issued() {
 
     neighbour.write_line("");
     assert!(!neighbour.has_ended(), "the neighbour's go on");
+}
+
+/// What a session has from another, it has no longer than that: its streams end with the session above it.
+#[test]
+fn streams_of_a_sub_session_end_with_the_one_above_it() {
+    let daemon = Daemon::start();
+    // The one above goes on beside it.
+    let hold = |above: &str, below: &str| {
+        let envelope = daemon.layout().write_envelope(Envelope::of(below)).display().to_string();
+        let enforcer = enforcer_path().display().to_string();
+        let head = ["sh", "-c", "\"$@\"; exit", "sh", &enforcer, "run", "--envelope", &envelope, "--"];
+        let command = [head.map(str::to_owned).to_vec(), client(&["hold"])].concat();
+        let mut process = daemon.run(&Envelope::of(above), &command);
+        let opened: BTreeSet<String> = (0..3).map(|_| process.read_line(LOAD_DEADLINE)).collect();
+        assert!(opened.iter().all(|line| line.starts_with("open ")), "{opened:?}");
+        process
+    };
+    let mut kept = hold("above-kept", "below-kept");
+    let mut cut = hold("above-cut", "below-cut");
+    let above = daemon.session("above-cut").expect("it runs");
+    assert_eq!(above["processes"].as_array().map(Vec::len), Some(1), "the one above has a process: {above}");
+    // Control: the sub-session got what it asked for, as itself.
+    let issued = |event: &Event| event.kind() == "credential-issued" && event.is_of("below-cut");
+    let issued = daemon.wait_for_events(2, "an X509-SVID and a WIT-SVID", issued);
+    assert!(issued.iter().any(|event| event.text("/detail").starts_with("X509-SVID ")), "{issued:?}");
+    assert_eq!(issued[0].text("/session/parent"), above["id"].as_str().expect("an id"));
+    assert!(!cut.has_ended());
+
+    daemon.receipt(&["revoke", above["id"].as_str().expect("an id")]);
+    let began = Instant::now();
+    for _ in 0..3 {
+        let line = cut.read_line(LOAD_DEADLINE);
+        assert!(
+            line.starts_with("ended ") && line.ends_with("PERMISSION_DENIED: the session is revoked"),
+            "{line}"
+        );
+    }
+    let took = began.elapsed();
+    assert!(slowness() > 1 || took < AT_ONCE, "{took:?}");
+    assert_eq!(cut.read_line(LOAD_DEADLINE), "again PERMISSION_DENIED: the session is revoked");
+    let again = daemon.events();
+    let again = again.iter().filter(|event| event.kind() == "credential-issued" && event.is_of("below-cut"));
+    assert_eq!(again.count(), issued.len(), "nothing more is issued");
+
+    kept.write_line("");
+    assert!(!kept.has_ended(), "those of a neighbour go on");
+    assert_eq!(daemon.session("below-kept").expect("it runs")["state"], "active");
 }
 
 #[test]
