@@ -290,6 +290,7 @@ fn daemon_that_is_killed_at_any_time_leaves_all_sessions_in_order() {
         world.kill_and_restart();
         let when = format!("kill {kills}, after {} operations", world.operations);
         world.check(&when);
+        world.verify_chains(&when);
         world.attempt(&when);
         world.thin_out();
     }

@@ -137,6 +137,32 @@ impl World {
             .then(|| format!("the kernel has {hexadecimal} below {held:?} for {id} below {above:?}"))
     }
 
+    /// Whether those that stand lowest can show who gave them what they have, signed.
+    #[track_caller]
+    pub(crate) fn verify_chains(&self, when: &str) {
+        const AT_MOST: usize = 3;
+        let found = self.look();
+        let depth = |session: &Value| {
+            let parent = |it: &Value| found.sessions.get(it["parent"].as_str()?).cloned();
+            std::iter::successors(Some(session.clone()), parent).count()
+        };
+        let mut known: Vec<(usize, &str)> = found
+            .sessions
+            .iter()
+            .filter(|(_, session)| text(session, "owner") == Envelope::OWNER)
+            .map(|(id, session)| (depth(session), id.as_str()))
+            .collect();
+        known.sort_unstable();
+        for (depth, id) in known.iter().rev().take(AT_MOST) {
+            let shown = self.daemon.layout().outcome(&["chain", id, "--format", "json"]);
+            // One that has ended meanwhile has taken its chain along only if others were told of it by then.
+            if self.look().sessions.contains_key(*id) {
+                let shown: Value = serde_json::from_str(&shown.success().join("\n")).expect("it is JSON");
+                assert_eq!(shown["hops"].as_array().map(Vec::len), Some(*depth), "{when}: {id}");
+            }
+        }
+    }
+
     /// Waits until everything agrees.
     #[track_caller]
     pub(crate) fn check(&self, when: &str) {
