@@ -29,6 +29,8 @@ pub struct TaskTag {
     pub parent_tgid: u32,
     /// Always zero.
     pub pad: u32,
+    /// The ticket of what it executes, or a number that stands for one: see [`crate::image`].
+    pub image: u64,
 }
 
 wire_enum! {
@@ -135,4 +137,4 @@ pub struct HeldSocket {
     pub pad: [u8; 6],
 }
 
-kernel_pod!(SessionRef: 8, TaskTag: 24, EnrolRequest: 16, Told: 32, SocketTag: 40, HeldSocket: 32);
+kernel_pod!(SessionRef: 8, TaskTag: 32, EnrolRequest: 16, Told: 32, SocketTag: 40, HeldSocket: 32);

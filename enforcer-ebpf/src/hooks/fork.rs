@@ -14,7 +14,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    counters, emit,
+    counters, emit, image,
     kernel::task::Task,
     maps::{SESSIONS, TASKS},
     session, task,
@@ -34,7 +34,14 @@ pub(crate) fn track_fork(ctx: BtfTracePointContext) -> i32 {
         // A thread or a kernel worker of the same process: the tag is the process's.
         return 0;
     }
-    let tag = TaskTag { start_ns: child.leader_start_ns(), session: parent.session, parent_tgid, pad: 0 };
+    // It has its parent's image, and with it what there is against that.
+    let tag = TaskTag {
+        start_ns: child.leader_start_ns(),
+        session: parent.session,
+        parent_tgid,
+        pad: 0,
+        image: image::inherited(parent.image),
+    };
     let stored = store(child_tgid, tag);
     if matches!(stored, Stored::Already) {
         return 0;

@@ -32,7 +32,7 @@ pub(super) use facts::{pack, unpack};
 
 use super::egress::{self, Attempt, Process};
 use crate::{
-    cgroup, counters,
+    cgroup, counters, image,
     kernel::{sock::Sock, task::Task},
     maps::SOCKETS,
     rules::KernelRules,
@@ -199,7 +199,9 @@ extern "C" fn gate_decide(facts: *const Facts, session: u64, judged: *mut Judged
     let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_mut() }) else {
         return 0;
     };
-    let standing = session::standing(Claim::Tagged(unpack(session)), Placement::Unknown);
+    // What it sends itself, whoever connected the socket.
+    let image = if facts.sent_by_current != 0 { image::current_refusal() } else { 0 };
+    let standing = session::standing(Claim::Tagged(unpack(session)), Placement::Unknown, image);
     judged.control = standing.control.0;
     let decision = decide_packet(&standing, &facts.packet(), facts.unread(), &KernelRules);
     judged.set(&decision);

@@ -4,6 +4,7 @@
 mod answers;
 mod apply;
 mod asker;
+mod attest;
 mod cut;
 mod delegate;
 mod ending;
@@ -51,6 +52,7 @@ use crate::{
     state::{State, StateError},
 };
 
+use attest::Attestation;
 pub(crate) use events::Events;
 use identity::{Issuer, RotationError};
 use start::Signals;
@@ -85,6 +87,8 @@ enum Beside {
     GivenBack(register::GivenBack),
     /// What a session wants to hand on was compared with what it has.
     Compared(delegate::Compared),
+    /// What a process executes was measured.
+    Measured(Box<attest::Answer>),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -121,6 +125,7 @@ pub(crate) struct Daemon {
     /// Nothing: every envelope is accepted.
     trust: Option<Trust>,
     issuer: Issuer,
+    attestation: Attestation,
     events: Events,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
@@ -198,6 +203,7 @@ impl Daemon {
                     Beside::TakenOver(taken) => self.end_taking_over(taken),
                     Beside::GivenBack(given) => self.end_giving_back(given),
                     Beside::Compared(compared) => self.end_delegating(compared),
+                    Beside::Measured(answer) => self.end_measuring(*answer),
                 },
                 Input::Call(call) => {
                     if call.request.is_question() {
@@ -323,6 +329,7 @@ impl Daemon {
             Self::end_finished,
             Self::end_lingering,
             Self::tend_credentials,
+            Self::tend_images,
         ] {
             let looked = look(self);
             self.survive(looked);

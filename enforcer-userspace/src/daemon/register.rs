@@ -183,6 +183,8 @@ impl Daemon {
         }
         let reconciled = self.reconcile_trees();
         self.survive(reconciled);
+        taken.images.iter().for_each(|answer| self.record_image(answer));
+        self.look_at_running(id);
         dto::Registered {
             version: dto::VERSION,
             id: id.to_string(),

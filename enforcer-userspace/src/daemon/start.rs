@@ -24,7 +24,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{Daemon, DaemonError, Events, Issuer, RotationError, Trust, seats};
+use super::{Attestation, Daemon, DaemonError, Events, Issuer, RotationError, Trust, seats};
 use crate::{
     cgroup::Cgroups,
     clock,
@@ -182,6 +182,7 @@ pub(crate) async fn run(
     let mut daemon = Daemon {
         trust: Trust::new(trust_keys, &settings)?,
         issuer,
+        attestation: Attestation::new(&kernel),
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         empty: Default::default(),

@@ -84,6 +84,11 @@ impl Tagger {
         Ok(tags)
     }
 
+    /// Every tag, likewise.
+    pub(crate) fn tags(&self) -> Result<Vec<(u32, TaskTag)>, MapsError> {
+        maps::tags(&self.turn().tasks)
+    }
+
     /// Takes a process's tag away: for one whose registration did not come about.
     pub(crate) fn remove_tag(&self, tgid: u32) -> Result<(), MapsError> {
         ignore_absent(self.turn().tasks.remove(&tgid)).map_err(access("write", "TASKS"))

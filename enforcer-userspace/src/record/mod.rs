@@ -5,5 +5,8 @@
 mod decode;
 mod line;
 
-pub(crate) use decode::{Body, Egress, GuardDecision, Record, decode};
-pub(crate) use line::{EventKind, EventLine, LineEgress, LineGuard, LineProcess, LineSession, SessionText};
+pub(crate) use decode::{Body, Egress, ExecImage, GuardDecision, Record, decode};
+pub(crate) use line::{
+    EventKind, EventLine, LineContent, LineEgress, LineGuard, LineImage, LineProcess, LineSession,
+    SessionText,
+};

@@ -92,6 +92,7 @@ const EDGES: &[&str] = &[
     "control",
     "kernel",
     "key_files",
+    "measure",
     "names",
     "process",
     "procfs",
