@@ -3,6 +3,7 @@
 //! `enforcer_common::image` says what the kernel does. Files are read beside the loop ([`measurer`]), a few at a time; the loop hears of
 //! the outcome when the process that waited has been let go on already.
 
+mod files;
 mod measurer;
 
 use std::{
@@ -27,6 +28,7 @@ use crate::{
     session::{EnvelopeInForce, ProcessKey, Session},
 };
 
+pub(super) use files::{Looked, LookedFirst};
 use measurer::Script;
 pub(super) use measurer::{Answer, Measurer, Question};
 

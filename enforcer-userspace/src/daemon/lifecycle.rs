@@ -104,8 +104,10 @@ impl Daemon {
             Ok(()) => {
                 let line =
                     EventLine::new(EventKind::SessionStarted, &clock::wall(started_ns)).session(&session);
+                let id = session.grant.id;
                 self.registry.insert(session);
                 self.events.write(line);
+                self.look_at_files(id);
                 Ok(())
             }
             Err(refusal) => {

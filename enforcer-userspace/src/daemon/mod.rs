@@ -89,6 +89,10 @@ enum Beside {
     Compared(delegate::Compared),
     /// What a process executes was measured.
     Measured(Box<attest::Answer>),
+    /// Files of a session were looked at.
+    Looked(attest::Looked),
+    /// Likewise, of one that begins if they are right.
+    LookedFirst(Box<attest::LookedFirst>),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -204,6 +208,8 @@ impl Daemon {
                     Beside::GivenBack(given) => self.end_giving_back(given),
                     Beside::Compared(compared) => self.end_delegating(compared),
                     Beside::Measured(answer) => self.end_measuring(*answer),
+                    Beside::Looked(looked) => self.end_looking(looked),
+                    Beside::LookedFirst(looked) => self.end_looking_first(*looked),
                 },
                 Input::Call(call) => {
                     if call.request.is_question() {
@@ -257,6 +263,15 @@ impl Daemon {
             reply_to(call.reply, issued.map(|issued| Answer::Credential(Box::new(issued))));
             return false;
         }
+        if self.may_name_files(&call) && self.authorise(&call.peer, &call.request).is_ok() {
+            self.look_first(call);
+            return false;
+        }
+        self.handle_looked(call)
+    }
+
+    /// Likewise, when the files that it names were looked at.
+    fn handle_looked(&mut self, call: Call) -> bool {
         let authorised = self.authorise(&call.peer, &call.request);
         if authorised.is_ok() && self.has_to_wait(&call.request) {
             self.waiting.push_back(call);

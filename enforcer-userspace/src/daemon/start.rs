@@ -240,6 +240,7 @@ pub(crate) async fn run(
     let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
     // Streams of credentials end with the daemon; so do its answers.
     daemon.issuer.end_all();
+    daemon.attestation.measurer.stop();
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(server, credentials) }).await);

@@ -200,7 +200,7 @@ impl Requirement {
 
     /// Whether this release holds sessions to it on every host.
     pub(crate) const fn is_held(self) -> bool {
-        !matches!(self, Self::Names | Self::Agents | Self::Unix | Self::Files | Self::Processes)
+        !matches!(self, Self::Names | Self::Agents | Self::Unix | Self::Processes)
     }
 
     /// Whether it does where the guard is.

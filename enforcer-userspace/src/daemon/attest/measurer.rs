@@ -9,7 +9,7 @@ use std::{
     fs::File,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -23,7 +23,7 @@ use crate::{
     envelope::{OnMismatch, Sha256, Unlisted},
     exit::one_line,
     kernel::{ImageMaps, Kernel, MapsError, Tagger},
-    measure::{Hasher, MeasureError, Stamp, loader_of},
+    measure::{Hasher, MeasureError, Measured, Stamp, loader_of},
     process::{Process, ProcessError},
     procfs::{self, ProcError},
     session::{EnvelopeInForce, ProcessKey},
@@ -129,6 +129,8 @@ pub(crate) struct Measurer {
     known: Arc<Mutex<HashMap<ImageId, Sha256>>>,
     /// Tickets that nobody had when it was looked last.
     unheld: Arc<Mutex<HashSet<u64>>>,
+    /// The daemon stops, and waits for nobody.
+    stops: Arc<AtomicBool>,
     pub(super) measured: Arc<AtomicU64>,
     pub(super) faults: Arc<AtomicU64>,
 }
@@ -141,9 +143,19 @@ impl Measurer {
             hasher: Arc::default(),
             known: Arc::default(),
             unheld: Arc::default(),
+            stops: Arc::default(),
             measured: Arc::default(),
             faults: Arc::default(),
         }
+    }
+
+    /// Lets go of what is being measured: the next daemon measures it.
+    pub(crate) fn stop(&self) {
+        self.stops.store(true, Relaxed);
+    }
+
+    pub(super) fn measure(&self, file: &File) -> Result<Measured, MeasureError> {
+        self.hasher.measure(file, &|| !self.stops.load(Relaxed))
     }
 
     /// Looks at what a process executes, answers its ticket, and lets it go on or kills it.
@@ -160,6 +172,9 @@ impl Measurer {
             killed: false,
         };
         let looked = self.look(&mut answer).and_then(|settled| self.say(&answer, settled));
+        if self.stops.load(Relaxed) && looked.is_err() {
+            return answer;
+        }
         if let Err(error) = looked {
             self.count_fault(&error);
             answer.listed = None;
@@ -190,14 +205,14 @@ impl Measurer {
         }
         let image = image_of(&file, Some(pid), answer.question.image)?;
         answer.image = Some(image);
-        let measured = self.hasher.measure(&file, &|| true)?;
+        let measured = self.measure(&file)?;
         self.measured.fetch_add(1, Relaxed);
         let sha256 = Sha256(measured.sha256);
         answer.sha256 = Some(sha256);
         self.note(image, sha256);
         answer.loader = loader_of(&file).map(|name| {
             let loader = procfs::open_named(pid, &name).ok();
-            let measured = loader.and_then(|loader| self.hasher.measure(&loader, &|| true).ok());
+            let measured = loader.and_then(|loader| self.measure(&loader).ok());
             (name, measured.map(|measured| Sha256(measured.sha256)))
         });
         let exec = &answer.question.envelope.envelope.exec;
@@ -209,7 +224,7 @@ impl Measurer {
         };
         let is_script = script.is_some();
         if let Some(name) = script {
-            let script = self.hasher.measure(&procfs::open_named(pid, &name)?, &|| true)?;
+            let script = self.measure(&procfs::open_named(pid, &name)?)?;
             let sha256 = Sha256(script.sha256);
             let listed = exec.check(|path| script.stamp.is_at(path), sha256);
             checked = checked.and(listed);
@@ -270,7 +285,7 @@ impl Measurer {
         for image in &exec.images {
             // What cannot be opened or told now is looked at when it is executed.
             let Ok(file) = procfs::open_named(std::process::id(), &image.path) else { continue };
-            let Ok(measured) = self.hasher.measure(&file, &|| true) else { continue };
+            let Ok(measured) = self.measure(&file) else { continue };
             let Ok(id) = image_of(&file, None, None) else { continue };
             let sha256 = Sha256(measured.sha256);
             self.note(id, sha256);
