@@ -6,7 +6,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use integration::{
-    Conversation, DEADLINE, Daemon, Envelope, Process, Server, Tool, attempts, probe, unique, wait_until,
+    Conversation, DEADLINE, Daemon, Envelope, Process, Server, Tool, attempts, probe, system, unique,
+    wait_until,
 };
 
 const SHELL: &str = "/bin/sh";
@@ -108,6 +109,44 @@ fn a_child_has_what_stands_against_its_parent() {
     assert_eq!(reached(&envelope), [true, true], "control: the child reaches the far side");
     let envelope = envelope.exec("listed", "deny-egress").image(SHELL.as_ref());
     assert_eq!(reached(&envelope), [false, false]);
+}
+
+/// Connects, and executes a shell that says something on that connection.
+const HANDS_ON: &str = "
+import os, socket, sys
+host, port, magic = sys.argv[1:4]
+connection = socket.create_connection((host, int(port)))
+connection.set_inheritable(True)
+os.execv('/bin/sh', ['sh', '-c', f'printf \"{magic} hello\" >&{connection.fileno()}; sleep 1'])
+";
+
+#[test]
+fn an_open_connection_is_no_use_to_what_is_not_listed() {
+    let daemon = Daemon::start();
+    let server = Server::start("tcp", "127.0.0.1");
+    let address = server.address();
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    // What is found by that name may be a script.
+    let python = system(&["python3", "-c", "import sys; print(sys.executable)"]).trim().to_owned();
+    // `sleep` is not listed either way: it says nothing.
+    let run = |agent: &str, images: &[&str]| {
+        let magic = unique(agent);
+        let envelope = Envelope::of(agent).allow_server("only", &server).exec("listed", "deny-egress");
+        let envelope = images.iter().fold(envelope, |envelope, image| envelope.image(image.as_ref()));
+        let command = [python.as_str(), "-c", HANDS_ON, &host, &port, &magic];
+        let ended = daemon.run(&envelope, &command).finish(DEADLINE);
+        assert!(ended.stderr.is_empty(), "{}", ended.stderr);
+        server.received(&magic)
+    };
+    assert_eq!(run("hands-on", &[&python, SHELL]), ["hello"], "control: the shell is listed");
+    assert!(run("does-not", &[&python]).is_empty(), "it is not, and the kernel does not send it later");
+    let refused = daemon
+        .wait_for_events(1, "it is recorded", |event| event.is_of("does-not") && event.refusal().is_some());
+    // Where there is a guard, it is refused before there is a packet.
+    match refused[0].refusal() {
+        Some("packet-out") => assert!(refused[0].text("/reason").starts_with("image-not-"), "{refused:?}"),
+        operation => assert_eq!(operation, Some("file_permission"), "{refused:?}"),
+    }
 }
 
 #[test]
