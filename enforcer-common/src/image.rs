@@ -3,8 +3,11 @@
 //! An exec in a session that is held to a list leads to one of three ends. The kernel finds the image in `IMAGES`, as one that was
 //! measured and is listed: nothing stands against the process. Or as one that is not listed: the tag says so. Or it does not find it:
 //! the process gets a ticket, under which `TICKETS` says what it executes, and stops; until the daemon has answered there, whoever
-//! has the ticket is refused everything. A child has its parent's ticket, as it has its image; the next exec takes it away. An answer is to a
-//! ticket, which is never given out again, so that it cannot be taken for one about another image.
+//! has the ticket is refused everything. A child has its parent's ticket, as it has its image. An answer is to a ticket, which is never
+//! given out again, so that it cannot be taken for one about another image.
+//!
+//! What an image that is not listed executes is refused as that is, though it be listed: by arguments, environment and descriptors, it
+//! would do another's work.
 
 use crate::identity::SessionRef;
 use crate::{kernel_pod, wire_enum};
@@ -38,15 +41,32 @@ wire_enum! {
         Unmeasured = 4 => "unmeasured",
         /// It cannot be told which it is, or no ticket could be had: refused everything.
         Lost = 5 => "lost",
+        /// Another one executed it that is not listed, or was not measured: refused everything, whatever it is.
+        Under = 6 => "under-unlisted",
     }
 }
 
 /// What the daemon says of an image.
-pub const NO_ANSWER: u32 = 0;
+pub const NO_ANSWER: u64 = 0;
 /// It is listed.
-pub const LISTED: u32 = 1;
+pub const LISTED: u64 = 1;
 /// It is not.
-pub const UNLISTED: u32 = 2;
+pub const UNLISTED: u64 = 2;
+
+const ANSWER_BITS: u32 = 2;
+
+/// An answer as it stands in a table: with what it is about, an inode or a ticket, in one word, which is read as a whole. A place in a
+/// table may come to be another entry's while somebody reads there.
+pub const fn answer(about: u64, answer: u64) -> u64 {
+    about << ANSWER_BITS | answer
+}
+
+/// The answer in a word of a table, if it is about this.
+#[inline(always)]
+pub const fn answer_about(about: u64, word: u64) -> u64 {
+    let said = word & ((1 << ANSWER_BITS) - 1);
+    if word == answer(about, said) { said } else { NO_ANSWER }
+}
 
 /// In the place of a ticket: nothing stands against the process.
 pub const CLEAR: u64 = 0;
@@ -91,13 +111,21 @@ pub struct Ticket {
     pub session: SessionRef,
     /// The leader's, as in [`crate::identity::TaskTag`].
     pub start_ns: u64,
+    /// [`answer`] about its number. Written by the daemon; the rest never changes.
+    pub answer: u64,
     pub tgid: u32,
-    /// [`NO_ANSWER`], [`LISTED`] or [`UNLISTED`]. Written by the daemon; the rest never changes.
-    pub answer: u32,
-    /// 1 if it stopped itself for this.
-    pub stopped: u32,
+    /// 1 if it is for an exec, at which the process stopped.
+    pub stopped: u16,
     /// 1 if what was executed names an interpreter, which then is the image.
-    pub script: u32,
+    pub script: u16,
+}
+
+impl Ticket {
+    /// The answer to the ticket of this number.
+    #[inline(always)]
+    pub const fn answer_to(&self, number: u64) -> u64 {
+        answer_about(number, self.answer)
+    }
 }
 
 kernel_pod!(ImageId: 48, ImageKey: 64, Ticket: 80);
@@ -107,3 +135,25 @@ pub const MAX_IMAGES: u32 = 16_384;
 
 /// Tickets at one time. Who finds no room is refused everything.
 pub const MAX_TICKETS: u32 = 32_768;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_answer_is_about_one_thing(about in 0..1_u64 << 62, other in 0..1_u64 << 62, said in 1_u64..3) {
+            let word = answer(about, said);
+            prop_assert_eq!(answer_about(about, word), said);
+            prop_assert_eq!(answer_about(other, word) == said, other == about);
+        }
+    }
+
+    #[test]
+    fn nothing_is_no_answer() {
+        assert_eq!(answer_about(0, 0), NO_ANSWER);
+        assert_eq!(answer_about(7, 0), NO_ANSWER);
+        assert_eq!(answer_about(7, answer(7, NO_ANSWER)), NO_ANSWER);
+    }
+}

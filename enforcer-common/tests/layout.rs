@@ -55,7 +55,7 @@ fn layout_is_as_reviewed() {
         }
         ImageId { inode, size_bytes, ctime_s, mtime_s, ctime_ns, mtime_ns, device, pad }
         ImageKey { list, image }
-        Ticket { image, session, start_ns, tgid, answer, stopped, script }
+        Ticket { image, session, start_ns, answer, tgid, stopped, script }
         GuardOffsets {
             file_inode, file_mode, file_dentry, inode_mode, inode_rdev, inode_sb, super_block_magic, dentry_name,
             proc_inode_pid, proc_inode_vfs_inode, cred_user_ns, user_namespace_level, unix_sock_addr, unix_address_len,

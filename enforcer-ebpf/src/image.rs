@@ -3,7 +3,10 @@
 use enforcer_common::{
     counter::Counter,
     identity::SessionRef,
-    image::{CLEAR, ImageId, ImagePolicy, LISTED, NO_ANSWER, NOT_LISTED, NOT_MEASURED, Ticket, UNLISTED},
+    image::{
+        CLEAR, ImageId, ImagePolicy, LISTED, NO_ANSWER, NOT_LISTED, NOT_MEASURED, Ticket, UNLISTED,
+        answer_about,
+    },
     rules::{EnvelopeRules as _, RuleTables as _},
     verdict::Reason,
 };
@@ -41,13 +44,13 @@ extern "C" fn ticket_refusal(ticket: u64) -> u64 {
 }
 
 #[inline(always)]
-fn answer_to(ticket: u64) -> u32 {
+fn answer_to(ticket: u64) -> u64 {
     if ticket == NOT_LISTED {
         return UNLISTED;
     }
     match TICKETS.get_ptr(ticket) {
         // SAFETY: a live map value; volatile, because the daemon replaces it from outside.
-        Some(ticket) => unsafe { (&raw const (*ticket).answer).read_volatile() },
+        Some(found) => answer_about(ticket, unsafe { (&raw const (*found).answer).read_volatile() }),
         None => NO_ANSWER,
     }
 }
@@ -56,6 +59,34 @@ fn answer_to(ticket: u64) -> u32 {
 #[inline(always)]
 pub(crate) fn inherited(ticket: u64) -> u64 {
     if ticket == CLEAR || refusal(ticket) == 0 { CLEAR } else { ticket }
+}
+
+/// What stands against whatever a process executes next, in the place of a ticket; [`CLEAR`] if nothing does. A process that came into its
+/// session with what it executed before, has not executed anything there yet.
+#[inline(always)]
+pub(crate) fn taint(ticket: u64) -> u64 {
+    if ticket == CLEAR { CLEAR } else { ticket_taint(ticket) }
+}
+
+/// Verified by itself, and on a stack frame of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ticket_taint(ticket: u64) -> u64 {
+    if ticket == NOT_MEASURED || ticket == NOT_LISTED {
+        return ticket;
+    }
+    // One that is gone cannot be told.
+    let Some(found) = TICKETS.get_ptr(ticket) else { return NOT_MEASURED };
+    // SAFETY: a field of a live map value; volatile, because the daemon replaces it from outside.
+    let word = unsafe { (&raw const (*found).answer).read_volatile() };
+    // SAFETY: a field of a live map value.
+    let stopped = unsafe { (*found).stopped };
+    match answer_about(ticket, word) {
+        LISTED => CLEAR,
+        UNLISTED => NOT_LISTED,
+        _ if stopped == 0 => CLEAR,
+        _ => NOT_MEASURED,
+    }
 }
 
 /// The ticket of a process that comes into a session with what it executes already.

@@ -148,10 +148,10 @@ pub(crate) static RULES: btf_maps::HashOfMaps<u32, Blocks, { MAX_ENVELOPES as us
 pub(crate) static UNIX_RULES: HashMap<UnixKey, u32> =
     HashMap::with_max_entries(MAX_UNIX_RULES, BPF_F_NO_PREALLOC);
 
-/// Images that were measured, for each list, to what the daemon found: [`image::LISTED`] or [`image::UNLISTED`]. Written by the daemon,
+/// Images that were measured, for each list, to what the daemon found: [`image::answer`] about its inode. Written by the daemon,
 /// read at every exec of a session that is held to a list. One that is not in it is measured.
 #[map]
-pub(crate) static IMAGES: LruHashMap<ImageKey, u32> = LruHashMap::with_max_entries(image::MAX_IMAGES, 0);
+pub(crate) static IMAGES: LruHashMap<ImageKey, u64> = LruHashMap::with_max_entries(image::MAX_IMAGES, 0);
 
 /// Ticket to who waits for an answer, and that. Made by kernel programs (exec, enrolment), answered by the daemon, which takes away those
 /// that no process has any more.

@@ -175,6 +175,18 @@ impl Hasher {
     }
 }
 
+/// The interpreter that a script names (`#!`), as the kernel reads it; nothing for what names none.
+pub(crate) fn interpreter_of(file: &File) -> Option<String> {
+    /// v6.1/include/uapi/linux/binfmts.h, BINPRM_BUF_SIZE.
+    const READ: usize = 256;
+    let mut start = [0; READ];
+    let len = file.read_at(&mut start, 0).ok()?;
+    let line = start.get(..len)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | 0);
+    let name = line.split(blank).find(|word| !word.is_empty())?;
+    Some(str::from_utf8(name).ok()?.to_owned())
+}
+
 /// The loader that an ELF program of 64 bits names (`PT_INTERP`); nothing for one that needs none, or another format.
 pub(crate) fn loader_of(file: &File) -> Option<String> {
     const HEADER: usize = 64;
@@ -248,6 +260,21 @@ mod tests {
             }
         });
         assert_eq!((hasher.hashed.load(Relaxed), hasher.reused.load(Relaxed)), (1, 3));
+    }
+
+    #[test]
+    fn a_script_names_its_interpreter() {
+        for (text, expect) in [
+            ("#!/bin/sh\necho", Some("/bin/sh")),
+            ("#! \t/usr/bin/env  python3 -u", Some("/usr/bin/env")),
+            ("#!\n/bin/sh", None),
+            ("/bin/sh", None),
+            ("", None),
+        ] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            assert_eq!(interpreter_of(&file).as_deref(), expect, "{text:?}");
+        }
     }
 
     #[test]

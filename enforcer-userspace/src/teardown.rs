@@ -79,7 +79,9 @@ pub(crate) fn remove_all(
 /// The processes that stand still until somebody has measured what they execute. Pins that are not there, or of another release, have none.
 fn waiting(pins: &Pins) -> Vec<Process> {
     let tickets = ImageMaps::open(pins).and_then(|maps| maps.tickets()).unwrap_or_default();
-    let stopped = tickets.iter().filter(|(_, ticket)| ticket.answer == NO_ANSWER && ticket.stopped != 0);
+    let stopped = tickets
+        .iter()
+        .filter(|(number, ticket)| ticket.answer_to(*number) == NO_ANSWER && ticket.stopped != 0);
     let held = stopped.filter_map(|(_, ticket)| {
         let process = Process::hold(ticket.tgid).ok()??;
         let started = procfs::start_ticks(ticket.tgid).ok()??;

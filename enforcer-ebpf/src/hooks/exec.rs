@@ -12,7 +12,7 @@ use enforcer_common::{
     identity::TaskTag,
     image::{
         CLEAR, ImageId, ImageKey, ImagePolicy, ImageState, LISTED, NO_ANSWER, NOT_LISTED, NOT_MEASURED,
-        Ticket,
+        Ticket, answer_about,
     },
     record::{ExecRecord, PATH_LEN, RecordKind},
 };
@@ -83,7 +83,9 @@ impl Found {
     fn signal(&self) -> Option<u32> {
         match self.state {
             ImageState::Waits => Some(SIGSTOP),
-            ImageState::Unlisted | ImageState::Lost if self.policy == ImagePolicy::Kill.raw() => {
+            ImageState::Unlisted | ImageState::Under | ImageState::Lost
+                if self.policy == ImagePolicy::Kill.raw() =>
+            {
                 Some(SIGKILL)
             }
             _ => None,
@@ -105,6 +107,7 @@ fn judge(tag: &TaskTag, tgid: u32, binprm: Binprm) -> Found {
         return found;
     }
     let enforced = policy != ImagePolicy::Audit.raw();
+    let taint = if enforced { image::taint(tag.image) } else { CLEAR };
     let Some(image) = binprm.image() else {
         counters::add(Counter::FaultImageStore);
         found.state = ImageState::Lost;
@@ -112,6 +115,12 @@ fn judge(tag: &TaskTag, tgid: u32, binprm: Binprm) -> Found {
         return found;
     };
     found.image = image;
+    if taint != CLEAR {
+        counters::add(Counter::ImagesUnlisted);
+        found.state = ImageState::Under;
+        found.ticket = taint;
+        return found;
+    }
     // Which script it is, the interpreter's file does not tell: that is always asked.
     let known = if found.script { NO_ANSWER } else { answer_for(&ImageKey { list, image }) };
     (found.state, found.ticket) = match known {
@@ -124,7 +133,7 @@ fn judge(tag: &TaskTag, tgid: u32, binprm: Binprm) -> Found {
                 tgid,
                 answer: NO_ANSWER,
                 stopped: 1,
-                script: found.script as u32,
+                script: found.script as u16,
             });
             match ticket {
                 NOT_MEASURED => (ImageState::Lost, ticket),
@@ -144,10 +153,10 @@ fn judge(tag: &TaskTag, tgid: u32, binprm: Binprm) -> Found {
 }
 
 #[inline(always)]
-fn answer_for(key: &ImageKey) -> u32 {
+fn answer_for(key: &ImageKey) -> u64 {
     match IMAGES.get_ptr(key) {
         // SAFETY: a live map value.
-        Some(answer) => unsafe { *answer },
+        Some(word) => answer_about(key.image.inode, unsafe { word.read_volatile() }),
         None => NO_ANSWER,
     }
 }

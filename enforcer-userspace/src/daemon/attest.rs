@@ -163,7 +163,7 @@ impl Daemon {
                 };
                 self.ask(question);
             }
-            ImageState::Any | ImageState::Lost => {}
+            ImageState::Any | ImageState::Lost | ImageState::Under => {}
         }
     }
 
@@ -259,7 +259,9 @@ impl Daemon {
         self.attestation.asked.retain(|number| is_there.contains(number));
         let waits = |(number, ticket): &&(u64, Ticket)| {
             let attestation = &self.attestation;
-            ticket.answer == NO_ANSWER && ticket.stopped != 0 && !attestation.asked.contains(number)
+            ticket.answer_to(*number) == NO_ANSWER
+                && ticket.stopped != 0
+                && !attestation.asked.contains(number)
         };
         let waiting: Vec<_> = tickets.iter().filter(waits).copied().collect();
         // A record is given a tick to arrive: it says more.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
-use enforcer_common::image::{ImageKey, Ticket};
+use enforcer_common::image::{ImageKey, Ticket, answer};
 
 use super::{
     maps::{MapsError, access, ignore_absent, open},
@@ -15,7 +15,7 @@ use super::{
 pub(crate) struct ImageMaps(Arc<Mutex<Maps>>);
 
 struct Maps {
-    images: HashMap<MapData, ImageKey, u32>,
+    images: HashMap<MapData, ImageKey, u64>,
     tickets: HashMap<MapData, u64, Ticket>,
 }
 
@@ -26,16 +26,17 @@ impl ImageMaps {
     }
 
     /// Says what an image is, for every exec of it to come.
-    pub(crate) fn remember(&self, key: ImageKey, answer: u32) -> Result<(), MapsError> {
-        self.turn().images.insert(key, answer, 0).map_err(access("write", "IMAGES"))
+    pub(crate) fn remember(&self, key: ImageKey, said: u64) -> Result<(), MapsError> {
+        self.turn().images.insert(key, answer(key.image.inode, said), 0).map_err(access("write", "IMAGES"))
     }
 
     /// Answers whoever has a ticket. Nothing happens if it is gone.
-    pub(crate) fn answer(&self, number: u64, answer: u32) -> Result<(), MapsError> {
+    pub(crate) fn answer(&self, number: u64, said: u64) -> Result<(), MapsError> {
         const BPF_EXIST: u64 = 2;
         let mut maps = self.turn();
         let Some(ticket) = found(maps.tickets.get(&number, 0))? else { return Ok(()) };
-        let answered = maps.tickets.insert(number, Ticket { answer, ..ticket }, BPF_EXIST);
+        let answered = Ticket { answer: answer(number, said), ..ticket };
+        let answered = maps.tickets.insert(number, answered, BPF_EXIST);
         ignore_absent(answered).map_err(access("write", "TICKETS"))
     }
 

@@ -222,6 +222,57 @@ fn a_script_is_listed_and_so_is_its_interpreter() {
 }
 
 #[test]
+fn an_interpreter_that_is_a_script_is_listed_too() {
+    let scene = Scene::new();
+    let file = |name| scene.daemon.layout().file(name);
+    // What is found by that name may be a script.
+    let python = system(&["python3", "-c", "import sys; print(sys.executable)"]).trim().to_owned();
+    let address = scene.server.address();
+    let code = format!(
+        "#!{python}
+import json, socket
+errno = 0
+try: socket.create_connection(('{}', {}))
+except OSError as error: errno = error.errno
+print(json.dumps(dict(label='tcp', errno=errno)))
+",
+        address.ip(),
+        address.port()
+    );
+    let [between, script] = ["between", "script"].map(|name| Tool::script(file(name), &scene.listed));
+    for (tool, text) in [(&between, code), (&script, format!("#!{}\n", between.text()))] {
+        fs::write(tool.path(), text).expect("it is ours");
+        tool.settle();
+    }
+    let reaches =
+        |envelope: &Envelope| scene.outcome(scene.daemon.layout().run_command(envelope, &[script.text()]));
+    let two = scene.envelope("two", "deny-egress").image(script.path()).image(python.as_ref());
+    assert!(reaches(&two.clone().image(between.path())), "control: all three are listed");
+    assert!(!reaches(&two), "the one between is not");
+}
+
+#[test]
+fn what_is_not_listed_has_nobody_do_its_work() {
+    let scene = Scene::new();
+    let shell = Tool::at(scene.daemon.layout().file("shell"));
+    fs::copy("/bin/sh", shell.path()).expect("it is ours");
+    shell.settle();
+    let spec = scene.spec();
+    let words = format!("{} net {} {spec}", scene.listed.text(), scene.magic);
+    let envelope = scene.envelope("under", "deny-egress").image(scene.listed.path());
+    let with_shell = envelope.clone().image(shell.path());
+    // In its place, and as a child.
+    for words in [format!("exec {words}"), format!("{words}; true")] {
+        let run = |envelope| scene.daemon.layout().run_command(envelope, &[shell.text(), "-c", &words]);
+        assert!(scene.outcome(run(&with_shell)), "control: the shell is listed");
+        assert!(!scene.outcome(run(&envelope)), "{words}: it is not, and its program is");
+    }
+    scene.daemon.wait_for_events(2, "they are recorded", |event| {
+        event.is_of("under") && event.find("/image/verdict").is_some_and(|it| it == "under-unlisted")
+    });
+}
+
+#[test]
 fn mounts_of_ones_own_lead_nowhere() {
     let scene = Scene::new();
     let other = scene.tool("other");

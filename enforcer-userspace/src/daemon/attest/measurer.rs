@@ -23,12 +23,14 @@ use crate::{
     envelope::{OnMismatch, Sha256, Unlisted},
     exit::one_line,
     kernel::{ImageMaps, Kernel, MapsError, Tagger},
-    measure::{Hasher, MeasureError, Measured, Stamp, loader_of},
+    measure::{Hasher, MeasureError, Measured, Stamp, interpreter_of, loader_of},
     process::{Process, ProcessError},
     procfs::{self, ProcError},
     session::{EnvelopeInForce, ProcessKey},
 };
 
+/// Scripts whose interpreters are scripts, one above the other (v6.1/fs/exec.c, exec_binprm), and the last interpreter.
+const MOST_INTERPRETERS: usize = 7;
 /// Digests that are kept by what the kernel tells a file by, for records.
 const KEPT: usize = 16_384;
 
@@ -223,12 +225,19 @@ impl Measurer {
             Script::Unknown => return Err(Untold::NoScript),
         };
         let is_script = script.is_some();
-        if let Some(name) = script {
-            let script = self.measure(&procfs::open_named(pid, &name)?)?;
+        let mut next = script;
+        for _ in 0..MOST_INTERPRETERS {
+            let Some(name) = next.take() else { break };
+            let file = procfs::open_named(pid, &name)?;
+            let script = self.measure(&file)?;
+            // The last interpreter is the image, which was looked at.
+            if answer.script.is_some() && script.stamp == measured.stamp {
+                break;
+            }
             let sha256 = Sha256(script.sha256);
-            let listed = exec.check(|path| script.stamp.is_at(path), sha256);
-            checked = checked.and(listed);
-            answer.script = Some((name, Some(sha256)));
+            checked = checked.and(exec.check(|path| script.stamp.is_at(path), sha256));
+            answer.script.get_or_insert((name, Some(sha256)));
+            next = interpreter_of(&file);
         }
         answer.listed = Some(checked.is_ok());
         answer.why = checked.err().map(|why| {
