@@ -55,10 +55,35 @@ fn answer_to(ticket: u64) -> u64 {
     }
 }
 
-/// The ticket of a child: its parent's, or none if that was answered for the better.
+/// The ticket of a child: its parent's, if that is not answered yet, or what stands for the answer.
 #[inline(always)]
 pub(crate) fn inherited(ticket: u64) -> u64 {
-    if ticket == CLEAR || refusal(ticket) == 0 { CLEAR } else { ticket }
+    const UNLISTED: u8 = Reason::ImageNotListed as u8;
+    match refusal(ticket) {
+        0 => CLEAR,
+        UNLISTED => NOT_LISTED,
+        _ => ticket,
+    }
+}
+
+/// Takes away the ticket of a process that ends, or executes something else. One that was not answered may be its children's, too: the
+/// daemon finds out.
+#[inline(always)]
+pub(crate) fn retire(ticket: u64) {
+    if ticket != CLEAR {
+        retire_ticket(ticket);
+    }
+}
+
+/// Verified by itself, and on a stack frame of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn retire_ticket(ticket: u64) -> u64 {
+    if answer_to(ticket) != NO_ANSWER {
+        // It may be gone.
+        let _removed = TICKETS.remove(ticket);
+    }
+    0
 }
 
 /// What stands against whatever a process executes next, in the place of a ticket; [`CLEAR`] if nothing does. A process that came into its

@@ -39,6 +39,7 @@ pub(crate) fn track_exec(ctx: BtfTracePointContext) -> i32 {
     let tgid = task::current_tgid();
     let found = judge(&tag, tgid, binprm);
     set_ticket(tgid, found.ticket);
+    image::retire(tag.image);
     if let Some(signal) = found.signal() {
         // SAFETY: a helper that takes a number.
         if unsafe { bpf_send_signal(signal) } != 0 {

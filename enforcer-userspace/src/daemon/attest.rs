@@ -18,7 +18,7 @@ use enforcer_common::{
 
 use uuid::Uuid;
 
-use super::{Beside, Daemon, DaemonError};
+use super::{Beside, Daemon, DaemonError, lifecycle::list_name};
 use crate::{
     clock,
     envelope::OnMismatch,
@@ -110,7 +110,9 @@ impl Daemon {
     pub(super) fn prepare_images(&self, envelope: &Arc<EnvelopeInForce>) {
         if envelope.envelope.exec.restricts_images() {
             let (measurer, envelope) = (self.attestation.measurer.clone(), Arc::clone(envelope));
-            tokio::task::spawn_blocking(move || measurer.prepare(&envelope));
+            tokio::task::spawn_blocking(move || {
+                measurer.prepare(&envelope.envelope.exec, list_name(&envelope.digest));
+            });
         }
     }
 

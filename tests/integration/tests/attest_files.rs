@@ -39,8 +39,8 @@ fn no_session_begins_with_another_file() {
     let applied = daemon.layout().outcome(&["apply", path.to_str().expect("it is text")]);
     assert_eq!(applied.status.code(), Some(1), "{}", applied.stderr);
     assert!(running.attempt(&spec));
-    running.end();
     daemon.apply(&envelope("as-written").revision(2));
+    running.end();
     fs::remove_file(&prompt).expect("it is there");
     let refused = daemon.run(&envelope_without(&server, &prompt), &command).finish(DEADLINE);
     assert!(refused.stderr.contains("cannot be measured"), "{}", refused.stderr);

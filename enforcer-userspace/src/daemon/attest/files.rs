@@ -2,14 +2,23 @@
 //! when its envelope is replaced: before that, if another content keeps it from beginning; beside it, if that is only recorded. Nobody looks at them
 //! later.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use axum::http::StatusCode;
 use enforcer_common::identity::SessionRef;
 use uuid::Uuid;
 
 use super::{
-    super::{Beside, Daemon, reply_to, trust::Admitted},
+    super::{
+        Beside, Daemon,
+        lifecycle::{digest, list_name},
+        reply_to,
+        trust::Admitted,
+    },
     measurer::Measurer,
 };
 use crate::{
@@ -78,7 +87,29 @@ enum LookError {
     Measure(#[from] MeasureError),
 }
 
+/// How long a session waits at most until what it may execute was measured: what was not by then is when it is executed.
+const PREPARE_FOR: Duration = Duration::from_secs(2);
+
 impl Measurer {
+    /// Measures what a list names, before anybody executes it, unless that takes long: whoever is the first to execute something would
+    /// stop for it, and a shell that started it would take its terminal back.
+    fn prepare_soon(&self, exec: &Exec, list: [u32; 4]) {
+        if !exec.restricts_images() {
+            return;
+        }
+        let (measurer, exec) = (self.clone(), exec.clone());
+        let (done, wait) = mpsc::channel();
+        // It goes on by itself if it takes longer.
+        let begun = thread::Builder::new().spawn(move || {
+            measurer.prepare(&exec, list);
+            // Nobody may wait any more.
+            let _in_time = done.send(());
+        });
+        if begun.is_ok() {
+            let _in_time = wait.recv_timeout(PREPARE_FOR);
+        }
+    }
+
     fn look_at(&self, exec: &Exec) -> Vec<Found> {
         let look = |file: &Image| -> Result<(Stamp, Sha256), LookError> {
             let opened = procfs::open_named(std::process::id(), &file.path)?;
@@ -96,10 +127,10 @@ impl Measurer {
 }
 
 impl Daemon {
-    /// Whether a request may bring files that are to be looked at before it is carried out. Not of a session's: what that hands on names no
-    /// other files than its own.
+    /// Whether a request may bring images or files that are to be looked at before it is carried out. Not of a session's: what that hands on
+    /// names no other files than its own, and has the daemon do nothing at once.
     pub(in super::super) fn may_name_files(&self, call: &Call) -> bool {
-        let may = |text: &str| text.contains("files");
+        let may = |text: &str| text.contains("exec");
         match &call.request {
             Request::Enrol(enrol) => may(&enrol.envelope) && !self.is_in_session(call.peer.pid),
             Request::Register(register) => may(&register.envelope),
@@ -123,13 +154,16 @@ impl Daemon {
             Ok(Admitted { envelope, .. }) => envelope,
             Err(refusal) => return reply_to(call.reply, Err(refusal)),
         };
-        if envelope.exec.files.is_empty() || envelope.exec.on_mismatch == OnMismatch::Audit {
+        let says_nothing = !envelope.exec.restricts_images() && envelope.exec.files.is_empty();
+        if says_nothing || envelope.exec.on_mismatch == OnMismatch::Audit {
             self.handle_looked(call);
             return;
         }
         let measurer = self.attestation.measurer.clone();
         let agent = envelope.metadata.name;
+        let list = list_name(&digest(text));
         self.beside(move || {
+            measurer.prepare_soon(&envelope.exec, list);
             let found = measurer.look_at(&envelope.exec);
             Beside::LookedFirst(Box::new(LookedFirst { call, agent, found }))
         });

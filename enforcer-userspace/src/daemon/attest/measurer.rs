@@ -20,7 +20,7 @@ use enforcer_common::{
 
 use super::super::lifecycle::list_name;
 use crate::{
-    envelope::{OnMismatch, Sha256, Unlisted},
+    envelope::{Exec, OnMismatch, Sha256, Unlisted},
     exit::one_line,
     kernel::{ImageMaps, Kernel, MapsError, Tagger},
     measure::{Hasher, MeasureError, Measured, Stamp, interpreter_of, loader_of},
@@ -289,8 +289,7 @@ impl Measurer {
     }
 
     /// Measures what an envelope lists, so that those who execute it need not wait.
-    pub(super) fn prepare(&self, envelope: &EnvelopeInForce) {
-        let exec = &envelope.envelope.exec;
+    pub(super) fn prepare(&self, exec: &Exec, list: [u32; 4]) {
         for image in &exec.images {
             // What cannot be opened or told now is looked at when it is executed.
             let Ok(file) = procfs::open_named(std::process::id(), &image.path) else { continue };
@@ -301,7 +300,7 @@ impl Measurer {
             let listed = exec.check(|path| measured.stamp.is_at(path), sha256).is_ok();
             if listed
                 && measured.settled
-                && let Err(error) = self.maps.remember(key(envelope, id), LISTED)
+                && let Err(error) = self.maps.remember(ImageKey { list, image: id }, LISTED)
             {
                 self.count_fault(&error.into());
             }
