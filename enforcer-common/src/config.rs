@@ -69,8 +69,28 @@ pub struct Offsets {
     pub socket_sk: u32,
     /// `socket.file`.
     pub socket_file: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// `linux_binprm.interp`.
+    pub binprm_interp: u32,
+    /// `linux_binprm.file`.
+    pub binprm_file: u32,
+    /// `file.f_inode`.
+    pub file_inode: u32,
+    /// `inode.i_sb`.
+    pub inode_sb: u32,
+    /// `super_block.s_dev`.
+    pub super_block_dev: u32,
+    /// `inode.i_ino`.
+    pub inode_ino: u32,
+    /// `inode.i_size`.
+    pub inode_size: u32,
+    /// The seconds of an inode's last change, by the name that the kernel has for it.
+    pub inode_ctime_s: u32,
+    /// Likewise the nanoseconds.
+    pub inode_ctime_ns: u32,
+    /// Likewise of its content.
+    pub inode_mtime_s: u32,
+    /// Likewise.
+    pub inode_mtime_ns: u32,
 }
 
 /// Likewise, what only the guard reads. Apart, because a kernel that lacks one of these can still do everything else.
@@ -170,4 +190,4 @@ impl Meta {
 /// Sessions at one time on one host.
 pub const MAX_SESSIONS: u32 = 16_384;
 
-kernel_pod!(Offsets: 128, GuardOffsets: 64, Config: 208, Meta: 48);
+kernel_pod!(Offsets: 168, GuardOffsets: 64, Config: 248, Meta: 48);

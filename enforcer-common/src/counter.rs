@@ -37,6 +37,14 @@ wire_enum! {
         Displaced = 14 => "displaced",
         /// What processes of sessions wanted to do to others, or to enforcement, and was refused.
         GuardRefused = 15 => "guard_refused",
+        /// Execs that had to wait until their image was measured.
+        ImagesWaited = 16 => "images_waited",
+        /// Execs of images that are known not to be listed.
+        ImagesUnlisted = 17 => "images_unlisted",
+        /// An exec could not be told, or there was no room for its ticket: the process is refused everything.
+        FaultImageStore = 18 => "fault_image_store",
+        /// A process could not be stopped or killed at its exec: it is refused everything, and runs.
+        FaultImageSignal = 19 => "fault_image_signal",
     }
 }
 
@@ -55,6 +63,8 @@ impl Counter {
                 | Self::FaultKernelRead
                 | Self::FaultNoRules
                 | Self::FaultSocketStorage
+                | Self::FaultImageStore
+                | Self::FaultImageSignal
         )
     }
 }

@@ -1,6 +1,7 @@
 //! From facts to a verdict. Pure: the kernel programs gather the facts, this module judges them.
 //!
-//! The order, first match wins: identity not established, session over, revoked, in quarantine or expired: deny. Destination,
+//! The order, first match wins: identity not established, session over, revoked, in quarantine or expired, image not measured or not
+//! listed: deny. Destination,
 //! socket or packet that no rule can speak of: deny. Deny rule: deny. Allow rule: allow. Otherwise: deny. (That a deny rule
 //! beats every allow rule is settled when an envelope is compiled: an entry holds the winner.) What is allowed may still be
 //! more than the session's limits let it have: [`spend`].
@@ -50,6 +51,8 @@ pub struct Standing {
     pub placement: Placement,
     /// [`Reason`] as a number: why nothing is let through because of an ancestor; 0 if all of them stand.
     pub ancestor: u8,
+    /// [`Reason`] as a number: why nothing is let through because of what the process executes; 0 if nothing stands against it.
+    pub image: u8,
 }
 
 impl Standing {
@@ -66,6 +69,7 @@ impl Standing {
             now_ns: 0,
             placement: Placement::Home,
             ancestor: 0,
+            image: 0,
         }
     }
 }
@@ -305,6 +309,9 @@ pub fn check_standing(standing: &Standing) -> Result<Control, Reason> {
         SessionState::Active if standing.now_ns >= standing.expires_ns => Err(Reason::Expired),
         SessionState::Active if standing.ancestor != 0 => {
             Err(Reason::try_from(standing.ancestor).unwrap_or(Reason::Fault))
+        }
+        SessionState::Active if standing.image != 0 => {
+            Err(Reason::try_from(standing.image).unwrap_or(Reason::Fault))
         }
         SessionState::Active => Ok(control),
     }

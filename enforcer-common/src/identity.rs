@@ -29,6 +29,8 @@ pub struct TaskTag {
     pub parent_tgid: u32,
     /// Always zero.
     pub pad: u32,
+    /// The ticket of what it executes, or a number that stands for one: see [`crate::image`].
+    pub image: u64,
 }
 
 wire_enum! {
@@ -81,6 +83,10 @@ pub struct SocketTag {
     pub adopted: SessionRef,
     /// What was recorded last: the same is not recorded again.
     pub told: Told,
+    /// 1 if a process wrote to it that is refused for what it executes: the kernel has that to send, again and again, in nobody's name.
+    pub barred: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
 /// A refusal, or what would be one in another mode, as far as they differ.
@@ -135,4 +141,4 @@ pub struct HeldSocket {
     pub pad: [u8; 6],
 }
 
-kernel_pod!(SessionRef: 8, TaskTag: 24, EnrolRequest: 16, Told: 32, SocketTag: 40, HeldSocket: 32);
+kernel_pod!(SessionRef: 8, TaskTag: 32, EnrolRequest: 16, Told: 32, SocketTag: 48, HeldSocket: 32);

@@ -19,6 +19,7 @@ pub mod counter;
 pub mod decision;
 pub mod guard;
 pub mod identity;
+pub mod image;
 pub mod limits;
 pub mod net;
 pub mod packet;
@@ -28,7 +29,7 @@ pub mod session;
 pub mod verdict;
 
 /// The version of everything that crosses between the kernel programs and user space.
-pub const ABI_VERSION: u16 = 4;
+pub const ABI_VERSION: u16 = 5;
 
 /// A raw number that stands for nothing we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

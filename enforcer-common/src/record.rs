@@ -1,6 +1,7 @@
 //! Records: what the kernel programs put into the ring buffer, one per thing that happened.
 
 use crate::identity::SessionRef;
+use crate::image::ImageId;
 use crate::{kernel_pod, wire_enum};
 
 /// The length of a task's `comm`, with its closing zero.
@@ -155,8 +156,22 @@ pub struct ExecRecord {
     pub path_len: u32,
     /// 1 if the path is longer than `path`.
     pub path_cut: u8,
+    /// [`crate::image::ImageState`] as a number.
+    pub image_state: u8,
+    /// 1 if what was executed names an interpreter, which then is the image.
+    pub script: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// The leader's start, ns on the boot clock.
+    pub start_ns: u64,
+    /// What the process waits for; 0: for nothing.
+    pub ticket: u64,
+    /// The envelope that was asked.
+    pub envelope: u32,
+    /// Always zero.
+    pub pad2: u32,
+    /// Zeros if the session may execute everything, or if it cannot be read.
+    pub image: ImageId,
     /// As the caller wrote it: it may be relative.
     pub path: [u8; PATH_LEN],
 }
@@ -215,4 +230,4 @@ pub struct GuardRecord {
     pub pad2: [u8; 4],
 }
 
-kernel_pod!(GuardRecord: 192, RecordHeader: 16, EgressRecord: 104, ForkRecord: 64, ExecRecord: 312, ExitRecord: 48);
+kernel_pod!(GuardRecord: 192, RecordHeader: 16, EgressRecord: 104, ForkRecord: 64, ExecRecord: 384, ExitRecord: 48);

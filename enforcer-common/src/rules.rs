@@ -151,6 +151,10 @@ pub struct Header {
     pub icmp: bool,
     /// Whether Unix sockets are restricted to those that rules name.
     pub unix: bool,
+    /// [`crate::image::ImagePolicy`] as a number.
+    pub images: u32,
+    /// The name of the list of images: see [`crate::image::ImageKey`].
+    pub list: [u32; 4],
     pub limits: Limits,
 }
 
@@ -170,15 +174,23 @@ impl Header {
     pub fn block(&self) -> Block {
         let mut block = Block::EMPTY;
         let [v4, v6] = self.trees;
-        let flags = self.icmp as u32 | (self.unix as u32) << 1;
+        let flags = self.icmp as u32 | (self.unix as u32) << 1 | (self.images & 3) << 2;
         let words = [v4.root, v4.nodes, v4.entry, v6.root, v6.nodes, v6.entry, self.entries, flags];
         block.words[..words.len()].copy_from_slice(&words);
         block.words[Self::LIMITS..Self::LIMITS + Limits::WORDS].copy_from_slice(&self.limits.words());
+        Self::name_list(&mut block, self.list);
         block
+    }
+
+    /// Gives the list of images of an envelope's first block its name.
+    pub fn name_list(block: &mut Block, list: [u32; 4]) {
+        block.words[Self::LIST..Self::LIST + list.len()].copy_from_slice(&list);
     }
 
     /// Where the limits begin.
     const LIMITS: usize = 8;
+    /// Where the name of the list of images begins.
+    const LIST: usize = Self::LIMITS + Limits::WORDS;
 
     /// Whether an envelope lets ping sockets be made.
     #[inline(always)]
@@ -190,6 +202,12 @@ impl Header {
     #[inline(always)]
     const fn restricts_unix(block: &Block) -> bool {
         block.words[7] & 2 != 0
+    }
+
+    /// What it says of images, and the name of the list.
+    #[inline(always)]
+    fn images(block: &Block) -> (u32, [u32; 4]) {
+        (block.words[7] >> 2 & 3, core::array::from_fn(|at| block.words[Self::LIST + at]))
     }
 
     /// The tree of a family, and the first block of entries.
@@ -294,6 +312,12 @@ pub trait EnvelopeRules {
     #[inline(always)]
     fn restricts_unix(&self) -> Result<bool, Broken> {
         self.block(0).map(Header::restricts_unix).ok_or(Broken)
+    }
+
+    /// [`crate::image::ImagePolicy`] as a number, and the name of the list of images.
+    #[inline(always)]
+    fn images(&self) -> Result<(u32, [u32; 4]), Broken> {
+        self.block(0).map(Header::images).ok_or(Broken)
     }
 
     /// The rule that decides for what goes out to a destination; or for what comes in from its address to its port, which then is

@@ -57,6 +57,10 @@ wire_enum! {
         Header = 14 => "header",
         /// What the guard keeps sessions from, whatever their rules say: others' processes, and enforcement itself.
         Guarded = 15 => "guarded",
+        /// What the process executes has not been measured, and the envelope says what may be.
+        ImageNotMeasured = 16 => "image-not-measured",
+        /// What the process executes is not what the envelope lists.
+        ImageNotListed = 17 => "image-not-listed",
     }
 }
 

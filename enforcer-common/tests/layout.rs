@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 use std::mem::{offset_of, size_of};
 
-use enforcer_common::{ABI_VERSION, config::*, guard::*, identity::*, record::*, rules::*, session::*};
+use enforcer_common::{
+    ABI_VERSION, config::*, guard::*, identity::*, image::*, record::*, rules::*, session::*,
+};
 
 macro_rules! describe {
     ($out:ident, $($ty:ty { $($field:ident),+ $(,)? })+) => {
@@ -21,9 +23,9 @@ fn layout_is_as_reviewed() {
     let mut text = format!("abi {ABI_VERSION}\n");
     describe!(text,
         SessionRef { slot, generation }
-        TaskTag { start_ns, session, parent_tgid, pad }
+        TaskTag { start_ns, session, parent_tgid, pad, image }
         EnrolRequest { session, tgid, kind }
-        SocketTag { adopted, told }
+        SocketTag { adopted, told, barred, pad }
         Told { control, remote_high, remote_low, remote_port, local_port, direction, reason, protocol, family }
         HeldSocket { cookie, tgid, fd, netns, family, protocol, native, adopted, pad }
         SessionRow { id, expires_ns, cgroup_id, cgroup_level, depth, ancestors }
@@ -35,7 +37,7 @@ fn layout_is_as_reviewed() {
             local_port_be, placement, foreign, address, family, socket_type, operation, verdict, reason, refused, pad, comm
         }
         ForkRecord { header, session, child_start_ns, parent_tgid, child_tgid, comm, untagged, pad }
-        ExecRecord { header, session, tgid, uid, comm, path_len, path_cut, pad, path }
+        ExecRecord { header, session, tgid, uid, comm, path_len, path_cut, image_state, script, pad, start_ns, ticket, envelope, pad2, image, path }
         ExitRecord { header, session, tgid, wait_status, comm }
         GuardRecord {
             header, session, tgid, tid, uid, rule, envelope, target_tgid, family, number, hook, verdict, reason, refused,
@@ -47,8 +49,13 @@ fn layout_is_as_reviewed() {
             task_pid, task_tgid, task_group_leader, task_start_boottime, task_signal, task_exit_code, task_comm,
             signal_live, binprm_filename, task_real_parent, task_cgroups, task_cred, cred_uid, task_nsproxy,
             nsproxy_net_ns, css_set_dfl_cgrp, cgroup_kn, cgroup_level, cgroup_ancestors, kernfs_node_id, sock_cgroup,
-            sock_net, sock_family, sock_protocol, sock_lock_owned, sock_socket, sock_kern_byte, sock_kern_mask, net_inum, socket_sk, socket_file, pad
+            sock_net, sock_family, sock_protocol, sock_lock_owned, sock_socket, sock_kern_byte, sock_kern_mask, net_inum, socket_sk, socket_file,
+            binprm_interp, binprm_file, file_inode, inode_sb, super_block_dev, inode_ino, inode_size, inode_ctime_s,
+            inode_ctime_ns, inode_mtime_s, inode_mtime_ns
         }
+        ImageId { inode, size_bytes, ctime_s, mtime_s, ctime_ns, mtime_ns, device, pad }
+        ImageKey { list, image }
+        Ticket { image, session, start_ns, answer, tgid, stopped, script }
         GuardOffsets {
             file_inode, file_mode, file_dentry, inode_mode, inode_rdev, inode_sb, super_block_magic, dentry_name,
             proc_inode_pid, proc_inode_vfs_inode, cred_user_ns, user_namespace_level, unix_sock_addr, unix_address_len,

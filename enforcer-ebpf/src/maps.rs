@@ -9,13 +9,14 @@ use aya_ebpf::{
     cty::c_void,
     helpers::{bpf_map_lookup_elem, generated::bpf_sk_storage_get},
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
     guard::{Canary, UnixKey},
     identity::{EnrolRequest, SessionRef, SocketTag, TaskTag},
+    image::{self, ImageKey, Ticket},
     rules::{Block, MAX_ENVELOPES, MAX_UNIX_RULES},
     session::{SessionRow, Usage},
 };
@@ -146,6 +147,20 @@ pub(crate) static RULES: btf_maps::HashOfMaps<u32, Blocks, { MAX_ENVELOPES as us
 #[map]
 pub(crate) static UNIX_RULES: HashMap<UnixKey, u32> =
     HashMap::with_max_entries(MAX_UNIX_RULES, BPF_F_NO_PREALLOC);
+
+/// Images that were measured, for each list, to what the daemon found: [`image::answer`] about its inode. Written by the daemon,
+/// read at every exec of a session that is held to a list. One that is not in it is measured.
+#[map]
+pub(crate) static IMAGES: LruHashMap<ImageKey, u64> = LruHashMap::with_max_entries(image::MAX_IMAGES, 0);
+
+/// Ticket to who waits for an answer, and that. Made by kernel programs (exec, enrolment), answered by the daemon, which takes away those
+/// that no process has any more.
+#[map]
+pub(crate) static TICKETS: HashMap<u64, Ticket> = HashMap::with_max_entries(image::MAX_TICKETS, 0);
+
+/// Entry 0: the ticket that was given out last. Written by kernel programs, atomically.
+#[map]
+pub(crate) static LAST_TICKET: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Whose calls of `bpf()` the guard counts, entry 0: the daemon's, while it looks whether the guard's programs run. Written by the
 /// daemon, counted by the guard.

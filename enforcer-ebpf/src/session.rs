@@ -22,9 +22,9 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Everything `decide` needs to know of the session. A slot that no table has reads as a session that is over.
+/// Everything `decide` needs to know of the session; `image` is why the process is refused for what it executes, 0 if it is not. A slot that no table has reads as a session that is over.
 #[inline(always)]
-pub(crate) fn standing(claim: Claim, placement: Placement) -> Standing {
+pub(crate) fn standing(claim: Claim, placement: Placement, image: u8) -> Standing {
     let slot = claim.session().slot;
     let (control, expires_ns, depth) = match (CONTROL.get_ptr(slot), SESSIONS.get(slot)) {
         // SAFETY: a live array value; volatile, because the daemon stores to it from outside.
@@ -37,7 +37,7 @@ pub(crate) fn standing(claim: Claim, placement: Placement) -> Standing {
         }
     };
     let ancestor = if depth == 0 { 0 } else { fallen_ancestor(slot) as u8 };
-    Standing { claim, control, expires_ns, now_ns: now_ns(), placement, ancestor }
+    Standing { claim, control, expires_ns, now_ns: now_ns(), placement, ancestor, image }
 }
 
 /// Why an ancestor of a session refuses everything: [`Reason`] as a number, 0 if none does. That one expires before its descendants

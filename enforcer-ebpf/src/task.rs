@@ -10,7 +10,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    cgroup, counters,
+    cgroup, counters, image,
     kernel::task::Task,
     maps::{SESSIONS, TASKS},
 };
@@ -74,6 +74,8 @@ pub(crate) fn session_of(task: Task) -> Option<SessionRef> {
 pub(crate) struct Actor {
     pub(crate) claim: Claim,
     pub(crate) placement: Placement,
+    /// [`enforcer_common::verdict::Reason`] as a number: why it is refused for what it executes; 0 if it is not.
+    pub(crate) image: u8,
 }
 
 /// Who the current process acts as, or `None` if it belongs to no session: the answer for every other process of the
@@ -93,11 +95,11 @@ pub(crate) fn current_actor() -> Option<Actor> {
                 Some(_) => Placement::OtherSession,
             }
         };
-        return Some(Actor { claim: Claim::Tagged(session), placement });
+        return Some(Actor { claim: Claim::Tagged(session), placement, image: image::refusal(tag.image) });
     }
     let session = cgroup::session_of(ancestor)?;
     counters::add(Counter::Displaced);
-    Some(Actor { claim: Claim::Untagged(session), placement: Placement::Untagged })
+    Some(Actor { claim: Claim::Untagged(session), placement: Placement::Untagged, image: 0 })
 }
 
 /// The id of the current task's cgroup `level` levels below the root of the hierarchy, 0 if it is not that deep.

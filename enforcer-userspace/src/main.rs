@@ -16,6 +16,7 @@ mod exit;
 mod host;
 mod kernel;
 mod key_files;
+mod measure;
 mod path_error;
 mod privilege;
 mod process;

@@ -11,7 +11,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Why a process could not be held, or killed.
+/// Why a process could not be held, or signalled.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} process {pid}")]
 pub(crate) struct ProcessError {
@@ -67,16 +67,25 @@ impl Process {
 
     /// Has the kernel end it. One that has ended meanwhile is no failure.
     pub(crate) fn kill(&self) -> Result<(), ProcessError> {
+        self.signal("kill", libc::SIGKILL)
+    }
+
+    /// Lets it go on after it was stopped, likewise.
+    pub(crate) fn let_go_on(&self) -> Result<(), ProcessError> {
+        self.signal("let go on", libc::SIGCONT)
+    }
+
+    fn signal(&self, action: &'static str, signal: i32) -> Result<(), ProcessError> {
         let fd = self.pidfd.as_raw_fd();
         let no_details: *const libc::siginfo_t = ptr::null();
         // SAFETY: a descriptor of ours, numbers, and a pointer that may be null.
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, no_details, 0) };
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_details, 0) };
         if sent == 0 {
             return Ok(());
         }
         match io::Error::last_os_error() {
             source if source.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            source => Err(ProcessError { action: "kill", pid: self.pid, source }),
+            source => Err(ProcessError { action, pid: self.pid, source }),
         }
     }
 }

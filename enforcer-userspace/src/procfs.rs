@@ -1,5 +1,7 @@
 //! The only code that opens /proc, apart from the kernel's type information.
 
+mod executable;
+
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
@@ -9,6 +11,8 @@ use std::{
 };
 
 use enforcer_common::record::PATH_LEN;
+
+pub(crate) use executable::{executable_path, kernel_file, open_executable, open_named};
 
 /// Why /proc did not answer.
 #[derive(Debug, thiserror::Error)]

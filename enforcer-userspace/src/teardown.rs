@@ -3,12 +3,16 @@
 
 use std::{fs, io, path::PathBuf};
 
+use enforcer_common::image::NO_ANSWER;
+
 use crate::{
     cgroup::Cgroups,
     control::dto,
     exit::one_line,
-    kernel::{self, PinError, Pins},
+    kernel::{self, ImageMaps, PinError, Pins},
     path_error::PathError,
+    process::Process,
+    procfs,
     settings::Settings,
     sinks::FileSink,
     state::State,
@@ -35,7 +39,14 @@ pub(crate) fn remove_all(
 ) -> dto::TornDown {
     let mut left = Vec::new();
     match Pins::at(&settings.pin_dir) {
-        Ok(pins) => note(&mut left, kernel::remove_pins(&pins)),
+        Ok(pins) => {
+            // Found while they are there; let go on when nothing holds them any more.
+            let waiting = waiting(&pins);
+            note(&mut left, kernel::remove_pins(&pins));
+            for process in waiting {
+                note(&mut left, process.let_go_on());
+            }
+        }
         // Nothing can be pinned there.
         Err(PinError::NotBpffs { .. }) => {}
         Err(error) => note(&mut left, Err::<(), _>(error)),
@@ -63,6 +74,20 @@ pub(crate) fn remove_all(
     remove_files(settings, keep_events, &mut left);
     let released = sessions.into_iter().map(|session| session.released).collect();
     dto::TornDown { version: dto::VERSION, ended: true, released, left }
+}
+
+/// The processes that stand still until somebody has measured what they execute. Pins that are not there, or of another release, have none.
+fn waiting(pins: &Pins) -> Vec<Process> {
+    let tickets = ImageMaps::open(pins).and_then(|maps| maps.tickets()).unwrap_or_default();
+    let stopped = tickets
+        .iter()
+        .filter(|(number, ticket)| ticket.answer_to(*number) == NO_ANSWER && ticket.stopped != 0);
+    let held = stopped.filter_map(|(_, ticket)| {
+        let process = Process::hold(ticket.tgid).ok()??;
+        let started = procfs::start_ticks(ticket.tgid).ok()??;
+        (started == ticket.start_ns / procfs::TICK_NS && process.is_alive()).then_some(process)
+    });
+    held.collect()
 }
 
 /// What the state directory knows of sessions, for when there is no daemon to ask.

@@ -99,6 +99,7 @@ fn standing(state: SessionState, mode: Mode) -> Standing {
         now_ns: 999,
         placement: Placement::Home,
         ancestor: 0,
+        image: 0,
     }
 }
 
@@ -310,10 +311,11 @@ proptest! {
         address in any_address(),
         listed in any::<Option<bool>>(),
         placement in (0usize..5).prop_map(|n| Placement::ALL[n]),
+        image in prop_oneof![3 => Just(0), 1 => Just(Reason::ImageNotListed.raw())],
     ) {
         let claim = if tagged { Claim::Tagged(SESSION) } else { Claim::Untagged(SESSION) };
         let word = ControlWord(word & !(0xff_ffff << 16) | u64::from(ENVELOPE) << 16);
-        let facts = Standing { claim, control: word, expires_ns, now_ns, placement, ancestor: 0 };
+        let facts = Standing { claim, control: word, expires_ns, now_ns, placement, ancestor: 0, image };
         let verdict = |allow| if allow { Verdict::Allow } else { Verdict::Deny };
         let table = Table::new(&listed.map(|allow| (address, 5, verdict(allow))).into_iter().collect::<Vec<_>>());
         let destination = Destination { protocol: Protocol::Tcp, address, port: 5 };
@@ -333,6 +335,8 @@ proptest! {
             (Verdict::Deny, Reason::Quarantined)
         } else if now_ns >= expires_ns {
             (Verdict::Deny, Reason::Expired)
+        } else if image != 0 {
+            (Verdict::Deny, Reason::ImageNotListed)
         } else if address.is_unspecified() {
             // Not in the table under its own name; for IPv4, not asked for.
             let v4 = address.family() == Family::V4;

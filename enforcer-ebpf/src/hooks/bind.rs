@@ -34,7 +34,7 @@ pub(crate) fn listen_bind6(ctx: SockAddrContext) -> i32 {
 /// A port of the kernel's choice may always be taken: that is what every client does.
 #[inline(always)]
 fn decide(ctx: &SockAddrContext, family: Family) -> i32 {
-    let Some(Actor { claim, placement }) = task::current_actor() else {
+    let Some(Actor { claim, placement, image }) = task::current_actor() else {
         return PROCEED;
     };
     // SAFETY: the context of the running program; the verifier checks each field that is read.
@@ -45,7 +45,7 @@ fn decide(ctx: &SockAddrContext, family: Family) -> i32 {
     if port == 0 || Protocol::of_ip(protocol) == Some(Protocol::Icmp) {
         return PROCEED;
     }
-    let standing = session::standing(claim, placement);
+    let standing = session::standing(claim, placement, image);
     let decision = decide_bind(&standing, Protocol::of_ip(protocol), port, &KernelRules);
     // An allowed one leaves no record: whoever comes will.
     if decision.verdict == Verdict::Allow {

@@ -75,7 +75,7 @@ impl Process {
 /// says which family it is: the kernel takes `AF_UNSPEC` for IPv4 in a send (v6.1/net/ipv4/udp.c, udp_sendmsg).
 #[inline(always)]
 pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Operation) -> i32 {
-    let Some(Actor { claim, placement }) = task::current_actor() else {
+    let Some(Actor { claim, placement, image }) = task::current_actor() else {
         return PROCEED;
     };
     // SAFETY: the context of the running program; the verifier checks each field that is read.
@@ -87,7 +87,7 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
         (Some(Protocol::Tcp), Operation::Connect) if is_unspecified_v4(address) => unspecified_tcp(fields),
         _ => address,
     };
-    let standing = session::standing(claim, placement);
+    let standing = session::standing(claim, placement, image);
     let socket = socket_of(fields);
     let decision = match known {
         // What answers somebody who may reach us at the socket's port needs no other rule, as for its packet. `connect` does not

@@ -16,9 +16,9 @@ use super::fork;
 use crate::{
     cgroup,
     config::loaded,
-    counters,
+    counters, image,
     kernel::{sock::Sock, task::Task},
-    maps::{ENROL, SESSIONS, SOCKETS},
+    maps::{ENROL, SESSIONS, SOCKETS, TASKS},
     task,
 };
 
@@ -61,7 +61,17 @@ pub(crate) extern "C" fn enrol_task(ctx: *mut TaskIterContext) -> i32 {
         Some(EnrolKind::Process | EnrolKind::HandOver) => 0,
         _ => task.parent().tgid(),
     };
-    let tag = TaskTag { start_ns: task.leader_start_ns(), session: request.session, parent_tgid, pad: 0 };
+    let start_ns = task.leader_start_ns();
+    // Once more for the same process is no reason for another ticket.
+    if TASKS.get_ptr(tgid).is_some_and(|tag| {
+        // SAFETY: a live map value.
+        let tag = unsafe { *tag };
+        tag.start_ns == start_ns && tag.session == request.session
+    }) {
+        return 0;
+    }
+    let image = image::at_enrolment(request.session, tgid, start_ns);
+    let tag = TaskTag { start_ns, session: request.session, parent_tgid, pad: 0, image };
     if matches!(request.kind(), Some(EnrolKind::HandOver)) {
         fork::hand_over(tgid, tag);
         return 0;

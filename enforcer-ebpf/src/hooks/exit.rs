@@ -7,7 +7,7 @@ use enforcer_common::{
     record::{ExitRecord, RecordKind},
 };
 
-use crate::{counters, emit, kernel::task::Task, maps::TASKS, session, task};
+use crate::{counters, emit, image, kernel::task::Task, maps::TASKS, session, task};
 
 /// `tp_btf/sched_process_exit` (v6.1/include/trace/events/sched.h: `p`; v6.16 adds `group_dead`, which 6.1 and 6.12 do
 /// not have). A tag that stays behind by mistake names a process that is gone: it can only deny.
@@ -27,6 +27,7 @@ pub(crate) fn track_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     counters::add(Counter::TagsRemoved);
+    image::retire(tag.image);
     emit::submit(ExitRecord {
         header: emit::header::<ExitRecord>(RecordKind::Exit),
         session: tag.session,

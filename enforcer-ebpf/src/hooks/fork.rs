@@ -10,11 +10,12 @@ use aya_ebpf::{
 use enforcer_common::{
     counter::Counter,
     identity::TaskTag,
+    image::CLEAR,
     record::{ForkRecord, RecordKind},
 };
 
 use crate::{
-    counters, emit,
+    counters, emit, image,
     kernel::task::Task,
     maps::{SESSIONS, TASKS},
     session, task,
@@ -34,7 +35,14 @@ pub(crate) fn track_fork(ctx: BtfTracePointContext) -> i32 {
         // A thread or a kernel worker of the same process: the tag is the process's.
         return 0;
     }
-    let tag = TaskTag { start_ns: child.leader_start_ns(), session: parent.session, parent_tgid, pad: 0 };
+    // It has its parent's image, and with it what there is against that.
+    let tag = TaskTag {
+        start_ns: child.leader_start_ns(),
+        session: parent.session,
+        parent_tgid,
+        pad: 0,
+        image: image::inherited(parent.image),
+    };
     let stored = store(child_tgid, tag);
     if matches!(stored, Stored::Already) {
         return 0;
@@ -92,7 +100,7 @@ pub(super) fn store(tgid: u32, tag: TaskTag) -> Stored {
 /// Puts a tag in the place of that which the process has from the parent of the tag's session, and of no other. Should the process end at
 /// this very moment, the session that it ends in is counted wrongly, which the daemon sees: nobody has its tag.
 #[inline(always)]
-pub(super) fn hand_over(tgid: u32, tag: TaskTag) {
+pub(super) fn hand_over(tgid: u32, mut tag: TaskTag) {
     let Some(parent) = SESSIONS.get(tag.session.slot).and_then(|row| session::ancestor_at(row, 0)) else {
         return;
     };
@@ -101,6 +109,11 @@ pub(super) fn hand_over(tgid: u32, tag: TaskTag) {
     let old = unsafe { *old };
     if old.start_ns != tag.start_ns || old.session != parent {
         return;
+    }
+    // It does not get rid of what stands against it.
+    let taint = image::taint(old.image);
+    if taint != CLEAR {
+        tag.image = taint;
     }
     if TASKS.insert(tgid, tag, BPF_EXIST.into()).is_ok() {
         session::count_processes(tag.session.slot, 1);

@@ -32,7 +32,7 @@ pub(super) use facts::{pack, unpack};
 
 use super::egress::{self, Attempt, Process};
 use crate::{
-    cgroup, counters,
+    cgroup, counters, image,
     kernel::{sock::Sock, task::Task},
     maps::SOCKETS,
     rules::KernelRules,
@@ -61,13 +61,17 @@ pub(crate) fn packet_ingress(ctx: SkBuffContext) -> i32 {
 fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
     let socket = full_socket(ctx);
     let native = cgroup::session_of(|level| ancestor_cgroup(ctx, level)).map_or(0, pack);
-    let adopted = adopter_of(socket);
+    let (adopted, barred) = kept_of(socket);
     let sender = match direction {
         Direction::Out => current_sender(socket),
         Direction::In => 0,
     };
     if native | adopted | sender == 0 {
         return PASS;
+    }
+    if barred {
+        counters::add(Counter::PacketsRefused);
+        return REFUSE;
     }
     let stranger = if sender == native || sender == adopted { 0 } else { sender };
     if stranger != 0 && !adopt(socket, stranger) {
@@ -88,14 +92,17 @@ fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
     PASS
 }
 
-/// The session that was seen to use a socket that is not of its making.
+/// The session that was seen to use a socket that is not of its making; and whether nothing passes it any more.
 #[inline(always)]
-fn adopter_of(socket: *mut c_void) -> u64 {
+fn kept_of(socket: *mut c_void) -> (u64, bool) {
     if socket.is_null() {
-        return 0;
+        return (0, false);
     }
     // SAFETY: a socket that the verifier knows as such, not null.
-    unsafe { SOCKETS.get(socket) }.and_then(|tag| tag.adopted()).map_or(0, pack)
+    match unsafe { SOCKETS.get(socket) } {
+        Some(tag) => (tag.adopted().map_or(0, pack), tag.barred != 0),
+        None => (0, false),
+    }
 }
 
 /// The session of the process that runs, if it is the one that sends the packet. By its cgroup if it has no tag: somebody may have moved
@@ -199,7 +206,9 @@ extern "C" fn gate_decide(facts: *const Facts, session: u64, judged: *mut Judged
     let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_mut() }) else {
         return 0;
     };
-    let standing = session::standing(Claim::Tagged(unpack(session)), Placement::Unknown);
+    // What it sends itself, whoever connected the socket.
+    let image = if facts.sent_by_current != 0 { image::current_refusal() } else { 0 };
+    let standing = session::standing(Claim::Tagged(unpack(session)), Placement::Unknown, image);
     judged.control = standing.control.0;
     let decision = decide_packet(&standing, &facts.packet(), facts.unread(), &KernelRules);
     judged.set(&decision);
@@ -242,8 +251,15 @@ extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *c
     }
     // SAFETY: a socket that the verifier knows as such, not null.
     let Some(tag) = (unsafe { SOCKETS.get_or_insert(socket) }) else {
+        counters::add(Counter::FaultSocketStorage);
         return 1;
     };
+    // TCP sends again what was refused, when nobody runs.
+    if facts.protocol == Protocol::Tcp.raw()
+        && (judged.reason == Reason::ImageNotMeasured.raw() || judged.reason == Reason::ImageNotListed.raw())
+    {
+        tag.barred = 1;
+    }
     // What is only audited goes back and forth, by the port that the socket has.
     let (direction, local_port) = match egress::is_audited(&judged.decision()) {
         true => (0, 0),

@@ -18,14 +18,15 @@ use crate::{
 /// `cgroup/sock_create`, at the cgroup root. Fails closed. An allowed socket leaves no record: what it does will.
 #[cgroup_sock(sock_create)]
 pub(crate) fn egress_socket(ctx: SockContext) -> i32 {
-    let Some(Actor { claim, placement }) = task::current_actor() else {
+    let Some(Actor { claim, placement, image }) = task::current_actor() else {
         return PROCEED;
     };
     // SAFETY: the context of the running program; the verifier checks each field that is read.
     let fields = unsafe { &*ctx.sock };
     let (socket_type, protocol) =
         (egress::context_field(&fields.type_), egress::context_field(&fields.protocol));
-    let decision = decide_socket(&session::standing(claim, placement), socket_type, protocol, &KernelRules);
+    let decision =
+        decide_socket(&session::standing(claim, placement, image), socket_type, protocol, &KernelRules);
     if decision.verdict == Verdict::Allow {
         return PROCEED;
     }

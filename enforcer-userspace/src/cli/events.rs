@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     exit::{ExitStatus, Failure},
-    record::{EventKind, EventLine, LineEgress, LineGuard, LineSession},
+    record::{EventKind, EventLine, LineEgress, LineGuard, LineImage, LineSession},
     settings::Settings,
 };
 
@@ -88,6 +88,9 @@ fn render(line: &str) -> String {
             if lineage.is_empty() { comm } else { lineage.join(" > ") }
         ));
     }
+    if let Some(image) = &event.image {
+        out.push_str(&format!("             {}\n", describe_image(image)));
+    }
     if let Some(detail) = &event.detail {
         out.push_str(&format!("             {}\n", harmless(detail)));
     }
@@ -108,6 +111,14 @@ fn describe(egress: &LineEgress) -> String {
         None => egress.reason.to_string(),
     };
     format!("{verdict}  {} {}{to}  {why}", egress.operation, egress.protocol)
+}
+
+fn describe_image(image: &LineImage) -> String {
+    let digest = image.sha256.as_deref().map_or(String::new(), |digest| format!(" {digest}"));
+    let path = image.path.as_deref().map_or(String::new(), |path| format!(" {}", harmless(path)));
+    let script =
+        image.script.as_ref().map_or(String::new(), |script| format!(" for {}", harmless(&script.path)));
+    format!("image {}{path}{script}{digest}", image.verdict)
 }
 
 fn describe_guard(guard: &LineGuard) -> String {
@@ -152,6 +163,8 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::SessionGranted => "session granted",
         EventKind::CredentialIssued => "credential issued",
         EventKind::AuthorityChanged => "authority changed",
+        EventKind::ImageMeasured => "image measured",
+        EventKind::FileMeasured => "file measured",
         EventKind::Egress => "egress",
         EventKind::Fork => "fork",
         EventKind::Exec => "exec",

@@ -137,6 +137,19 @@ fn finding(excess: &Excess) -> Finding {
         }
         What::Unix(sockets) => Finding { kind: "unix", to: some(sockets), ..nothing },
         What::AnyUnix => Finding { kind: "any-unix", ..nothing },
+        What::Images(images) => {
+            let images: Vec<_> = images.iter().map(ToString::to_string).collect();
+            Finding { kind: "images", to: some(&images), ..nothing }
+        }
+        What::AnyImage => Finding { kind: "any-image", ..nothing },
+        What::Files(files) => {
+            let files: Vec<_> = files.iter().map(ToString::to_string).collect();
+            Finding { kind: "files", to: some(&files), ..nothing }
+        }
+        What::OnMismatch { inner, outer } => {
+            let [says, other_says] = [inner, outer].map(|action| Some(action.name().to_owned()));
+            Finding { kind: "on-mismatch", says, other_says, ..nothing }
+        }
         What::Audit => Finding { kind: "audit", ..nothing },
         What::Ttl { inner, outer } => {
             let [says, other_says] = [inner, outer].map(|ttl| Some(envelope::ttl(ttl.as_secs())));

@@ -27,7 +27,7 @@ pub(crate) struct Claims {
     pub(crate) envelope_digest: String,
     pub(crate) envelope_revision: u64,
     pub(crate) root: Root,
-    /// SHA-256 of what the session's first process executes, where it was measured.
+    /// SHA-256 of what the process that asked executes, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) executable_digest: Option<String>,
     /// The session that began this one.

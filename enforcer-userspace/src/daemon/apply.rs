@@ -184,6 +184,7 @@ impl Daemon {
             self.survive(saved.map_err(DaemonError::from));
             // What is open and no longer allowed sends nothing from now on; this tells its ends.
             self.begin_cut(*id, Which::Outside(Arc::clone(envelope)), None);
+            self.look_at_files(*id);
         }
         before.sort_unstable();
         before.dedup();

@@ -200,6 +200,7 @@ fn part_of(inner: Envelope, outer: &Envelope, enrol: &dto::Enrol) -> Result<(Str
     };
     let excess = envelope::excess(&inner, outer).map_err(|error| too_much(&error))?;
     if excess.is_empty() {
+        look_at_no_more(&inner, outer)?;
         return Ok((enrol.envelope.clone(), inner));
     }
     if !enrol.clip {
@@ -209,5 +210,17 @@ fn part_of(inner: Envelope, outer: &Envelope, enrol: &dto::Enrol) -> Result<(Str
         return Err(refusal.hint("`enforcer run --clip` takes what both allow"));
     }
     let both = envelope::intersect(outer, &inner).map_err(|error| too_much(&error))?;
+    look_at_no_more(&both, outer)?;
     Ok((envelope::write(&both), both))
+}
+
+/// What a session hands on names no other files: those of its own were looked at when it began, and it has the daemon read no others.
+fn look_at_no_more(inner: &Envelope, outer: &Envelope) -> Result<(), Refusal> {
+    match inner.exec.files.iter().find(|file| !outer.exec.files.contains(file)) {
+        None => Ok(()),
+        Some(file) => {
+            let message = format!("a sub-session names no files that its session does not: `{}`", file.path);
+            Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not-held", message))
+        }
+    }
 }

@@ -205,7 +205,8 @@ impl Daemon {
         let left_ns = session.grant.expires_ns.saturating_sub(now_ns);
         let expires_s = now_s.saturating_add(i64::try_from(left_ns / 1_000_000_000).unwrap_or(i64::MAX));
         let trust_domain = self.issuer.authorities.trust_domain();
-        let principal = principal(session, trust_domain, expires_s, &self.host.boot_id);
+        let executable = session.processes.digest(peer.pid).map(str::to_owned);
+        let principal = principal(session, trust_domain, expires_s, &self.host.boot_id, executable);
         let principal = principal.map_err(|error| internal(&error))?;
         if let Wanted::Jwt { id: Some(asked), .. } = wanted
             && *asked != principal.id.to_string()
@@ -310,6 +311,7 @@ fn principal(
     trust_domain: &TrustDomain,
     expires_s: i64,
     boot_id: &str,
+    executable_digest: Option<String>,
 ) -> Result<Principal, SpiffeIdError> {
     let (grant, metadata) = (&session.grant, &session.envelope.envelope.metadata);
     let claims = Claims {
@@ -321,7 +323,7 @@ fn principal(
         envelope_digest: session.envelope.digest.clone(),
         envelope_revision: metadata.revision,
         root: Root { tgid: grant.root.tgid, start_ns: grant.root.start_ns, boot_id: boot_id.to_owned() },
-        executable_digest: None,
+        executable_digest,
         parent_session: grant.parent_id().map(|id| id.to_string()),
     };
     Ok(Principal { id: SpiffeId::of_agent(trust_domain, session.agent())?, claims, expires_s })

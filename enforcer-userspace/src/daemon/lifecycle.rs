@@ -29,6 +29,12 @@ pub(super) fn digest(text: &str) -> String {
     sha256(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The name of an envelope's list of images: the beginning of its digest.
+pub(super) fn list_name(digest: &str) -> [u32; 4] {
+    let word = |at: usize| digest.get(at * 8..at * 8 + 8).and_then(|part| u32::from_str_radix(part, 16).ok());
+    std::array::from_fn(|at| word(at).unwrap_or(0))
+}
+
 /// Who asks for a session.
 pub(super) struct Asked {
     pub(super) id: Uuid,
@@ -110,8 +116,10 @@ impl Daemon {
             Ok(()) => {
                 let line =
                     EventLine::new(EventKind::SessionStarted, &clock::wall(started_ns)).session(&session);
+                let id = session.grant.id;
                 self.registry.insert(session);
                 self.events.write(line);
+                self.look_at_files(id);
                 Ok(())
             }
             Err(refusal) => {
@@ -255,17 +263,20 @@ impl Daemon {
         if let Some(known) = self.registry.envelope(&digest) {
             return Ok(known);
         }
-        let rules = envelope::compile(&envelope).map_err(|error| {
+        let mut rules = envelope::compile(&envelope).map_err(|error| {
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", error.to_string())
         })?;
         let is_free = |number| self.kernel.rules.is_free(number);
+        rules.name_list(list_name(&digest));
         let number = self.registry.free_envelope_number(is_free).map_err(|error| no_room(&error))?;
         self.kernel.rules.install(number, &rules).map_err(|error| {
             let refusal = internal(&error);
             Refusal { status: StatusCode::INSUFFICIENT_STORAGE, code: "no-room", ..refusal }
         })?;
         let blocks = rules.blocks.len() as u64;
-        Ok(Arc::new(EnvelopeInForce { number, digest, text, envelope, blocks }))
+        let envelope = Arc::new(EnvelopeInForce { number, digest, text, envelope, blocks });
+        self.prepare_images(&envelope);
+        Ok(envelope)
     }
 
     pub(super) fn remove_unused_rules(&mut self, envelope: u32) {

@@ -4,6 +4,7 @@
 mod answers;
 mod apply;
 mod asker;
+mod attest;
 mod cut;
 mod delegate;
 mod ending;
@@ -57,6 +58,7 @@ use crate::{
     state::{State, StateError},
 };
 
+use attest::Attestation;
 pub(crate) use events::Events;
 use granted::Policy;
 use identity::{Issuer, RotationError};
@@ -95,6 +97,12 @@ enum Beside {
     Compared(Box<delegate::Compared>),
     /// What a user who is no operator asked for was compared with what is granted.
     Weighed(Box<granted::Weighed>),
+    /// What a process executes was measured.
+    Measured(Box<attest::Answer>),
+    /// Files of a session were looked at.
+    Looked(attest::Looked),
+    /// Likewise, of one that begins if they are right.
+    LookedFirst(Box<attest::LookedFirst>),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -139,6 +147,7 @@ pub(crate) struct Daemon {
     trust: Option<Trust>,
     issuer: Issuer,
     signer: Signer,
+    attestation: Attestation,
     events: Events,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
@@ -217,6 +226,9 @@ impl Daemon {
                     Beside::GivenBack(given) => self.end_giving_back(given),
                     Beside::Compared(compared) => self.end_delegating(*compared),
                     Beside::Weighed(weighed) => self.end_weighing(*weighed),
+                    Beside::Measured(answer) => self.end_measuring(*answer),
+                    Beside::Looked(looked) => self.end_looking(looked),
+                    Beside::LookedFirst(looked) => self.end_looking_first(*looked),
                 },
                 Input::Call(call) => {
                     if call.request.is_question() {
@@ -274,6 +286,15 @@ impl Daemon {
             reply_to(call.reply, issued.map(|issued| Answer::Credential(Box::new(issued))));
             return false;
         }
+        if self.may_name_files(&call) && self.authorise(&call.peer, &call.request).is_ok() {
+            self.look_first(call);
+            return false;
+        }
+        self.handle_looked(call)
+    }
+
+    /// Likewise, when the files that it names were looked at.
+    fn handle_looked(&mut self, call: Call) -> bool {
         let authorised = self.authorise(&call.peer, &call.request);
         if authorised.is_ok() && self.has_to_wait(&call.request) {
             self.waiting.push_back(call);
@@ -354,6 +375,7 @@ impl Daemon {
             Self::end_finished,
             Self::end_lingering,
             Self::tend_credentials,
+            Self::tend_images,
         ] {
             let looked = look(self);
             self.survive(looked);

@@ -137,6 +137,14 @@ fn words(reason: Reason, rule: Option<&str>, session: &Session) -> (String, Stri
             "the packet has IP options, a routing header, or is a fragment".to_owned(),
             "Send it without those, and in packets that fit the path.".to_owned(),
         ),
+        Reason::ImageNotMeasured => (
+            "the program that runs has not been measured yet".to_owned(),
+            "Wait a moment, and try again; if it stays so, an operator has to look at `enforcer status`.".to_owned(),
+        ),
+        Reason::ImageNotListed => (
+            "the program that runs is not one that the envelope lists".to_owned(),
+            ask("list it"),
+        ),
         Reason::Guarded => (
             "sessions are kept from other processes, and from enforcement itself".to_owned(),
             "No rule allows this. Do without it.".to_owned(),

@@ -2,7 +2,7 @@
 
 use enforcer_common::{identity::SessionRef, record::Placement};
 
-use super::Daemon;
+use super::{Daemon, attest::Seen};
 use crate::{
     clock,
     record::{
@@ -18,10 +18,14 @@ impl Daemon {
             Ok(record) => {
                 let sign = self.escape_sign(&record);
                 self.remember_refusal(&record);
+                let seen = Seen::of(&record);
                 let line = self.line(record);
                 self.events.write(line);
                 if let Some(sign) = sign {
                     self.events.write(sign);
+                }
+                if let Some(seen) = seen {
+                    self.take_up(seen);
                 }
             }
             Err(_undecodable) => self.events.count_undecodable(),
@@ -136,7 +140,8 @@ impl Daemon {
                     line.detail = Some("the child could not be tagged: it is refused everything".to_owned());
                 }
             }
-            Body::Exec { uid, path, path_cut } => {
+            Body::Exec { uid, path, path_cut, image } => {
+                line.image = self.seen_image(&image, session);
                 if let Some(process) = &mut process {
                     process.uid = Some(uid);
                     process.path = path;

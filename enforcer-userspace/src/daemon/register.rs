@@ -186,6 +186,9 @@ impl Daemon {
         }
         let reconciled = self.reconcile_trees();
         self.survive(reconciled);
+        taken.images.iter().for_each(|answer| self.record_image(answer));
+        self.look_at_running(id);
+        self.look_at_files(id);
         dto::Registered {
             version: dto::VERSION,
             id: id.to_string(),

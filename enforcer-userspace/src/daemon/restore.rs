@@ -141,6 +141,7 @@ impl Daemon {
         if unrecorded || registering || stopped {
             self.state.save(&SessionFile::new(&session, &self.host.boot_id))?;
         }
+        self.prepare_images(&session.envelope);
         self.registry.insert(session);
         Ok(())
     }

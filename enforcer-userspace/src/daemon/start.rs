@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust, granted::PolicyFileError,
-    grants, seats,
+    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust,
+    granted::PolicyFileError, grants, seats,
 };
 use crate::{
     cgroup::Cgroups,
@@ -193,6 +193,7 @@ pub(crate) async fn run(
         trust: Trust::new(trust_keys, &settings)?,
         issuer,
         signer: grants::open(&settings, &host.boot_id)?,
+        attestation: Attestation::new(&kernel),
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         past: Past::open(&settings)?,
@@ -243,7 +244,7 @@ pub(crate) async fn run(
         async move { while stopped.changed().await.is_ok() {} }
     };
     let (control, workload) = (settings.socket(), settings.workload_socket());
-    let tags = || daemon.kernel.tagger.tags().map_err(DaemonError::from);
+    let tags = || daemon.kernel.tagger.reader().map_err(DaemonError::from);
     let seats = seats::control(tags()?, daemon.cgroups.clone(), operators);
     let gate = gate_of(&control, listen_to_all(&control)?, seats, &daemon)?;
     let server = tokio::spawn(server::serve(gate, calls.clone(), stopped()));
@@ -253,6 +254,7 @@ pub(crate) async fn run(
     let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
     // Streams of credentials end with the daemon; so do its answers.
     daemon.issuer.end_all();
+    daemon.attestation.measurer.stop();
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(server, credentials) }).await);

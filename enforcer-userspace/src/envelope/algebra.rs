@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use enforcer_common::net::Destination;
 
-use super::{Limits, Rate, Requirement};
+use super::{Image, Limits, OnMismatch, Rate, Requirement};
 
 pub(crate) use excess::{difference, excess};
 pub(crate) use intersect::intersect;
@@ -81,6 +81,17 @@ pub(crate) enum What {
         /// `None`: no limit.
         inner: Option<Amount>,
         outer: Amount,
+    },
+    /// Programs that may be executed.
+    Images(Vec<Image>),
+    /// Every program may be.
+    AnyImage,
+    /// Files whose content is not looked at.
+    Files(Vec<Image>),
+    /// Less becomes of what is not as it should be.
+    OnMismatch {
+        inner: OnMismatch,
+        outer: OnMismatch,
     },
     /// The host need not offer this.
     Requires(Vec<Requirement>),

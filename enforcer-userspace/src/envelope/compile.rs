@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use enforcer_common::image::ImagePolicy;
 use enforcer_common::limits::Limits;
 use enforcer_common::net::{Address, Family, Protocol};
 use enforcer_common::rules::{Block, Header, NO_RULE, RuleEntry, Tree, fan_out};
@@ -10,7 +11,7 @@ use enforcer_common::verdict::Verdict;
 
 use super::flatten::{Flat, RuleSet, TooLarge, flatten};
 use super::spans::Span;
-use super::{Envelope, Prefix, Rule};
+use super::{Envelope, Exec, OnMismatch, Prefix, Rule};
 
 /// The table of one envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,13 @@ impl Stats {
 }
 
 impl CompiledRules {
+    /// Gives the list of images its name, which no other list may have.
+    pub(crate) fn name_list(&mut self, list: [u32; 4]) {
+        if let Some(header) = self.blocks.first_mut() {
+            Header::name_list(header, list);
+        }
+    }
+
     /// The kernel memory that the table takes, in bytes: its blocks, in whole pages, and a page of the array's own
     /// (v6.12/kernel/bpf/arraymap.c, array_map_alloc).
     pub(crate) fn kernel_bytes(&self) -> u64 {
@@ -123,8 +131,18 @@ fn header(envelope: &Envelope) -> Header {
     Header {
         icmp: envelope.rules.iter().any(pings),
         unix: envelope.unix.is_some(),
+        images: image_policy(&envelope.exec).raw(),
         limits: limits(&envelope.limits),
         ..Header::default()
+    }
+}
+
+fn image_policy(exec: &Exec) -> ImagePolicy {
+    match (exec.restricts_images(), exec.on_mismatch) {
+        (false, _) => ImagePolicy::Any,
+        (true, OnMismatch::Audit) => ImagePolicy::Audit,
+        (true, OnMismatch::DenyEgress) => ImagePolicy::DenyEgress,
+        (true, OnMismatch::Kill) => ImagePolicy::Kill,
     }
 }
 

@@ -115,6 +115,7 @@ pub(super) const SPEC: &[Field] = &[
         "On which local ports it may be reached, and from where. What no rule allows is denied.",
     ),
     optional("unix", rules(UNIX_RULE), "Which Unix sockets it may connect to."),
+    optional("exec", Form::Map(EXEC), "What it may execute, and which files have to be what they were."),
     optional("limits", Form::Map(LIMITS), "How much of everything."),
 ];
 
@@ -167,6 +168,40 @@ pub(super) const UNIX: &[Field] = &[
     ),
 ];
 
+const PATH: Field =
+    required("path", Form::Text { pattern: "^/", max: 4095 }, "Absolute, as the host sees it.");
+const SHA256: Form = Form::Text { pattern: "^[0-9a-f]{64}$", max: 64 };
+
+pub(super) const EXEC: &[Field] = &[
+    required(
+        "mode",
+        Form::Choice(&["any", "listed", "measured"]),
+        "Everything may be executed, or what is listed, or what is listed with its digest.",
+    ),
+    optional(
+        "onMismatch",
+        Form::Choice(&["audit", "deny-egress", "kill"]),
+        "What becomes of what is something else: it is recorded, or refused everything (if left out), or killed.",
+    ),
+    optional("images", rules(IMAGES), "The programs and scripts that may be executed."),
+    optional(
+        "files",
+        rules(FILES),
+        "Files that must have this content: model weights, prompts, configuration.",
+    ),
+];
+
+const IMAGES: &[Form; 2] = &[Form::List { of: &Form::Map(IMAGE), least: 0 }, Form::Null];
+const FILES: &[Form; 2] = &[Form::List { of: &Form::Map(FILE), least: 0 }, Form::Null];
+
+pub(super) const IMAGE: &[Field] =
+    &[PATH, optional("sha256", SHA256, "The digest of its content; required with `measured`.")];
+
+pub(super) const FILE: &[Field] = &[PATH, required("sha256", SHA256, "The digest of its content.")];
+
+/// The most images, and the most files.
+pub(super) const MAX_IMAGES: usize = 4096;
+
 pub(super) const LIMITS: &[Field] = &[
     optional(
         "connections",
@@ -185,4 +220,5 @@ pub(super) const LIMITS: &[Field] = &[
 ];
 
 /// What a host can offer, in the words of `requires`.
-pub(super) const REQUIREMENTS: &[&str] = &["egress", "icmp", "names", "agents", "listen", "unix", "limits"];
+pub(super) const REQUIREMENTS: &[&str] =
+    &["egress", "icmp", "names", "agents", "listen", "unix", "limits", "exec", "files"];

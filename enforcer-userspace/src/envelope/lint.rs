@@ -4,7 +4,7 @@
 use enforcer_common::net::Family;
 use enforcer_common::verdict::{Mode, Verdict};
 
-use super::{CompiledRules, Envelope, ListenRule, PortRange, Prefix, Requirement, Rule, sets};
+use super::{CompiledRules, Envelope, ListenRule, OnMismatch, PortRange, Prefix, Requirement, Rule, sets};
 
 /// A warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,23 @@ impl Warnings {
                 0,
                 "in audit mode only deny rules with `mode: enforce` refuse anything".to_owned(),
                 "write `mode: enforce` once the records show what the agent needs",
+            );
+        }
+        let exec = &envelope.exec;
+        if exec.on_mismatch == OnMismatch::Audit {
+            self.add(
+                "exec-audit",
+                0,
+                "with `onMismatch: audit`, what is not listed is recorded, and runs".to_owned(),
+                "write `deny-egress` or `kill` once the records show what the agent executes",
+            );
+        }
+        if exec.restricts_images() && exec.images.is_empty() {
+            self.add(
+                "exec-nothing",
+                0,
+                format!("`exec.mode: {}` without images: nothing may be executed", exec.mode.name()),
+                "list what the agent executes",
             );
         }
         for need in envelope.needs().iter().filter(|need| !need.is_held()) {

@@ -11,6 +11,7 @@ mod algebra;
 pub(crate) mod compile;
 mod diagnostic;
 mod document;
+mod exec;
 mod explain;
 mod fields;
 mod flatten;
@@ -36,6 +37,7 @@ pub(crate) use algebra::{Amount, Excess, Region, RuleRef, Service, What, differe
 pub(crate) use compile::CompiledRules;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use document::{MAX_TEXT, decode};
+pub(crate) use exec::{Exec, ExecMode, Image, OnMismatch, Sha256, Unlisted};
 pub(crate) use explain::{Explanation, RuleExplanation, explain};
 pub(crate) use flatten::TooLarge;
 pub(crate) use lint::{Warning, lint};
@@ -73,6 +75,7 @@ pub(crate) struct Envelope {
     pub(crate) listen: Vec<ListenRule>,
     /// `None`: the envelope says nothing of it.
     pub(crate) unix: Option<Vec<UnixRule>>,
+    pub(crate) exec: Exec,
     pub(crate) limits: Limits,
 }
 
@@ -84,6 +87,8 @@ impl Envelope {
         let mut needs = self.requires.clone();
         needs.extend([Requirement::Egress, Requirement::Listen]);
         needs.extend(self.unix.is_some().then_some(Requirement::Unix));
+        needs.extend(self.exec.restricts_images().then_some(Requirement::Exec));
+        needs.extend((!self.exec.files.is_empty()).then_some(Requirement::Files));
         needs.extend((self.limits != Limits::default()).then_some(Requirement::Limits));
         needs.extend(self.limits.processes.is_some().then_some(Requirement::Processes));
         needs.sort_unstable();
@@ -155,14 +160,27 @@ pub(crate) enum Requirement {
     Unix,
     /// Connections, rates and bytes.
     Limits,
+    /// What is executed.
+    Exec,
+    /// Files with an expected content.
+    Files,
     /// `limits.processes`; no word of `requires`.
     Processes,
 }
 
 impl Requirement {
     /// Those that `requires` can ask for.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Egress, Self::Icmp, Self::Names, Self::Agents, Self::Listen, Self::Unix, Self::Limits];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Egress,
+        Self::Icmp,
+        Self::Names,
+        Self::Agents,
+        Self::Listen,
+        Self::Unix,
+        Self::Limits,
+        Self::Exec,
+        Self::Files,
+    ];
 
     /// The word in `requires`, or the field.
     pub(crate) const fn name(self) -> &'static str {
@@ -174,6 +192,8 @@ impl Requirement {
             Self::Listen => "listen",
             Self::Unix => "unix",
             Self::Limits => "limits",
+            Self::Exec => "exec",
+            Self::Files => "files",
             Self::Processes => "limits.processes",
         }
     }

@@ -2,14 +2,15 @@
 //!
 //! Reads everything before it gives up on anything, so that every error is reported at once.
 
+mod exec;
 mod value;
 
 use super::diagnostic::{Collector, Diagnostics, Problem};
 use super::fields::{Fields, Value};
 use super::language::{self, Field};
 use super::{
-    Envelope, HostPattern, Limits, ListenRule, Metadata, PortRange, Prefix, Requirement, Rule, UnixRule,
-    document, sets,
+    Envelope, Exec, HostPattern, Limits, ListenRule, Metadata, PortRange, Prefix, Requirement, Rule,
+    UnixRule, document, sets,
 };
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::{Mode, Verdict};
@@ -37,8 +38,8 @@ fn read_envelope(root: &Value<'_>, out: &mut Collector) -> Option<Envelope> {
     let metadata = fields.required(out, "metadata").and_then(|value| read_metadata(&value, out));
     let spec = fields.required(out, "spec").and_then(|value| read_spec(&value, out));
     ((), ()) = (version?, kind?);
-    let Spec { mode, ttl, requires, rules, listen, unix, limits } = spec?;
-    Some(Envelope { metadata: metadata?, mode, ttl, requires, rules, listen, unix, limits })
+    let Spec { mode, ttl, requires, rules, listen, unix, exec, limits } = spec?;
+    Some(Envelope { metadata: metadata?, mode, ttl, requires, rules, listen, unix, exec, limits })
 }
 
 fn read_metadata(value: &Value<'_>, out: &mut Collector) -> Option<Metadata> {
@@ -66,6 +67,7 @@ struct Spec {
     rules: Vec<Rule>,
     listen: Vec<ListenRule>,
     unix: Option<Vec<UnixRule>>,
+    exec: Exec,
     limits: Limits,
 }
 
@@ -87,6 +89,7 @@ fn read_spec(value: &Value<'_>, out: &mut Collector) -> Option<Spec> {
     let listen =
         read_rules(fields.optional("listen"), out, |rule, out| read_listen_rule(rule, &mut names, out));
     let unix = read_unix(&fields, &mut names, out);
+    let exec = exec::read(&fields, out);
     let limits = match fields.optional("limits") {
         None => Some(Limits::default()),
         Some(value) => read_limits(&value, out),
@@ -97,7 +100,16 @@ fn read_spec(value: &Value<'_>, out: &mut Collector) -> Option<Spec> {
         listen.push(listen_rule);
     }
     rules.extend(deny?);
-    Some(Spec { mode: mode?, ttl: ttl?, requires: requires?, rules, listen, unix: unix?, limits: limits? })
+    Some(Spec {
+        mode: mode?,
+        ttl: ttl?,
+        requires: requires?,
+        rules,
+        listen,
+        unix: unix?,
+        exec: exec?,
+        limits: limits?,
+    })
 }
 
 fn read_requires(fields: &Fields<'_>, out: &mut Collector) -> Option<Vec<Requirement>> {

@@ -238,6 +238,7 @@ pub(super) fn envelope(mode: Mode, rules: Vec<Rule>) -> Envelope {
         rules,
         listen: Vec::new(),
         unix: None,
+        exec: super::Exec::default(),
         limits: Limits::default(),
     }
 }

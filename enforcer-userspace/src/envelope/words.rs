@@ -41,6 +41,18 @@ fn line(Excess { what, inner, outer }: &Excess, inner_path: &str, outer_path: &s
         }
         What::Unix(sockets) => (format!("allows the Unix sockets {}", some(sockets)), None),
         What::AnyUnix => ("allows every Unix socket".to_owned(), Some("restricts them".to_owned())),
+        What::Images(images) => {
+            let images: Vec<_> = images.iter().map(ToString::to_string).collect();
+            (format!("may execute {}", some(&images)), Some("does not list them".to_owned()))
+        }
+        What::AnyImage => ("may execute everything".to_owned(), Some("lists what may be".to_owned())),
+        What::Files(files) => {
+            let files: Vec<_> = files.iter().map(ToString::to_string).collect();
+            (format!("does not look at {}", some(&files)), Some("does".to_owned()))
+        }
+        What::OnMismatch { inner, outer } => {
+            (format!("has `onMismatch: {}`", inner.name()), Some(format!("says `{}`", outer.name())))
+        }
         What::Audit => ("lets through what its rules deny".to_owned(), Some("is in enforce mode".to_owned())),
         What::Ttl { inner, outer } => {
             let last = |time: &std::time::Duration| ttl(time.as_secs());

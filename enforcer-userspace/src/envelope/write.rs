@@ -7,7 +7,7 @@ use enforcer_common::net::Protocol;
 use enforcer_common::verdict::Verdict;
 
 use super::algebra::{is_loopback, listens_on_loopback};
-use super::{Envelope, Limits, ListenRule, PortRange, Rate, Rule, UnixRule};
+use super::{Envelope, Exec, Image, Limits, ListenRule, PortRange, Rate, Rule, UnixRule};
 
 /// The text of an envelope that was read, or that `intersect` made: reading it gives the same, but for the lines of the rules.
 pub(crate) fn write(envelope: &Envelope) -> String {
@@ -53,6 +53,7 @@ pub(crate) fn write(envelope: &Envelope) -> String {
     if let Some(unix) = &envelope.unix {
         out.rules("unix", unix.iter().collect(), Text::unix_rule);
     }
+    out.exec(&envelope.exec);
     out.limits(&envelope.limits);
     out.0
 }
@@ -136,6 +137,31 @@ impl Text {
             _ => "any",
         };
         self.line(3, "protocol", protocol);
+    }
+
+    fn exec(&mut self, exec: &Exec) {
+        if *exec == Exec::default() {
+            return;
+        }
+        self.line(1, "exec", "");
+        self.line(2, "mode", exec.mode.name());
+        self.line(2, "onMismatch", exec.on_mismatch.name());
+        self.images("images", &exec.images);
+        self.images("files", &exec.files);
+    }
+
+    fn images(&mut self, field: &str, images: &[Image]) {
+        if images.is_empty() {
+            return;
+        }
+        self.line(2, field, "");
+        for Image { path, sha256 } in images {
+            let _infallible = writeln!(self.0, "      - path: {}", quote(path));
+            if let Some(sha256) = sha256 {
+                // In quotes: one of digits alone is a number to some.
+                self.line(4, "sha256", &format!("'{sha256}'"));
+            }
+        }
     }
 
     fn limits(&mut self, limits: &Limits) {

@@ -8,6 +8,7 @@ mod attach;
 mod control;
 mod digest;
 mod guard;
+mod images;
 mod maps;
 mod object;
 mod offsets;
@@ -19,6 +20,7 @@ mod tagger;
 
 pub(crate) use attach::HOOKS;
 pub(crate) use guard::{Absence, Guard};
+pub(crate) use images::ImageMaps;
 pub(crate) use maps::MapsError;
 pub(crate) use object::{Kernel, KernelError, Start, remove_pins};
 pub(crate) use offsets::{OffsetError, guard_offsets, kernel_offsets};

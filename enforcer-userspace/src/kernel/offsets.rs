@@ -55,8 +55,31 @@ pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
         net_inum: find("net", "ns.inum")?,
         socket_sk: find("socket", "sk")?,
         socket_file: find("socket", "file")?,
-        pad: 0,
+        binprm_interp: find("linux_binprm", "interp")?,
+        binprm_file: find("linux_binprm", "file")?,
+        file_inode: find("file", "f_inode")?,
+        inode_sb: find("inode", "i_sb")?,
+        super_block_dev: find("super_block", "s_dev")?,
+        inode_ino: find("inode", "i_ino")?,
+        inode_size: find("inode", "i_size")?,
+        inode_ctime_s: first(&btf, "inode", CHANGED_S)?,
+        inode_ctime_ns: first(&btf, "inode", CHANGED_NS)?,
+        inode_mtime_s: first(&btf, "inode", MODIFIED_S)?,
+        inode_mtime_ns: first(&btf, "inode", MODIFIED_NS)?,
     })
+}
+
+/// The names that kernels have for the times of an inode: Linux 6.6 renamed the one, 6.7 the other, 6.11 took both apart. Of the
+/// nanoseconds, which are a `long` in the earlier ones, the lower half is read.
+const CHANGED_S: &[&str] = &["i_ctime_sec", "__i_ctime.tv_sec", "i_ctime.tv_sec"];
+const CHANGED_NS: &[&str] = &["i_ctime_nsec", "__i_ctime.tv_nsec", "i_ctime.tv_nsec"];
+const MODIFIED_S: &[&str] = &["i_mtime_sec", "__i_mtime.tv_sec", "i_mtime.tv_sec"];
+const MODIFIED_NS: &[&str] = &["i_mtime_nsec", "__i_mtime.tv_nsec", "i_mtime.tv_nsec"];
+
+/// The offset of the first of these fields that there is.
+fn first(btf: &Btf, structure: &'static str, paths: &[&'static str]) -> Result<u32, OffsetError> {
+    let found = paths.iter().find_map(|path| offset(btf, structure, path).ok());
+    found.ok_or(OffsetError::Missing { structure, field: paths.first().copied().unwrap_or_default() })
 }
 
 /// Likewise what the guard reads.

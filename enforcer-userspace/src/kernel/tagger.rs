@@ -47,7 +47,7 @@ impl Tagger {
         Ok(Self { maps: Arc::new(Mutex::new(maps)), pins: pins.clone() })
     }
 
-    pub(crate) fn tags(&self) -> Result<Tags, MapsError> {
+    pub(crate) fn reader(&self) -> Result<Tags, MapsError> {
         open(&self.pins, "TASKS").map(Tags)
     }
 
@@ -96,6 +96,11 @@ impl Tagger {
         let mut tags = maps::tags(&self.turn().tasks)?;
         tags.retain(|(_, tag)| tag.session == session);
         Ok(tags)
+    }
+
+    /// Every tag, likewise.
+    pub(crate) fn tags(&self) -> Result<Vec<(u32, TaskTag)>, MapsError> {
+        maps::tags(&self.turn().tasks)
     }
 
     /// Takes a process's tag away: for one whose registration did not come about.

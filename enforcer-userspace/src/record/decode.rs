@@ -6,6 +6,7 @@ use enforcer_common::{
     ABI_VERSION, UnknownRaw,
     guard::{GuardHook, NameKind},
     identity::SessionRef,
+    image::{ImageId, ImageState},
     net::{Address, Family},
     record::{
         COMM_LEN, EgressRecord, ExecRecord, ExitRecord, ForkRecord, GuardRecord, NAME_LEN, NO_UID, Operation,
@@ -51,11 +52,28 @@ pub(crate) enum Body {
         uid: u32,
         path: Option<String>,
         path_cut: bool,
+        image: ExecImage,
     },
     Exit {
         wait_status: u32,
     },
     Guard(GuardDecision),
+}
+
+/// What a process executes, as the kernel saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExecImage {
+    pub(crate) state: ImageState,
+    /// What was executed names an interpreter, which then is the image.
+    pub(crate) script: bool,
+    /// The leader's start, ns on the boot clock.
+    pub(crate) start_ns: u64,
+    /// What the process waits for.
+    pub(crate) ticket: Option<u64>,
+    /// The envelope that was asked.
+    pub(crate) envelope: u32,
+    /// Not known if the session may execute everything.
+    pub(crate) id: Option<ImageId>,
 }
 
 /// What the guard refused; or a Unix socket that a rule allowed.
@@ -196,6 +214,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
                     uid: field!(bytes, ExecRecord, uid: u32),
                     path: (!path.is_empty()).then(|| text(path)),
                     path_cut: field!(bytes, ExecRecord, path_cut: u8) != 0,
+                    image: exec_image(bytes)?,
                 },
             })
         }
@@ -236,6 +255,29 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             })
         }
     }
+}
+
+fn exec_image(bytes: &[u8]) -> Result<ExecImage, DecodeError> {
+    let ticket = field!(bytes, ExecRecord, ticket: u64);
+    let at = bytes.get(offset_of!(ExecRecord, image)..).unwrap_or_default();
+    let id = ImageId {
+        inode: field!(at, ImageId, inode: u64),
+        size_bytes: field!(at, ImageId, size_bytes: u64),
+        ctime_s: field!(at, ImageId, ctime_s: i64),
+        mtime_s: field!(at, ImageId, mtime_s: i64),
+        ctime_ns: field!(at, ImageId, ctime_ns: u32),
+        mtime_ns: field!(at, ImageId, mtime_ns: u32),
+        device: field!(at, ImageId, device: u32),
+        pad: 0,
+    };
+    Ok(ExecImage {
+        state: field!(bytes, ExecRecord, image_state: u8).try_into()?,
+        script: field!(bytes, ExecRecord, script: u8) != 0,
+        start_ns: field!(bytes, ExecRecord, start_ns: u64),
+        ticket: (ticket != 0).then_some(ticket),
+        envelope: field!(bytes, ExecRecord, envelope: u32),
+        id: (id != ImageId::default()).then_some(id),
+    })
 }
 
 fn destination(bytes: &[u8]) -> Result<Option<(IpAddr, u16)>, DecodeError> {

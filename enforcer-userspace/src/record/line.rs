@@ -53,6 +53,10 @@ pub(crate) enum EventKind {
     CredentialIssued,
     /// What signs credentials, or what they are checked with, is another from now on.
     AuthorityChanged,
+    /// What a process executes was measured, or could not be.
+    ImageMeasured,
+    /// A file that an envelope names was measured, or could not be.
+    FileMeasured,
 }
 
 /// An event. Written, its session is text already; read, it is a [`LineSession`].
@@ -72,6 +76,9 @@ pub(crate) struct EventLine<S = SessionText> {
     pub(crate) egress: Option<LineEgress>,
     #[serde(flatten)]
     pub(crate) guard: Option<LineGuard>,
+    /// What a process executes, in a session that may not execute everything; or a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<LineImage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) child_pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -231,6 +238,35 @@ pub(crate) fn protocol_name(number: u16) -> Cow<'static, str> {
     known.map_or_else(|| number.to_string().into(), |protocol| protocol.name().into())
 }
 
+/// What a process executes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineImage {
+    /// As the host sees it; a hint, where the process has a root directory or mounts of its own.
+    pub(crate) path: Option<String>,
+    /// The kernel's number of its file.
+    pub(crate) inode: u64,
+    /// Of a program; of a file that an envelope names, too.
+    pub(crate) sha256: Option<String>,
+    /// `listed`, `unlisted`, `waits` until it is measured, `unmeasured` so far, `lost` if it could not be told; of a file `as-named`,
+    /// `other` or `unmeasured`.
+    pub(crate) verdict: Cow<'static, str>,
+    /// What becomes of what is not listed: `audit`, `deny-egress`, `kill`.
+    pub(crate) on_mismatch: Cow<'static, str>,
+    /// The program is the interpreter of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) script: Option<LineContent>,
+    /// What loads the program, and is not held to the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loader: Option<LineContent>,
+}
+
+/// A file and its content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineContent {
+    pub(crate) path: String,
+    pub(crate) sha256: Option<String>,
+}
+
 /// Where to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineDestination {
@@ -250,6 +286,7 @@ impl EventLine<SessionText> {
             process: None,
             egress: None,
             guard: None,
+            image: None,
             child_pid: None,
             exit_code: None,
             exit_signal: None,

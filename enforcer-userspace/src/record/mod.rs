@@ -5,7 +5,8 @@
 mod decode;
 mod line;
 
-pub(crate) use decode::{Body, Egress, GuardDecision, Record, decode};
+pub(crate) use decode::{Body, Egress, ExecImage, GuardDecision, Record, decode};
 pub(crate) use line::{
-    EventKind, EventLine, LineEgress, LineGuard, LineProcess, LineSession, SessionText, protocol_name,
+    EventKind, EventLine, LineContent, LineEgress, LineGuard, LineImage, LineProcess, LineSession,
+    SessionText, protocol_name,
 };

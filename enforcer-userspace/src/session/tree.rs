@@ -32,6 +32,8 @@ struct Process {
     comm: Option<String>,
     /// As the caller of `execve` wrote it.
     path: Option<String>,
+    /// SHA-256 of that, hexadecimal, where it was measured.
+    digest: Option<String>,
     ended: bool,
     /// Processes it made that are still in the tree.
     children: usize,
@@ -75,9 +77,13 @@ impl ProcessTree {
             return;
         }
         let parent = self.live.get(&parent_tgid).copied();
-        let inherited =
-            parent.and_then(|key| self.processes.get(&key)).map(|p| (p.comm.clone(), p.path.clone()));
+        let maker = parent.and_then(|key| self.processes.get(&key));
+        let inherited = maker.map(|p| (p.comm.clone(), p.path.clone()));
+        let digest = maker.and_then(|maker| maker.digest.clone());
         self.insert(child, parent, inherited);
+        if let Some(digest) = digest {
+            self.measured(child, &digest);
+        }
     }
 
     /// A process now runs this program.
@@ -85,7 +91,20 @@ impl ProcessTree {
         if let Some(process) = self.live.get(&tgid).and_then(|key| self.processes.get_mut(key)) {
             process.comm = Some(comm);
             process.path = path;
+            process.digest = None;
         }
+    }
+
+    /// What a process executes has this digest.
+    pub(crate) fn measured(&mut self, key: ProcessKey, digest: &str) {
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.digest = Some(digest.to_owned());
+        }
+    }
+
+    /// The digest of what a process executes, if that was measured.
+    pub(crate) fn digest(&self, tgid: u32) -> Option<&str> {
+        self.processes.get(self.live.get(&tgid)?)?.digest.as_deref()
     }
 
     /// A process has ended.
@@ -126,6 +145,11 @@ impl ProcessTree {
         self.live.values().filter_map(|key| self.view(*key))
     }
 
+    /// Likewise, by what tells them apart.
+    pub(crate) fn live_keys(&self) -> impl Iterator<Item = ProcessKey> {
+        self.live.values().copied()
+    }
+
     /// From the session's first process to this one, and whether any between them are left out.
     pub(crate) fn lineage(&self, tgid: u32) -> (Vec<ProcessView<'_>>, bool) {
         let ancestors =
@@ -161,7 +185,7 @@ impl ProcessTree {
         if let Some(maker) = parent.and_then(|key| self.processes.get_mut(&key)) {
             maker.children += 1;
         }
-        self.processes.insert(key, Process { parent, comm, path, ended: false, children: 0 });
+        self.processes.insert(key, Process { parent, comm, path, digest: None, ended: false, children: 0 });
         // An earlier process with this id whose exit was not reported has ended.
         if let Some(earlier) = self.live.insert(key.tgid, key).filter(|earlier| *earlier != key) {
             self.end(earlier);

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use crate::Server;
 
@@ -19,6 +20,9 @@ pub struct Envelope {
     no_unix: bool,
     listen: Vec<String>,
     limits: Vec<String>,
+    exec: Option<(&'static str, &'static str)>,
+    images: Vec<String>,
+    files: Vec<String>,
 }
 
 impl Envelope {
@@ -39,6 +43,9 @@ impl Envelope {
             no_unix: false,
             listen: vec![],
             limits: vec![],
+            exec: None,
+            images: vec![],
+            files: vec![],
         }
     }
 
@@ -107,6 +114,30 @@ impl Envelope {
         self
     }
 
+    /// What may be executed, `listed` or `measured`, and what becomes of the rest.
+    pub fn exec(mut self, mode: &'static str, on_mismatch: &'static str) -> Self {
+        self.exec = Some((mode, on_mismatch));
+        self
+    }
+
+    /// A program that may be executed.
+    pub fn image(mut self, path: &Path) -> Self {
+        self.images.push(format!("{{path: '{}'}}", path.display()));
+        self
+    }
+
+    /// Likewise, with the digest of its content.
+    pub fn image_of(mut self, path: &Path, sha256: &str) -> Self {
+        self.images.push(format!("{{path: '{}', sha256: '{sha256}'}}", path.display()));
+        self
+    }
+
+    /// A file that must have this content.
+    pub fn file_of(mut self, path: &Path, sha256: &str) -> Self {
+        self.files.push(format!("{{path: '{}', sha256: '{sha256}'}}", path.display()));
+        self
+    }
+
     /// Who answers for it.
     pub fn owner(mut self, owner: &str) -> Self {
         self.owner = owner.into();
@@ -122,7 +153,9 @@ impl Envelope {
 
 impl Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, owner, revision, mode, ttl, loopback, egress, deny, no_unix, listen, limits } = self;
+        let Self {
+            name, owner, revision, mode, ttl, loopback, egress, deny, no_unix, listen, limits, ..
+        } = self;
         let list = |rules: &[String]| match rules {
             [] => " []".to_owned(),
             rules => rules.iter().map(|rule| format!("\n    - {rule}")).collect(),
@@ -144,6 +177,13 @@ impl Display for Envelope {
         writeln!(f, "  deny:{}", list(deny))?;
         writeln!(f, "  listen:{}", list(listen))?;
         writeln!(f, "  limits: {{{}}}", limits.join(", "))?;
+        if let Some((mode, on_mismatch)) = self.exec {
+            writeln!(f, "  exec:")?;
+            writeln!(f, "    mode: {mode}")?;
+            writeln!(f, "    onMismatch: {on_mismatch}")?;
+            writeln!(f, "    images: [{}]", self.images.join(", "))?;
+            writeln!(f, "    files: [{}]", self.files.join(", "))?;
+        }
         if *no_unix { writeln!(f, "  unix: []") } else { Ok(()) }
     }
 }

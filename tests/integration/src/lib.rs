@@ -27,6 +27,7 @@ mod netns;
 mod process;
 mod server;
 mod sniffer;
+mod tool;
 mod workload;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ pub use netns::NetNs;
 pub use process::{Finished, Process, wrap};
 pub use server::{Pair, Server, arrives, far_end};
 pub use sniffer::{Left, Sniffer};
+pub use tool::{Tool, sha256, system};
 
 /// How long anything may take that takes no time on an idle machine. Whoever waits for it lets it be [`scaled`].
 pub const DEADLINE: Duration = Duration::from_secs(30);

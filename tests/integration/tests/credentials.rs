@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Event, Finished, LOAD_DEADLINE, Layout, Process, enforcer_path, slowness,
-    wait_until,
+    DEADLINE, Daemon, Envelope, Event, Finished, LOAD_DEADLINE, Layout, Process, enforcer_path, sha256,
+    slowness, wait_until,
 };
 use serde_json::Value;
 
@@ -134,6 +134,23 @@ fn a_session_s_credentials_are_verified_by_others() {
     assert!(issued.iter().any(|event| event.text("/detail").contains(jti)), "{issued:?}");
     let refused = daemon.wait_for_events(1, "it is recorded", |event| event.kind() == "request-refused");
     assert!(refused[0].text("/detail").contains("agent/another"), "{refused:?}");
+}
+
+#[test]
+fn a_token_names_what_was_measured() {
+    let daemon = daemon_of("example.org");
+    let layout = daemon.layout();
+    let python = fs::canonicalize(python()).expect("it is there");
+    let envelope = Envelope::of("agent").exec("listed", "deny-egress").image(&python);
+    for (envelope, expect) in [(Envelope::of("agent"), None), (envelope, Some(sha256(&python)))] {
+        let lines = daemon.run(&envelope, &client(&["fetch", "spiffe://example.org/agent/another"]));
+        let lines = lines.finish(LOAD_DEADLINE).success();
+        let got: Value = serde_json::from_str(&lines.join("\n")).expect("it is JSON");
+        let jwks = json(layout.outcome(&["trust-bundle", "--jwks"]));
+        let said = json(verify(layout, &jwks, text(&got, "token"), &["reports"]));
+        let digest = said["claims"]["enforcer"]["executable_digest"].as_str().map(str::to_owned);
+        assert_eq!(digest, expect);
+    }
 }
 
 #[test]

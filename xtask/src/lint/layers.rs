@@ -94,6 +94,7 @@ const EDGES: &[&str] = &[
     "control",
     "kernel",
     "key_files",
+    "measure",
     "names",
     "process",
     "procfs",

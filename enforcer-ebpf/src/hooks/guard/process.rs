@@ -7,6 +7,7 @@ use super::{About, PASS, REFUSE, member, refuses, tell};
 use crate::{
     atomic,
     hooks::packet::pack,
+    image,
     kernel::task::Task,
     maps::CANARY,
     task::{self, current_tgid},
@@ -25,7 +26,8 @@ pub(crate) fn guard_ptrace(ctx: LsmContext) -> i32 {
     }
     // SAFETY: the first argument of this hook.
     let target = unsafe { Task::from_argument(ctx.arg::<*const c_void>(0)) };
-    if is_of(target, session) {
+    // Who is refused for what it executes does not get another of its session to do its work.
+    if is_of(target, session) && image::current_refusal() == 0 {
         return PASS;
     }
     let mode: u32 = ctx.arg(1);

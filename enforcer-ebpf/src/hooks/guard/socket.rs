@@ -10,6 +10,7 @@ use crate::{
         enrol,
         packet::{adopt, unpack},
     },
+    image,
     kernel::{
         file::File,
         sock::{Sock, Socket, family_and_protocol},
@@ -83,7 +84,8 @@ fn is_refused(hook: GuardHook, socket: Socket) -> bool {
         return false;
     }
     let native = || Sock::of(sk).is_some_and(|sock| enrol::is_native(sock, unpack(session)));
-    if network && (native() || adopt(sk, session)) {
+    // What a process writes that is refused for what it executes must not wait in the socket for somebody else to send it.
+    if network && image::current_refusal() == 0 && (native() || adopt(sk, session)) {
         return false;
     }
     tell(hook, session, About::socket(family, protocol));

@@ -74,7 +74,7 @@ extern "C" fn guard_unix(address: u64, session: u64, hook: u64) -> u64 {
     if enrol::is_native(other, unpack(session)) {
         return 0;
     }
-    let Some(Actor { claim, placement }) = task::current_actor() else {
+    let Some(Actor { claim, placement, image }) = task::current_actor() else {
         return 1;
     };
     let mut key = UnixKey { envelope: 0, kind: 0, len: 0, name: [0; UnixKey::NAME_LEN] };
@@ -82,7 +82,7 @@ extern "C" fn guard_unix(address: u64, session: u64, hook: u64) -> u64 {
     if matches!(read, Some(false)) {
         return 0;
     }
-    let standing = session::standing(claim, placement);
+    let standing = session::standing(claim, placement, image);
     let decision = decide_unix(&standing, |envelope| named(&mut key, envelope), &KernelRules);
     let decision = if read.is_none() {
         counters::add(Counter::FaultKernelRead);

@@ -15,12 +15,14 @@ use enforcer_common::identity::{EnrolKind, SessionRef};
 
 use super::super::{
     Daemon, DaemonError,
+    attest::{Answer, Measurer, Question},
     cut::{Search, is_outside},
     internal, stands_inside,
 };
 use crate::{
     cgroup::Cgroups,
     control::server::Refusal,
+    envelope::OnMismatch,
     exit::one_line,
     kernel::{KernelError, Tagger},
     path_error::PathError,
@@ -44,6 +46,7 @@ pub(super) struct Work {
     borrowed: bool,
     cgroup_before: String,
     envelope: Arc<EnvelopeInForce>,
+    measurer: Measurer,
     kind: EnrolKind,
     /// The process that was named; 0: none was.
     pid: u32,
@@ -60,6 +63,8 @@ pub(super) struct Taken {
     pub(super) tagged: BTreeSet<u32>,
     pub(super) kept: u64,
     pub(super) cut: u64,
+    /// What was found of what they execute, where the envelope lists what may be.
+    pub(super) images: Vec<Answer>,
     /// Why that may not be all.
     pub(super) reasons: Vec<String>,
 }
@@ -109,6 +114,7 @@ impl Work {
             borrowed: grant.borrowed_cgroup,
             cgroup_before: grant.cgroup_before.clone(),
             envelope: Arc::clone(&session.envelope),
+            measurer: daemon.attestation.measurer.clone(),
             kind,
             pid,
             keep_connections,
@@ -125,8 +131,14 @@ impl Work {
     }
 
     fn try_take_over(&self) -> Result<Taken, DaemonError> {
-        let mut taken =
-            Taken { root: ProcessKey::NONE, tagged: BTreeSet::new(), kept: 0, cut: 0, reasons: Vec::new() };
+        let mut taken = Taken {
+            root: ProcessKey::NONE,
+            tagged: BTreeSet::new(),
+            kept: 0,
+            cut: 0,
+            images: Vec::new(),
+            reasons: Vec::new(),
+        };
         let ran = self.stop_failed.iter().map(|error| format!("its processes ran meanwhile: {error}"));
         taken.reasons.extend(ran);
         if self.borrowed {
@@ -139,6 +151,7 @@ impl Work {
             self.wait_until_frozen(&mut taken)?;
         }
         self.look_for_the_missing(&mut taken)?;
+        self.measure(&mut taken)?;
         self.take_sockets(&mut taken)?;
         Ok(taken)
     }
@@ -223,6 +236,24 @@ impl Work {
             taken.reasons.push(format!(
                 "{rings} processes have io_uring rings: sockets registered in them are found when they are used"
             ));
+        }
+        Ok(())
+    }
+
+    /// Looks at what they execute, while they stand still. Where that is only recorded, it has time until they go on.
+    fn measure(&self, taken: &mut Taken) -> Result<(), DaemonError> {
+        let exec = &self.envelope.envelope.exec;
+        if !exec.restricts_images() || exec.on_mismatch == OnMismatch::Audit {
+            return Ok(());
+        }
+        for (tgid, tag) in self.tagger.tags_of(self.slot)? {
+            let process = ProcessKey { tgid, start_ns: tag.start_ns };
+            let question = Question::of_running(tag.image, self.slot, process, &self.envelope);
+            taken.images.push(self.measurer.answer(question));
+        }
+        let unlisted = taken.images.iter().filter(|answer| answer.is_refused()).count();
+        if unlisted > 0 {
+            taken.reasons.push(format!("{unlisted} processes execute what is not listed, or cannot be told"));
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ pub(super) fn excess_within(
     }
     all.append(&mut inbound);
     unix(inner, outer, &mut all);
+    exec(inner, outer, &mut all);
     if (inner.mode, outer.mode) == (Mode::Audit, Mode::Enforce) {
         all.push(whole(What::Audit));
     }
@@ -269,6 +270,22 @@ fn named(
         outer: None,
     }));
     Ok(())
+}
+
+fn exec(inner: &Envelope, outer: &Envelope, all: &mut Vec<Excess>) {
+    let (inner, outer) = (&inner.exec, &outer.exec);
+    match inner.images_beyond(outer) {
+        None => all.push(whole(What::AnyImage)),
+        Some(images) if images.is_empty() => {}
+        Some(images) => all.push(whole(What::Images(images))),
+    }
+    let files = inner.files_short_of(outer);
+    if !files.is_empty() {
+        all.push(whole(What::Files(files)));
+    }
+    if inner.is_milder_than(outer) {
+        all.push(whole(What::OnMismatch { inner: inner.on_mismatch, outer: outer.on_mismatch }));
+    }
 }
 
 fn unix(inner: &Envelope, outer: &Envelope, all: &mut Vec<Excess>) {

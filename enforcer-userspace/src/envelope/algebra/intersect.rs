@@ -63,6 +63,7 @@ pub(super) fn intersect_within(a: &Envelope, b: &Envelope, max_steps: u64) -> Re
         rules,
         listen,
         unix: unix(a, b, &mut names),
+        exec: a.exec.intersect(&b.exec),
         limits: stricter(&a.limits, &b.limits),
     })
 }

@@ -91,6 +91,7 @@ fn every_field_is_read() {
             ports: vec![PortRange::ANY],
         }],
         unix: None,
+        exec: Exec::default(),
         limits: Limits::default(),
     };
     assert_eq!(parse(VALID), Ok(expect));

@@ -3,7 +3,7 @@
 use super::super::diagnostic::{Problem, is_hidden, quoted};
 use super::super::fields::closest;
 use super::super::sets::{self, Set};
-use super::super::{PortRange, Prefix, Rate};
+use super::super::{PortRange, Prefix, Rate, Sha256};
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::Mode;
 use std::time::Duration;
@@ -255,6 +255,26 @@ pub(super) fn unix_socket(text: &str) -> Result<String, Problem> {
         "write an absolute path without `.`, `..` or `//`, an abstract name after an `@`, or `{}`",
         sets::BASICS
     )))
+}
+
+/// The path of a file, as the host sees it.
+pub(super) fn path(text: &str) -> Result<String, Problem> {
+    const MAX: usize = 4095;
+    let is_whole = |path: &str| path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if text.len() <= MAX && !text.chars().any(is_hidden) && text.strip_prefix('/').is_some_and(is_whole) {
+        return Ok(text.to_owned());
+    }
+    Err(Problem::new(format!("`{}` is not the path of a file", quoted(text))).hint(format!(
+        "write an absolute path without `.`, `..` or `//`; at most {MAX} bytes, none of them invisible"
+    )))
+}
+
+/// The digest of a file.
+pub(super) fn sha256(text: &str) -> Result<Sha256, Problem> {
+    Sha256::parse(text).ok_or_else(|| {
+        Problem::new(format!("`{}` is not a SHA-256 digest", quoted(text)))
+            .hint("write 64 of `0`-`9` and `a`-`f`, as `sha256sum` prints them")
+    })
 }
 
 /// One port or one range of ports.

@@ -7,6 +7,7 @@ use enforcer_common::verdict::{Mode, Verdict};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use super::super::exec::tests::exec;
 use super::super::{
     Envelope, HostPattern, Limits, ListenRule, Metadata, PortRange, Prefix, Rate, Requirement, Rule,
     UnixRule, parse,
@@ -191,7 +192,7 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
     let requires = subsequence(Requirement::ALL.to_vec(), 0..=2);
     // Names are long, so that cutting them can make them equal.
     let long = any::<bool>();
-    (metadata(), mode, ttl, requires, rules, listen, unix, limits(), long).prop_map(
+    (metadata(), mode, ttl, requires, rules, listen, unix, (limits(), exec()), long).prop_map(
         |(
             metadata,
             mode,
@@ -200,7 +201,7 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
             (mut rules, with_loopback, deny),
             mut listen,
             mut unix,
-            limits,
+            (limits, exec),
             long,
         )| {
             let loopback = with_loopback.then(|| parse::loopback_rules(0));
@@ -215,7 +216,7 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
                 *name = if long { format!("{}{number}", "x-".repeat(30)) } else { format!("rule-{number}") };
             }
             listen.extend(loopback.map(|(_, rule)| rule));
-            Envelope { metadata, mode, ttl, requires, rules, listen, unix, limits }
+            Envelope { metadata, mode, ttl, requires, rules, listen, unix, exec, limits }
         },
     )
 }

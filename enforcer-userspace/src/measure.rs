@@ -1,0 +1,287 @@
+//! Measuring files: what their content is, and whether it can have changed since.
+//!
+//! A digest is kept under what a file is told by: device, inode, size, and the times of its last change, which nobody can set. A file
+//! that changed so shortly before it was measured that another change could bear the same time is measured anew each time.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use ring::digest::{Context, SHA256};
+
+/// How old a file's last change must be: kernels before 6.13 note it in steps of a clock tick, at most 10 ms.
+const SETTLES_AFTER: Duration = Duration::from_millis(100);
+/// Digests that are kept.
+const KEPT: usize = 16_384;
+/// How much is read at once.
+const PIECE: usize = 256 << 10;
+
+/// Why a file could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MeasureError {
+    #[error("read the file")]
+    Read(#[from] io::Error),
+    #[error("it is no regular file")]
+    NotRegular,
+    #[error("it changed while it was measured")]
+    Changed,
+    #[error("nobody wants to know any more")]
+    GivenUp,
+}
+
+/// What `stat` says of a file and its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Stamp {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size_bytes: u64,
+    pub(crate) ctime_s: i64,
+    pub(crate) ctime_ns: u32,
+    pub(crate) mtime_s: i64,
+    pub(crate) mtime_ns: u32,
+}
+
+impl Stamp {
+    pub(crate) fn of(file: &File) -> Result<Self, MeasureError> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(MeasureError::NotRegular);
+        }
+        let ns = |ns: i64| u32::try_from(ns).unwrap_or(0);
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size_bytes: metadata.size(),
+            ctime_s: metadata.ctime(),
+            ctime_ns: ns(metadata.ctime_nsec()),
+            mtime_s: metadata.mtime(),
+            mtime_ns: ns(metadata.mtime_nsec()),
+        })
+    }
+
+    /// Whether this file is the one at a path, as we see it.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        let there = std::fs::metadata(path);
+        there.is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
+    }
+
+    /// Its device as the kernel counts: 12 bits, then 20.
+    pub(crate) fn kernel_device(&self) -> u32 {
+        libc::major(self.device) << 20 | libc::minor(self.device)
+    }
+
+    /// Whether whatever is written from `now` on gives it another time.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let changed = u64::try_from(self.ctime_s).ok().map(|s| Duration::new(s, self.ctime_ns));
+        let age = changed.and_then(|changed| now.duration_since(SystemTime::UNIX_EPOCH + changed).ok());
+        age.is_some_and(|age| age >= SETTLES_AFTER)
+    }
+}
+
+/// A file's content, and what it was told by when that was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) stamp: Stamp,
+    pub(crate) sha256: [u8; 32],
+    /// Whether the digest is that of every file that is told by the same.
+    pub(crate) settled: bool,
+}
+
+/// Measures files, each once. To be shared.
+#[derive(Debug, Default)]
+pub(crate) struct Hasher {
+    known: Mutex<HashMap<Stamp, Known>>,
+    hashed: AtomicU64,
+    hashed_bytes: AtomicU64,
+    reused: AtomicU64,
+}
+
+/// A digest, or nothing while somebody is at it, who holds the lock.
+type Known = Arc<Mutex<Option<[u8; 32]>>>;
+
+impl Hasher {
+    /// The digest of a file. Who asks for one that is being measured, waits for that. `wanted` is asked from time to time whether it
+    /// still is.
+    pub(crate) fn measure(&self, file: &File, wanted: &dyn Fn() -> bool) -> Result<Measured, MeasureError> {
+        let stamp = Stamp::of(file)?;
+        let settled = stamp.is_settled(SystemTime::now());
+        if !settled {
+            return Ok(Measured { stamp, sha256: self.hash(file, &stamp, wanted)?, settled });
+        }
+        let known = self.known(&stamp);
+        let mut digest = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let sha256 = match *digest {
+            Some(digest) => {
+                self.reused.fetch_add(1, Relaxed);
+                digest
+            }
+            None => *digest.insert(self.hash(file, &stamp, wanted)?),
+        };
+        Ok(Measured { stamp, sha256, settled })
+    }
+
+    fn known(&self, stamp: &Stamp) -> Known {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KEPT && !known.contains_key(stamp) {
+            // Seldom, and then they are measured again.
+            known.clear();
+        }
+        Arc::clone(known.entry(*stamp).or_default())
+    }
+
+    fn hash(&self, file: &File, stamp: &Stamp, wanted: &dyn Fn() -> bool) -> Result<[u8; 32], MeasureError> {
+        self.hashed.fetch_add(1, Relaxed);
+        let mut context = Context::new(&SHA256);
+        let mut piece = vec![0; PIECE];
+        let mut at = 0;
+        loop {
+            let len = match file.read_at(&mut piece, at) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            if len == 0 {
+                break;
+            }
+            context.update(piece.get(..len).unwrap_or_default());
+            at += len as u64;
+            self.hashed_bytes.fetch_add(len as u64, Relaxed);
+            if !wanted() {
+                return Err(MeasureError::GivenUp);
+            }
+        }
+        if Stamp::of(file)? != *stamp {
+            return Err(MeasureError::Changed);
+        }
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(context.finish().as_ref());
+        Ok(sha256)
+    }
+
+    /// By name, and whether more than zero means that something went wrong.
+    pub(crate) fn counters(&self) -> [(&'static str, u64, bool); 3] {
+        [
+            ("files_hashed", self.hashed.load(Relaxed), false),
+            ("files_hashed_bytes", self.hashed_bytes.load(Relaxed), false),
+            ("files_hash_reused", self.reused.load(Relaxed), false),
+        ]
+    }
+}
+
+/// The interpreter that a script names (`#!`), as the kernel reads it; nothing for what names none.
+pub(crate) fn interpreter_of(file: &File) -> Option<String> {
+    /// v6.1/include/uapi/linux/binfmts.h, BINPRM_BUF_SIZE.
+    const READ: usize = 256;
+    let mut start = [0; READ];
+    let len = file.read_at(&mut start, 0).ok()?;
+    let line = start.get(..len)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | 0);
+    let name = line.split(blank).find(|word| !word.is_empty())?;
+    Some(str::from_utf8(name).ok()?.to_owned())
+}
+
+/// The loader that an ELF program of 64 bits names (`PT_INTERP`); nothing for one that needs none, or another format.
+pub(crate) fn loader_of(file: &File) -> Option<String> {
+    const HEADER: usize = 64;
+    const PROGRAM_HEADER: usize = 56;
+    const MOST_HEADERS: u16 = 128;
+    const PT_INTERP: u32 = 3;
+    let mut header = [0; HEADER];
+    file.read_exact_at(&mut header, 0).ok()?;
+    // 64 bits, in this machine's order.
+    if !header.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let short = |at: usize| Some(u16::from_le_bytes(*header.get(at..)?.first_chunk()?));
+    let start = u64::from_le_bytes(*header.get(32..)?.first_chunk()?);
+    let (size, count) = (short(54)?, short(56)?.min(MOST_HEADERS));
+    for number in 0..u64::from(count) {
+        let mut program = [0; PROGRAM_HEADER];
+        file.read_exact_at(&mut program, start.checked_add(number * u64::from(size))?).ok()?;
+        let word = |at: usize| Some(u64::from_le_bytes(*program.get(at..)?.first_chunk()?));
+        if u32::from_le_bytes(*program.first_chunk()?) != PT_INTERP {
+            continue;
+        }
+        let (at, len) = (word(8)?, usize::try_from(word(32)?).ok().filter(|len| *len <= 4096)?);
+        let mut name = vec![0; len];
+        file.read_exact_at(&mut name, at).ok()?;
+        let name = name.split(|byte| *byte == 0).next()?;
+        return Some(str::from_utf8(name).ok()?.to_owned());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn old(file: &File) {
+        while !Stamp::of(file).unwrap().is_settled(SystemTime::now()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_once_until_it_changes() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"abc").unwrap();
+        let hasher = Hasher::default();
+        let hashed = || hasher.hashed.load(Relaxed);
+        let measure = || hasher.measure(&file, &|| true).unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let hex = |bytes: [u8; 32]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(hex(measure().sha256), abc);
+        old(&file);
+        let before = hashed();
+        assert_eq!((hex(measure().sha256), hex(measure().sha256)), (abc.to_owned(), abc.to_owned()));
+        assert_eq!(hashed(), before + 1, "read once");
+        (&file).write_all(b"d").unwrap();
+        assert_ne!(hex(measure().sha256), abc, "it has changed");
+        assert!(matches!(hasher.measure(&file, &|| false), Err(MeasureError::GivenUp)));
+    }
+
+    #[test]
+    fn one_measures_and_the_other_waits() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 20).unwrap();
+        old(&file);
+        let hasher = Hasher::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| hasher.measure(&file, &|| true).unwrap());
+            }
+        });
+        assert_eq!((hasher.hashed.load(Relaxed), hasher.reused.load(Relaxed)), (1, 3));
+    }
+
+    #[test]
+    fn a_script_names_its_interpreter() {
+        for (text, expect) in [
+            ("#!/bin/sh\necho", Some("/bin/sh")),
+            ("#! \t/usr/bin/env  python3 -u", Some("/usr/bin/env")),
+            ("#!\n/bin/sh", None),
+            ("/bin/sh", None),
+            ("", None),
+        ] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            assert_eq!(interpreter_of(&file).as_deref(), expect, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_names_its_loader() {
+        let shell = File::open("/bin/sh").unwrap();
+        let loader = loader_of(&shell).expect("the shell is linked dynamically");
+        assert!(std::path::Path::new(&loader).exists(), "{loader}");
+        assert_eq!(loader_of(&File::open("/etc/passwd").unwrap()), None);
+    }
+}
