@@ -5,6 +5,7 @@ mod answers;
 mod apply;
 mod asker;
 mod attest;
+mod beside;
 mod cut;
 mod delegate;
 mod ending;
@@ -53,6 +54,7 @@ use crate::{
 };
 
 use attest::Attestation;
+use beside::Beside;
 pub(crate) use events::Events;
 use identity::{Issuer, RotationError};
 use start::Signals;
@@ -75,24 +77,6 @@ enum Input {
     Done(Box<Beside>),
     Tick,
     Stop(&'static str),
-}
-
-/// What is done beside the loop, because it takes time, when it is done.
-enum Beside {
-    /// Sockets of a session were destroyed.
-    Cut(cut::Done),
-    /// What is being registered has been stopped, tagged and cut, or not.
-    TakenOver(register::TakenOver),
-    /// What was not to be registered after all runs as before.
-    GivenBack(register::GivenBack),
-    /// What a session wants to hand on was compared with what it has.
-    Compared(delegate::Compared),
-    /// What a process executes was measured.
-    Measured(Box<attest::Answer>),
-    /// Files of a session were looked at.
-    Looked(attest::Looked),
-    /// Likewise, of one that begins if they are right.
-    LookedFirst(Box<attest::LookedFirst>),
 }
 
 /// What went wrong while the daemon ran. The kernel goes on enforcing.
@@ -202,15 +186,7 @@ impl Daemon {
                     tokio::task::yield_now().await;
                 }
                 Input::Tick => self.tick(ring),
-                Input::Done(beside) => match *beside {
-                    Beside::Cut(done) => self.end_cut(done),
-                    Beside::TakenOver(taken) => self.end_taking_over(taken),
-                    Beside::GivenBack(given) => self.end_giving_back(given),
-                    Beside::Compared(compared) => self.end_delegating(compared),
-                    Beside::Measured(answer) => self.end_measuring(*answer),
-                    Beside::Looked(looked) => self.end_looking(looked),
-                    Beside::LookedFirst(looked) => self.end_looking_first(*looked),
-                },
+                Input::Done(beside) => self.end_beside(*beside),
                 Input::Call(call) => {
                     if call.request.is_question() {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
@@ -230,13 +206,6 @@ impl Daemon {
         self.catch_up(ring);
         let line = EventLine::new(EventKind::DaemonStopped, &clock::wall(clock::boot_ns()));
         self.events.write(line.detail(format!("{reason}; enforcement goes on")));
-    }
-
-    /// Does beside the loop what takes time. The loop hears of the outcome.
-    fn beside(&self, work: impl FnOnce() -> Beside + Send + 'static) {
-        let done = self.done.clone();
-        // A loop that is gone does not hear of it: the daemon is stopping.
-        tokio::task::spawn_blocking(move || drop(done.send(work())));
     }
 
     /// Whether a request has to wait until what is being registered is: it would begin another session, change all those of an agent,
