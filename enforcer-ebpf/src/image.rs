@@ -48,11 +48,16 @@ fn answer_to(ticket: u64) -> u64 {
     if ticket == NOT_LISTED {
         return UNLISTED;
     }
-    match TICKETS.get_ptr(ticket) {
-        // SAFETY: a live map value; volatile, because the daemon replaces it from outside.
-        Some(found) => answer_about(ticket, unsafe { (&raw const (*found).answer).read_volatile() }),
-        None => NO_ANSWER,
-    }
+    TICKETS.get_ptr(ticket).map_or(NO_ANSWER, |found| read_answer(ticket, found))
+}
+
+/// What a ticket says, if it still is the one of this number.
+#[inline(always)]
+fn read_answer(number: u64, found: *const Ticket) -> u64 {
+    // SAFETY: a field of a live map value.
+    let word = unsafe { &raw const (*found).answer };
+    // SAFETY: as above; volatile, because the daemon replaces it from outside.
+    answer_about(number, unsafe { word.read_volatile() })
 }
 
 /// The ticket of a child: its parent's, if that is not answered yet, or what stands for the answer.
@@ -102,11 +107,9 @@ extern "C" fn ticket_taint(ticket: u64) -> u64 {
     }
     // One that is gone cannot be told.
     let Some(found) = TICKETS.get_ptr(ticket) else { return NOT_MEASURED };
-    // SAFETY: a field of a live map value; volatile, because the daemon replaces it from outside.
-    let word = unsafe { (&raw const (*found).answer).read_volatile() };
     // SAFETY: a field of a live map value.
     let stopped = unsafe { (*found).stopped };
-    match answer_about(ticket, word) {
+    match read_answer(ticket, found) {
         LISTED => CLEAR,
         UNLISTED => NOT_LISTED,
         _ if stopped == 0 => CLEAR,

@@ -166,6 +166,8 @@ fn answer_for(key: &ImageKey) -> u64 {
 #[inline(always)]
 fn set_ticket(tgid: u32, ticket: u64) {
     let Some(tag) = TASKS.get_ptr_mut(tgid) else { return };
-    // SAFETY: a live map value; other processes' hooks may read it, hence one volatile store.
-    unsafe { (&raw mut (*tag).image).write_volatile(ticket) };
+    // SAFETY: a field of a live map value.
+    let image = unsafe { &raw mut (*tag).image };
+    // SAFETY: as above; other processes' hooks may read it, hence one volatile store.
+    unsafe { image.write_volatile(ticket) };
 }

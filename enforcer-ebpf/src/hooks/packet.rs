@@ -255,9 +255,7 @@ extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *c
         return 1;
     };
     // TCP sends again what was refused, when nobody runs.
-    if facts.protocol == Protocol::Tcp.raw()
-        && (judged.reason == Reason::ImageNotMeasured.raw() || judged.reason == Reason::ImageNotListed.raw())
-    {
+    if facts.protocol == Protocol::Tcp.raw() && judged.is_for_image() {
         tag.barred = 1;
     }
     // What is only audited goes back and forth, by the port that the socket has.

@@ -1,5 +1,7 @@
 //! The server side: routes to requests, answers to HTTP. Decides nothing; the daemon's loop does.
 
+mod questions;
+
 use std::{
     fs::File,
     io::{Read as _, Take},
@@ -154,19 +156,19 @@ pub(crate) type Calls = mpsc::Sender<Call>;
 /// Serves until `stop` resolves and the answers under way are sent.
 pub(crate) async fn serve(gate: Gate, calls: Calls, stop: impl Future<Output = ()>) {
     let router = Router::new()
-        .route("/v1/sessions", get(sessions).post(enrol))
-        .route("/v1/sessions/{id}", get(session).delete(revoke))
-        .route("/v1/sessions/{id}/refusals", get(refusals))
+        .route("/v1/sessions", get(questions::sessions).post(enrol))
+        .route("/v1/sessions/{id}", get(questions::session).delete(revoke))
+        .route("/v1/sessions/{id}/refusals", get(questions::refusals))
         .route("/v1/sessions/{id}/quarantine", put(quarantine).delete(lift))
-        .route("/v1/self", get(whoami))
-        .route("/v1/sessions/{id}/chain", get(chain))
-        .route("/v1/self/chain", get(own_chain))
-        .route("/v1/self/refusals", get(own_refusals))
+        .route("/v1/self", get(questions::whoami))
+        .route("/v1/sessions/{id}/chain", get(questions::chain))
+        .route("/v1/self/chain", get(questions::own_chain))
+        .route("/v1/self/refusals", get(questions::own_refusals))
         .route("/v1/registrations", post(register))
         .route("/v1/envelope", put(apply))
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
-        .route("/v1/trust-bundle", get(trust_bundle))
+        .route("/v1/trust-bundle", get(questions::trust_bundle))
         .route("/v1/enforcement", delete(teardown))
         .fallback(async || {
             Refusal::new(StatusCode::NOT_FOUND, "no-such-route", "there is nothing at this path")
@@ -260,44 +262,6 @@ async fn answer_to<T>(
 }
 
 #[derive(Debug, serde::Deserialize)]
-struct SessionsQuery {
-    #[serde(default)]
-    all: bool,
-}
-
-async fn sessions(
-    State(calls): State<Calls>,
-    ConnectInfo(peer): Peered,
-    Query(query): Query<SessionsQuery>,
-) -> Response {
-    respond(call(&calls, peer, Request::Sessions { all: query.all }).await)
-}
-
-async fn session(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
-    respond(call(&calls, peer, Request::Session { id }).await)
-}
-
-async fn whoami(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
-    respond(call(&calls, peer, Request::Whoami).await)
-}
-
-async fn own_refusals(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
-    respond(call(&calls, peer, Request::Why { id: None }).await)
-}
-
-async fn own_chain(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
-    respond(call(&calls, peer, Request::Chain { id: None }).await)
-}
-
-async fn chain(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
-    respond(call(&calls, peer, Request::Chain { id: Some(id) }).await)
-}
-
-async fn refusals(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): Path<String>) -> Response {
-    respond(call(&calls, peer, Request::Why { id: Some(id) }).await)
-}
-
-#[derive(Debug, serde::Deserialize)]
 struct RevokeQuery {
     /// What is done with the processes.
     #[serde(default)]
@@ -327,10 +291,6 @@ async fn lift(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): P
 
 async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
     respond(call(&calls, peer, Request::Status).await)
-}
-
-async fn trust_bundle(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
-    respond(call(&calls, peer, Request::TrustBundle).await)
 }
 
 #[derive(Debug, serde::Deserialize)]

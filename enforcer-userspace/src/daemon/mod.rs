@@ -5,9 +5,11 @@ mod answers;
 mod apply;
 mod asker;
 mod attest;
+mod beside;
 mod cut;
 mod delegate;
 mod ending;
+mod error;
 mod events;
 mod granted;
 mod grants;
@@ -27,7 +29,6 @@ mod trust;
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
@@ -47,18 +48,17 @@ use crate::{
     },
     exit::one_line,
     host::Host,
-    kernel::{Kernel, KernelError, MapsError, Ring},
-    path_error::PathError,
-    process::ProcessError,
-    procfs::{self, ProcError},
+    kernel::{Kernel, Ring},
+    procfs,
     record::{EventKind, EventLine},
     session::Registry,
     settings::Settings,
-    signature::KeyError,
-    state::{State, StateError},
+    state::State,
 };
 
 use attest::Attestation;
+use beside::Beside;
+pub(crate) use error::DaemonError;
 pub(crate) use events::Events;
 use granted::Policy;
 use identity::{Issuer, RotationError};
@@ -83,49 +83,6 @@ enum Input {
     Done(Box<Beside>),
     Tick,
     Stop(&'static str),
-}
-
-/// What is done beside the loop, because it takes time, when it is done.
-enum Beside {
-    /// Sockets of a session were destroyed.
-    Cut(cut::Done),
-    /// What is being registered has been stopped, tagged and cut, or not.
-    TakenOver(register::TakenOver),
-    /// What was not to be registered after all runs as before.
-    GivenBack(register::GivenBack),
-    /// What a session wants to hand on was compared with what it has.
-    Compared(Box<delegate::Compared>),
-    /// What a user who is no operator asked for was compared with what is granted.
-    Weighed(Box<granted::Weighed>),
-    /// What a process executes was measured.
-    Measured(Box<attest::Answer>),
-    /// Files of a session were looked at.
-    Looked(attest::Looked),
-    /// Likewise, of one that begins if they are right.
-    LookedFirst(Box<attest::LookedFirst>),
-}
-
-/// What went wrong while the daemon ran. The kernel goes on enforcing.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DaemonError {
-    #[error("wait for records")]
-    Records(#[source] io::Error),
-    #[error(transparent)]
-    Maps(#[from] MapsError),
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Proc(#[from] ProcError),
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error(transparent)]
-    Path(#[from] PathError),
-    #[error(transparent)]
-    Rotation(#[from] RotationError),
-    #[error("state what a session is given")]
-    Grant(#[from] KeyError),
 }
 
 /// The daemon's state. One task owns it. What goes on beside it has copies of what it needs, and of [`kernel::Tagger`], which it shares.
@@ -220,16 +177,7 @@ impl Daemon {
                     tokio::task::yield_now().await;
                 }
                 Input::Tick => self.tick(ring),
-                Input::Done(beside) => match *beside {
-                    Beside::Cut(done) => self.end_cut(done),
-                    Beside::TakenOver(taken) => self.end_taking_over(taken),
-                    Beside::GivenBack(given) => self.end_giving_back(given),
-                    Beside::Compared(compared) => self.end_delegating(*compared),
-                    Beside::Weighed(weighed) => self.end_weighing(*weighed),
-                    Beside::Measured(answer) => self.end_measuring(*answer),
-                    Beside::Looked(looked) => self.end_looking(looked),
-                    Beside::LookedFirst(looked) => self.end_looking_first(*looked),
-                },
+                Input::Done(beside) => self.end_beside(*beside),
                 Input::Call(call) => {
                     if call.request.is_question() {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
@@ -249,13 +197,6 @@ impl Daemon {
         self.catch_up(ring);
         let line = EventLine::new(EventKind::DaemonStopped, &clock::wall(clock::boot_ns()));
         self.events.write(line.detail(format!("{reason}; enforcement goes on")));
-    }
-
-    /// Does beside the loop what takes time. The loop hears of the outcome.
-    fn beside(&self, work: impl FnOnce() -> Beside + Send + 'static) {
-        let done = self.done.clone();
-        // A loop that is gone does not hear of it: the daemon is stopping.
-        tokio::task::spawn_blocking(move || drop(done.send(work())));
     }
 
     /// Whether a request has to wait until what is being registered is: it would begin another session, change all those of an agent,

@@ -128,6 +128,12 @@ impl Judged {
         self.mode = decision.mode.raw();
     }
 
+    /// Whether it is a refusal for what the sender executes.
+    #[inline(always)]
+    pub(super) const fn is_for_image(&self) -> bool {
+        self.reason == Reason::ImageNotMeasured.raw() || self.reason == Reason::ImageNotListed.raw()
+    }
+
     /// What cannot be read is a deny.
     #[inline(always)]
     pub(super) fn decision(&self) -> Decision {
