@@ -42,7 +42,9 @@ impl Daemon {
             Request::Credential(_) => "a credential",
         };
         self.record_refusal(format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid));
-        Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal))
+        let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal);
+        Err(refusal
+            .hint("ask an operator; `enforcer whoami`, `why` and `chain` answer a process of a session about its own"))
     }
 
     pub(super) fn is_operator(&self, peer: &Peer) -> bool {

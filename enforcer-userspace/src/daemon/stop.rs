@@ -16,8 +16,8 @@ use crate::{
     procfs::{self, TICKS_PER_SECOND},
 };
 
-/// How long the killed may take to end. One that waits for a disk does not end before it has it.
-const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the killed may take to end, for which they need a processor as everybody does. One that waits for a disk does not end before it has it.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const NS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
 /// What is done with the processes.
