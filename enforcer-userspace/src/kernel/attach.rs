@@ -47,7 +47,7 @@ pub(crate) const HOOKS: &[Hook] = &[
     Hook {
         hook: "tp_btf/sched_process_exec",
         program: "track_exec",
-        covers: "records name the program that runs",
+        covers: "records name the program that runs; images are held to a list",
         kind: Kind::Tracepoint("sched_process_exec"),
     },
     Hook {

@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 
 use integration::{
-    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Server, Tool, attempts, probe, sha256, slowness, unique,
-    wait_until,
+    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, Server, Tool, attempts, probe, sha256, slowness,
+    unique, wait_until,
 };
 
 #[test]
@@ -29,6 +29,10 @@ fn no_session_begins_with_another_file() {
     let refused = daemon.run(&as_written, &command).finish(DEADLINE);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stdout.is_empty(), "it has run: {:?}", refused.stdout);
+    assert!(refused.stderr.contains("is not what the envelope says"), "{}", refused.stderr);
+    // However the field is written.
+    let escaped = as_written.to_string().replace("  exec:", "  \"\\x65xec\":");
+    let refused = Process::spawn(daemon.layout().run_command(&escaped, &command)).finish(DEADLINE);
     assert!(refused.stderr.contains("is not what the envelope says"), "{}", refused.stderr);
     let recorded = daemon.wait_for_events(1, "it is recorded", |event| {
         event.kind() == "file-measured" && event.text("/image/verdict") == "other"
