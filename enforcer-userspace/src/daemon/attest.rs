@@ -28,7 +28,7 @@ use crate::{
     session::{EnvelopeInForce, ProcessKey, Session},
 };
 
-pub(super) use files::{Looked, LookedFirst};
+pub(super) use files::{Found, Looked, LookedFirst};
 use measurer::Script;
 pub(super) use measurer::{Answer, Measurer, Question};
 

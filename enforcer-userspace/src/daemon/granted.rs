@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256};
 use super::{
     Beside, Daemon, StartError, To,
     asker::{Unvouched, vouch},
+    attest::Found,
     reply_to,
     trust::read_envelope,
 };
@@ -131,8 +132,9 @@ fn read_ours(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
 pub(super) struct Weighed {
     peer: Peer,
     enrol: dto::Enrol,
-    /// The name of the grant.
-    granted: Result<String, Refusal>,
+    agent: String,
+    /// The name of the grant, and what the files are that the envelope names.
+    granted: Result<(String, Vec<Found>), Refusal>,
     to: To,
 }
 
@@ -147,9 +149,13 @@ impl Daemon {
                 return reply_to(to, Err(refusal));
             }
         };
+        let measurer = self.attestation.measurer.clone();
         self.beside(move || {
             let granted = weigh(&peer, &grants, &envelope);
-            Beside::Weighed(Box::new(Weighed { peer, enrol, granted, to }))
+            // Only now: what is not granted to be named is not read.
+            let granted = granted.map(|name| (name, measurer.look_before(&envelope.exec)));
+            let agent = envelope.metadata.name;
+            Beside::Weighed(Box::new(Weighed { peer, enrol, agent, granted, to }))
         });
     }
 
@@ -172,18 +178,19 @@ impl Daemon {
 
     /// Begins the session, by whom it was asked for, under the envelope that was compared.
     pub(super) fn end_weighing(&mut self, weighed: Weighed) {
-        let Weighed { peer, enrol, granted, to } = weighed;
+        let Weighed { peer, enrol, agent, granted, to } = weighed;
         if self.registering.is_some() {
             // From the start, when that is done.
             return self.waiting.push_back(Call { peer, request: Request::Enrol(enrol), reply: to });
         }
-        let enrolled = granted.and_then(|grant| {
+        let enrolled = granted.and_then(|(grant, found)| {
             // What was so before the comparison may not be so any more.
             vouch(&peer).map_err(|why| match why {
                 Unvouched::TryAgain => Unvouched::try_again(),
                 Unvouched::No(why) => Refusal::new(StatusCode::FORBIDDEN, "forbidden", why),
             })?;
             self.weighing(&peer, &enrol)?;
+            self.require_as_named(&agent, &found)?;
             Ok((grant, self.enrol(&peer, enrol)?))
         });
         match &enrolled {
@@ -236,12 +243,21 @@ fn covers(peer: &Peer, grant: &Grant, envelope: &Envelope) -> Result<(), String>
             continue;
         }
         match envelope::excess(envelope, granted) {
-            Ok(excess) if excess.is_empty() => return Ok(()),
+            Ok(excess) if excess.is_empty() => match not_named(envelope, granted) {
+                None => return Ok(()),
+                Some(path) => why = format!("it names the file `{path}`, which what is granted does not"),
+            },
             Ok(excess) => why = envelope::excess_lines(&excess, "it", "what is granted").join(", "),
             Err(error) => why = error.to_string(),
         }
     }
     Err(why)
+}
+
+/// A file that an envelope has the daemon read, and that another does not: the daemon may read what its user may not.
+fn not_named<'a>(envelope: &'a Envelope, granted: &Envelope) -> Option<&'a str> {
+    let other = envelope.exec.files.iter().find(|file| !granted.exec.files.contains(file));
+    other.map(|file| file.path.as_str())
 }
 
 /// Whether the process that asks runs one of these files: the same file, and not another one by that path somewhere else.

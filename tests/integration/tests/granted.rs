@@ -95,6 +95,19 @@ fn who_is_no_operator_begins_what_is_granted_and_operates_nothing() {
         assert_eq!((refused.status.code(), &refused.stdout[..]), (Some(1), &[][..]), "{}", refused.stderr);
         assert!(refused.stderr.contains(why), "{}", refused.stderr);
     }
+    // Nor does the daemon read for it what is not granted to be read.
+    let secret = daemon.layout().file("secret");
+    fs::write(&secret, "hunter2").expect("the directory is ours");
+    let curious = envelope(&server).exec("any", "deny-egress").file_of(&secret, &"0".repeat(64));
+    let curious = write(&curious);
+    let refused = run_as(&daemon, USER, "54321", &curious, &["echo", "ran"]).finish(DEADLINE);
+    assert_eq!((refused.status.code(), &refused.stdout[..]), (Some(1), &[][..]), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("names the file") && !refused.stderr.contains("digest"),
+        "{}",
+        refused.stderr
+    );
+    assert!(!daemon.events().iter().any(|event| event.kind() == "file-measured"), "it was not read");
     // It operates nothing: not even a session of its own.
     let mut own = run_as(&daemon, USER, "54321", &narrow, &["cat"]);
     let id = daemon.session_id("granted");

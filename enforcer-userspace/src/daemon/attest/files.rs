@@ -110,6 +110,11 @@ impl Measurer {
         }
     }
 
+    /// The files that must be right before a session begins.
+    pub(in super::super) fn look_before(&self, exec: &Exec) -> Vec<Found> {
+        if exec.on_mismatch == OnMismatch::Audit { Vec::new() } else { self.look_at(exec) }
+    }
+
     fn look_at(&self, exec: &Exec) -> Vec<Found> {
         let look = |file: &Image| -> Result<(Stamp, Sha256), LookError> {
             let opened = procfs::open_named(std::process::id(), &file.path)?;
@@ -127,13 +132,15 @@ impl Measurer {
 }
 
 impl Daemon {
-    /// Whether a request may bring images or files that are to be looked at before it is carried out. Not of a session's: what that hands on
-    /// names no other files than its own, and has the daemon do nothing at once.
+    /// Whether a request may bring images or files that are to be looked at before it is carried out. Only of an operator's: what a session
+    /// hands on names no other files than its own; what another user may name is known when it was compared with what is granted.
     pub(in super::super) fn may_name_files(&self, call: &Call) -> bool {
         // A field can be written with escapes, and in no other way without its name.
         let may = |text: &str| text.contains("exec") || text.contains('\\');
         match &call.request {
-            Request::Enrol(enrol) => may(&enrol.envelope) && !self.is_in_session(call.peer.pid),
+            Request::Enrol(enrol) => {
+                may(&enrol.envelope) && self.is_operator(&call.peer) && !self.is_in_session(call.peer.pid)
+            }
             Request::Register(register) => may(&register.envelope),
             Request::Apply(apply) => may(&apply.envelope),
             _ => false,
@@ -172,22 +179,27 @@ impl Daemon {
 
     /// Carries out the request, or refuses it.
     pub(in super::super) fn end_looking_first(&mut self, LookedFirst { call, agent, found }: LookedFirst) {
-        for found in &found {
+        match self.require_as_named(&agent, &found) {
+            Ok(()) => drop(self.handle_looked(call)),
+            Err(refusal) => reply_to(call.reply, Err(refusal)),
+        }
+    }
+
+    /// Whether all files are what an envelope says, before it is for a session of this agent.
+    pub(in super::super) fn require_as_named(&mut self, agent: &str, found: &[Found]) -> Result<(), Refusal> {
+        for found in found {
             let mut line = found.line("");
             let why = line.detail.take().map_or(String::new(), |why| format!(": {why}"));
             self.events.write(line.detail(format!("for a session of agent {agent}{why}")));
         }
-        let Some(other) = found.iter().find(|found| !found.is_as_named()) else {
-            self.handle_looked(call);
-            return;
-        };
+        let Some(other) = found.iter().find(|found| !found.is_as_named()) else { return Ok(()) };
         let path = &other.file.path;
         let message = match (other.sha256, &other.why) {
             (Some(sha256), _) => format!("`{path}` is not what the envelope says: its digest is {sha256}"),
             (None, why) => format!("`{path}` cannot be measured: {}", why.as_deref().unwrap_or("")),
         };
         let refusal = Refusal::new(StatusCode::CONFLICT, "file-mismatch", message);
-        reply_to(call.reply, Err(refusal.hint("put the file right, or the digest in the envelope")));
+        Err(refusal.hint("put the file right, or the digest in the envelope"))
     }
 
     /// Has the files of a session looked at, where that is only recorded.
