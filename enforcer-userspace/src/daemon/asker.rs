@@ -18,6 +18,7 @@ impl Daemon {
         let refusal = match vouch(peer) {
             Err(Unvouched::TryAgain) => return Err(Unvouched::try_again()),
             Err(Unvouched::No(why)) => why,
+            Ok(()) if !in_session && self.is_ungranted(peer, request) => "nothing is granted to this user",
             Ok(()) if may_anybody(request) || (!in_session && self.is_operator(peer)) => return Ok(()),
             Ok(()) if in_session => "a process of a session may not operate the daemon",
             Ok(()) => "only root and members of the daemon's group may operate it",
@@ -45,6 +46,11 @@ impl Daemon {
         let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal);
         Err(refusal
             .hint("ask an operator; `enforcer whoami`, `why` and `chain` answer a process of a session about its own"))
+    }
+
+    /// Refused before anything of it is kept.
+    fn is_ungranted(&self, peer: &Peer, request: &Request) -> bool {
+        matches!(request, Request::Enrol(_)) && !self.is_operator(peer) && self.policy.of(peer).is_empty()
     }
 
     pub(super) fn is_operator(&self, peer: &Peer) -> bool {

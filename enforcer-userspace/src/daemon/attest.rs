@@ -35,6 +35,8 @@ pub(super) use measurer::{Answer, Measurer, Question};
 /// Images that are measured at one time, and those of one session.
 const AT_ONCE: usize = 4;
 const AT_ONCE_OF_SESSION: usize = 2;
+/// Envelopes whose images are measured at one time before anybody executes them.
+const PREPARED_AT_ONCE: usize = 8;
 /// Images that wait for that though no process waits for them.
 const MOST_UNHURRIED: usize = 1024;
 /// Ticks between two looks for tickets that nobody has any more.
@@ -50,6 +52,8 @@ pub(super) struct Attestation {
     asked: HashSet<u64>,
     /// Tickets that nobody had asked about at the last tick.
     unasked: HashSet<u64>,
+    /// Held by whoever measures what an envelope lists, before anybody executes it.
+    preparing: Arc<()>,
     ticks: u32,
 }
 
@@ -79,6 +83,7 @@ impl Attestation {
             running: Vec::new(),
             asked: HashSet::new(),
             unasked: HashSet::new(),
+            preparing: Arc::default(),
             ticks: 0,
         }
     }
@@ -108,10 +113,14 @@ impl Attestation {
 impl Daemon {
     /// Has the images that an envelope lists measured, so that those who execute them need not wait.
     pub(super) fn prepare_images(&self, envelope: &Arc<EnvelopeInForce>) {
-        if envelope.envelope.exec.restricts_images() {
+        // It only saves time: where much is to be measured at once, that is done when it is executed.
+        let preparing = Arc::clone(&self.attestation.preparing);
+        if envelope.envelope.exec.restricts_images() && Arc::strong_count(&preparing) <= PREPARED_AT_ONCE + 1
+        {
             let (measurer, envelope) = (self.attestation.measurer.clone(), Arc::clone(envelope));
             tokio::task::spawn_blocking(move || {
                 measurer.prepare(&envelope.envelope.exec, list_name(&envelope.digest));
+                drop(preparing);
             });
         }
     }

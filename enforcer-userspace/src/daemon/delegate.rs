@@ -81,7 +81,7 @@ impl Daemon {
         }
         self.require_every_hook()?;
         let inner = read_envelope(&enrol.envelope, self.kernel.guard.is_active())?;
-        check_said(&enrol.said, &inner)?;
+        check_said(&enrol.said, &enrol.command, &inner)?;
         let metadata = (&inner.metadata, &session.envelope.envelope.metadata);
         for (field, new, old) in [
             ("owner", &metadata.0.owner, &metadata.1.owner),

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How many sessions a user who is no operator may have begun at a time.
-const MAX_SESSIONS_OF_USER: usize = 64;
+const MAX_SESSIONS_OF_USER: usize = 16;
 
 /// Why the daemon does not know whom to grant what.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub(crate) enum PolicyFileError {
 
 /// A grant, with users, groups and envelopes looked up.
 #[derive(Debug)]
-struct Grant {
+pub(super) struct Grant {
     name: String,
     uids: Vec<u32>,
     gids: Vec<u32>,
@@ -91,7 +91,7 @@ impl Policy {
         Ok(Self(read))
     }
 
-    fn of(&self, peer: &Peer) -> Vec<Arc<Grant>> {
+    pub(super) fn of(&self, peer: &Peer) -> Vec<Arc<Grant>> {
         let is_for = |grant: &&Arc<Grant>| {
             grant.uids.contains(&peer.uid) || grant.gids.iter().any(|gid| peer.gids.contains(gid))
         };

@@ -24,6 +24,10 @@ use crate::{
     state::SessionFile,
 };
 
+/// The longest command that is written down, as `execve` takes more of them.
+const MOST_WORDS: usize = 4096;
+const MOST_COMMAND_BYTES: usize = 256 << 10;
+
 /// SHA-256 of an envelope's text, hexadecimal.
 pub(super) fn digest(text: &str) -> String {
     sha256(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -62,7 +66,7 @@ impl Daemon {
     pub(super) fn enrol(&mut self, peer: &Peer, request: dto::Enrol) -> Result<dto::Enrolled, Refusal> {
         let Admitted { envelope, news } =
             self.admit(peer, &request.envelope, request.signature.as_deref())?;
-        check_said(&request.said, &envelope)?;
+        check_said(&request.said, &request.command, &envelope)?;
         self.require_every_hook()?;
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let envelope = self.envelope_in_force(request.envelope, envelope)?;
@@ -310,7 +314,12 @@ impl Daemon {
 }
 
 /// Whether what was said of a session may be, and is no other owner than its envelope's.
-pub(super) fn check_said(said: &dto::Said, envelope: &Envelope) -> Result<(), Refusal> {
+pub(super) fn check_said(said: &dto::Said, command: &[String], envelope: &Envelope) -> Result<(), Refusal> {
+    let bytes = command.iter().fold(0, |bytes: usize, word| bytes.saturating_add(word.len()));
+    if command.len() > MOST_WORDS || bytes > MOST_COMMAND_BYTES {
+        let message = format!("the command has more than {MOST_WORDS} words, or {MOST_COMMAND_BYTES} bytes");
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", message));
+    }
     said.context.check().map_err(|error| bad_context(&error))?;
     let owner = &envelope.metadata.owner;
     match &said.owner {

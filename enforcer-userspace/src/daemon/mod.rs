@@ -238,6 +238,10 @@ impl Daemon {
     fn handle_looked(&mut self, call: Call) -> bool {
         let authorised = self.authorise(&call.peer, &call.request);
         if authorised.is_ok() && self.has_to_wait(&call.request) {
+            // Whoever has gone away has given their place to another, and nothing is begun for them.
+            let is_wanted =
+                |call: &Call| !matches!(call.request, Request::Enrol(_)) || !call.reply.is_closed();
+            self.waiting.retain(is_wanted);
             self.waiting.push_back(call);
             return false;
         }

@@ -90,12 +90,13 @@ impl Daemon {
         info.ended = Some(clock::wall(clock::boot_ns()).to_string());
         info.end_reason = Some(why.to_owned());
         info.processes.clear();
-        let mut room = MAX_COMMAND;
-        info.command.retain(|word| {
-            let fits = word.len() <= room;
-            room = if fits { room - word.len() } else { 0 };
-            fits
-        });
+        let mut taken = 0;
+        let fits = |word: &String| {
+            taken += word.len() + 1;
+            taken <= MAX_COMMAND
+        };
+        info.command = std::mem::take(&mut info.command).into_iter().take_while(fits).collect();
+        info.command.shrink_to_fit();
         let remembered = self.past.insert(Ended { session: info, hop });
         self.survive(remembered.map_err(DaemonError::from));
     }

@@ -74,7 +74,7 @@ impl Daemon {
     fn prepare(&mut self, peer: &Peer, request: dto::Register) -> Result<(Session, Work), Refusal> {
         let dto::Register { envelope: text, signature, target, keep_connections, said } = request;
         let Admitted { envelope, news } = self.admit(peer, &text, signature.as_deref())?;
-        check_said(&said, &envelope)?;
+        check_said(&said, &[], &envelope)?;
         self.require_every_hook()?;
         let slot = self.registry.free_slot().map_err(|error| no_room(&error))?;
         let id = Uuid::now_v7();

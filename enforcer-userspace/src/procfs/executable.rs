@@ -66,7 +66,7 @@ fn open_by_descriptor(pid: u32, rest: &str) -> io::Result<File> {
     }
     let path = format!("/proc/{pid}/fd/{number}");
     match name {
-        None => Ok(open(Path::new(&path), FLAGS, Mode::empty())?.into()),
+        None => regular(open(Path::new(&path), PLACE, Mode::empty())?),
         Some(name) => {
             shares_our_root(pid)?;
             open_below(&directory(&path)?, name, ResolveFlag::RESOLVE_NO_MAGICLINKS)
@@ -74,16 +74,25 @@ fn open_by_descriptor(pid: u32, rest: &str) -> io::Result<File> {
     }
 }
 
-/// Whoever puts a pipe there does not keep us waiting.
-const FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+/// A place, which is looked at before anything is opened: to open a device can do something, and a pipe keeps who opens it waiting.
+const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+
+/// Opens what is at a place, if it is a regular file.
+fn regular(place: OwnedFd) -> io::Result<File> {
+    let place = File::from(place);
+    if !place.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
 
 fn directory(path: &str) -> io::Result<OwnedFd> {
     Ok(open(Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 fn open_below(directory: &OwnedFd, name: &str, resolve: ResolveFlag) -> io::Result<File> {
-    let how = OpenHow::new().flags(FLAGS).resolve(resolve);
-    Ok(openat2(directory.as_fd(), Path::new(name), how)?.into())
+    let how = OpenHow::new().flags(PLACE).resolve(resolve);
+    regular(openat2(directory.as_fd(), Path::new(name), how)?)
 }
 
 /// Where it does not, a link in a relative path could lead somewhere else for us than for the process.

@@ -31,6 +31,8 @@ use crate::{
 
 /// Scripts whose interpreters are scripts, one above the other (v6.1/fs/exec.c, exec_binprm), and the last interpreter.
 const MOST_INTERPRETERS: usize = 7;
+/// The largest program, script or loader that is measured.
+const MOST_BYTES: u64 = 1 << 30;
 /// Digests that are kept by what the kernel tells a file by, for records.
 const KEPT: usize = 16_384;
 
@@ -160,6 +162,14 @@ impl Measurer {
         self.hasher.measure(file, &|| !self.stops.load(Relaxed))
     }
 
+    /// Measures what is executed, or is to be, if it is not of a size that keeps others waiting: whoever executes it says how large it is.
+    fn measure_image(&self, file: &File) -> Result<Measured, MeasureError> {
+        if Stamp::of(file)?.size_bytes > MOST_BYTES {
+            return Err(MeasureError::TooLarge);
+        }
+        self.measure(file)
+    }
+
     /// Looks at what a process executes, answers its ticket, and lets it go on or kills it.
     pub(crate) fn answer(&self, question: Question) -> Answer {
         let mut answer = Answer {
@@ -205,16 +215,20 @@ impl Measurer {
         if !is_still(answer.question.process)? {
             return Err(Untold::Gone);
         }
-        let image = image_of(&file, Some(pid), answer.question.image)?;
+        let stamp = Stamp::of(&file)?;
+        let image = image_of(&file, &stamp, Some(pid), answer.question.image)?;
         answer.image = Some(image);
-        let measured = self.measure(&file)?;
+        let measured = self.measure_image(&file)?;
+        if measured.stamp != stamp {
+            return Err(Untold::OtherFile);
+        }
         self.measured.fetch_add(1, Relaxed);
         let sha256 = Sha256(measured.sha256);
         answer.sha256 = Some(sha256);
         self.note(image, sha256);
         answer.loader = loader_of(&file).map(|name| {
             let loader = procfs::open_named(pid, &name).ok();
-            let measured = loader.and_then(|loader| self.measure(&loader).ok());
+            let measured = loader.and_then(|loader| self.measure_image(&loader).ok());
             (name, measured.map(|measured| Sha256(measured.sha256)))
         });
         let exec = &answer.question.envelope.envelope.exec;
@@ -229,7 +243,7 @@ impl Measurer {
         for _ in 0..MOST_INTERPRETERS {
             let Some(name) = next.take() else { break };
             let file = procfs::open_named(pid, &name)?;
-            let script = self.measure(&file)?;
+            let script = self.measure_image(&file)?;
             // The last interpreter is the image, which was looked at.
             if answer.script.is_some() && script.stamp == measured.stamp {
                 break;
@@ -293,8 +307,8 @@ impl Measurer {
         for image in &exec.images {
             // What cannot be opened or told now is looked at when it is executed.
             let Ok(file) = procfs::open_named(std::process::id(), &image.path) else { continue };
-            let Ok(measured) = self.measure(&file) else { continue };
-            let Ok(id) = image_of(&file, None, None) else { continue };
+            let Ok(measured) = self.measure_image(&file) else { continue };
+            let Ok(id) = image_of(&file, &measured.stamp, None, None) else { continue };
             let sha256 = Sha256(measured.sha256);
             self.note(id, sha256);
             let listed = exec.check(|path| measured.stamp.is_at(path), sha256).is_ok();
@@ -350,8 +364,7 @@ fn is_still(process: ProcessKey) -> Result<bool, ProcError> {
 }
 
 /// A file as the kernel tells it at an exec; if that was seen, it must be the same.
-fn image_of(file: &File, pid: Option<u32>, seen: Option<ImageId>) -> Result<ImageId, Untold> {
-    let stamp = Stamp::of(file)?;
+fn image_of(file: &File, stamp: &Stamp, pid: Option<u32>, seen: Option<ImageId>) -> Result<ImageId, Untold> {
     let kernel = procfs::kernel_file(file, pid)?;
     let id = |device| ImageId {
         inode: kernel.inode,
