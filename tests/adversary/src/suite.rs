@@ -22,7 +22,7 @@ const CONTROL: Limits = Limits { run: Duration::from_secs(20), effect: Duration:
 /// Nothing is to get out.
 const CONTROL_INSIDE: Limits = Limits { run: CONTROL.run, effect: Duration::from_millis(100) };
 /// What an attempt inside has in any case, and at most.
-const LEAST: Limits = Limits { run: Duration::from_secs(1), effect: Duration::from_millis(200) };
+const LEAST: Limits = Limits { run: Duration::from_secs(5), effect: Duration::from_millis(500) };
 const MOST: Limits = Limits { run: Duration::from_secs(30), effect: Duration::from_secs(3) };
 
 pub(crate) const APPLICABLE: &str = "got out";
