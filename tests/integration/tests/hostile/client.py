@@ -25,6 +25,17 @@ def connect(path, patience=30):
     one.connect(path)
     return one
 
+def connect_in_turn(path, patience=30):
+    """As `connect`, but where as many wait as the listener has room for, waits as well."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return connect(path)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.001)
+
 def send(one, *parts):
     try:
         for part in parts:
@@ -141,12 +152,7 @@ def agent():
 # Many connections.
 
 def hold(path, count):
-    held = []
-    for _ in range(int(count)):
-        try:
-            held.append(connect(path))
-        except OSError:
-            pass
+    held = [connect_in_turn(path) for _ in range(int(count))]
     say(len(held))
     for _ in sys.stdin:
         say(sum(map(is_open, held)))
