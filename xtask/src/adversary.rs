@@ -2,12 +2,12 @@
 //! the threat model.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::{cargo, is_root, run as run_command, target_dir, workspace};
+use crate::command::{build_tested, is_root, run as run_command, target_dir, tested, workspace};
 use crate::setup::{self, Need};
 
 /// What is kept: a file for each kernel, with and without a guard.
@@ -19,10 +19,11 @@ pub(crate) fn run(keep: bool, only: &[String]) -> Result<()> {
         bail!("the adversary suite needs root: it loads programs into the kernel");
     }
     setup::ensure(Need::Test)?;
-    run_command(cargo().args(["build", "--package", "enforcer-userspace", "--package", "adversary"]))?;
+    build_tested("enforcer-userspace")?;
+    build_tested("adversary")?;
     let results = target_dir().join("adversary.json");
-    let mut suite = Command::new(program());
-    suite.arg("suite").env("ENFORCER_BIN", target_dir().join("debug/enforcer"));
+    let mut suite = Command::new(tested("adversary"));
+    suite.arg("suite").env("ENFORCER_BIN", tested("enforcer"));
     suite.arg("--results").arg(&results);
     if !only.is_empty() {
         suite.arg("--only").args(only);
@@ -73,11 +74,7 @@ fn read(path: &Path) -> Result<Vec<Line>> {
 
 /// Makes the table in the threat model anew, from the results that are kept.
 pub(crate) fn document() -> Result<()> {
-    run_command(cargo().args(["build", "--package", "adversary"]))?;
+    build_tested("adversary")?;
     let [results, document] = [RESULTS, "docs/threat-model.md"].map(|path| workspace().join(path));
-    run_command(Command::new(program()).arg("document").arg(results).arg(document))
-}
-
-fn program() -> PathBuf {
-    target_dir().join("debug/adversary")
+    run_command(Command::new(tested("adversary")).arg("document").arg(results).arg(document))
 }

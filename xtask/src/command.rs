@@ -27,6 +27,16 @@ pub(crate) fn target_dir() -> PathBuf {
     workspace().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
+/// A program that tests start, built as they should see it.
+pub(crate) fn build_tested(package: &str) -> Result<()> {
+    run(cargo().args(["build", "--package", package, "--profile", "tested"]))
+}
+
+/// Where it is.
+pub(crate) fn tested(program: &str) -> PathBuf {
+    target_dir().join("tested").join(program)
+}
+
 /// The cargo that runs us, in the workspace.
 ///
 /// `cargo run` describes our own package in the environment. Some build scripts (that of `ring`, for one) ask to run again

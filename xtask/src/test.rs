@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::adversary;
-use crate::command::{Steps, cargo, is_root, run as run_command, target_dir};
+use crate::command::{Steps, build_tested, cargo, is_root, run as run_command, tested};
 use crate::fuzz;
 use crate::lint;
 use crate::setup::{self, Need};
@@ -32,8 +32,7 @@ pub(crate) fn run() -> Result<()> {
             "integration",
         ]))
     })?;
-    steps
-        .step("build enforcer", || run_command(cargo().args(["build", "--package", "enforcer-userspace"])))?;
+    steps.step("build enforcer", || build_tested("enforcer-userspace"))?;
     if !root {
         // Green must mean that everything ran.
         eprintln!("xtask test: {}", steps.summary());
@@ -45,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
         run_command(
             cargo()
                 .args(["test", "--package", "integration", "--", "--test-threads=2"])
-                .env("ENFORCER_BIN", target_dir().join("debug/enforcer")),
+                .env("ENFORCER_BIN", tested("enforcer")),
         )
     })?;
     steps.step("adversary", || adversary::run(false, &[]))?;

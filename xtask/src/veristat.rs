@@ -12,7 +12,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::command::{cargo, is_root, output, run as run_command, target_dir, workspace};
+use crate::command::{
+    build_tested, cargo, is_root, output, run as run_command, target_dir, tested, workspace,
+};
 use crate::setup::{self, Need};
 use crate::vm::{self, Kernel};
 
@@ -53,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut found = Table::new();
     if options.kernel.is_empty() {
         setup::ensure(Need::Build)?;
-        run_command(cargo().args(["build", "--package", "enforcer-userspace"]))?;
+        build_tested("enforcer-userspace")?;
         found.extend(measure_here()?);
     } else {
         vm::measure(&options.kernel, |kernel, log| {
@@ -107,7 +109,7 @@ fn measure_here() -> Result<Table> {
     if log.exists() {
         fs::remove_file(&log).with_context(|| format!("remove `{}`", log.display()))?;
     }
-    let mut doctor = Command::new(target_dir().join("debug/enforcer"));
+    let mut doctor = Command::new(tested("enforcer"));
     doctor.arg("doctor").stdin(Stdio::null()).stdout(Stdio::null());
     doctor.env("LD_PRELOAD", library()?).env("VERISTAT_LOG", &log);
     let status = doctor.status().context("start `enforcer doctor`")?;

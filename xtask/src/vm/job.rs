@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::command::{cargo, output, run as run_command, target_dir};
+use crate::command::{build_tested, cargo, output, tested};
 
 /// How much slower everything is in a machine than outside: the tests multiply their deadlines by it, and divide by it what
 /// they do for load. An emulated processor does one thing in thirty, but most of what a test waits for is not computation.
@@ -83,14 +83,13 @@ pub(super) struct Jobs {
 pub(super) fn jobs(wanted: &[String]) -> Result<Jobs> {
     let is_wanted =
         |names: &[&str]| wanted.is_empty() || wanted.iter().any(|wanted| names.contains(&wanted.as_str()));
-    // As it is in a release, but for what takes long to build.
-    run_command(cargo().args(["build", "--package", "enforcer-userspace", "--profile", "emulated"]))?;
+    build_tested("enforcer-userspace")?;
     let mut jobs = Jobs::default();
     for suite in SUITES.iter().filter(|suite| is_wanted(&[suite.package])) {
-        run_command(cargo().args(["build", "--package", suite.package, "--profile", "emulated"]))?;
+        build_tested(suite.package)?;
         let job = Job {
             name: suite.package.to_owned(),
-            program: target_dir().join("emulated").join(suite.package),
+            program: tested(suite.package),
             arguments: suite.arguments.iter().map(ToString::to_string).collect(),
             limit: suite.limit,
             speaks: Speaks::Status,
@@ -173,7 +172,7 @@ const MODULES: &str = "tipc tun vsock_loopback";
 pub(super) fn write_script(jobs: &[Job], modules: &Path, share: &Path) -> Result<PathBuf> {
     let results = results(share);
     fs::create_dir_all(&results).with_context(|| format!("create `{}`", results.display()))?;
-    let enforcer = quoted(&target_dir().join("emulated/enforcer").display().to_string());
+    let enforcer = quoted(&tested("enforcer").display().to_string());
     let modules = quoted(&modules.display().to_string());
     // The machine reads this machine's files without keeping them; what runs often is copied to its memory. And it has no modules where
     // its kernel would look for them.
