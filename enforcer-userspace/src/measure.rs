@@ -1,13 +1,22 @@
 //! Measuring files: what their content is, and whether it can have changed since.
 //!
 //! A digest is kept under what a file is told by: device, inode, size, and the times of its last change, which nobody can set. A file
-//! that changed so shortly before it was measured that another change could bear the same time is measured anew each time.
+//! that changed so shortly before it was measured that another change could bear the same time is measured anew each time, and so is one
+//! on a file system that need not note a change at all.
+//!
+//! What somebody can still write to through a descriptor or a map that was there before, is not measured: a page that is written to again
+//! before it went to the disk notes no time.
+
+#![expect(unsafe_code, reason = "leases have no safe wrapper")]
 
 use std::{
     collections::HashMap,
     fs::File,
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -15,10 +24,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, XFS_SUPER_MAGIC, fstatfs,
+};
 use ring::digest::{Context, SHA256};
 
 /// How old a file's last change must be: kernels before 6.13 note it in steps of a clock tick, at most 10 ms.
 const SETTLES_AFTER: Duration = Duration::from_millis(100);
+/// File systems on which whoever begins to write, through a map too, gives the file another time: they ask to be told of the first write to a
+/// page (`page_mkwrite`). tmpfs does not: what was read through a map before is then written without any notice (measured on Linux 6.18).
+/// overlayfs is what is below it.
+const NOTE_ALL_WRITES: [FsType; 4] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC];
 /// Digests that are kept.
 const KEPT: usize = 16_384;
 /// How much is read at once.
@@ -35,6 +51,8 @@ pub(crate) enum MeasureError {
     TooLarge,
     #[error("it changed while it was measured")]
     Changed,
+    #[error("somebody has it open, or mapped, to write to it")]
+    Writable,
     #[error("nobody wants to know any more")]
     GivenUp,
 }
@@ -95,6 +113,15 @@ pub(crate) struct Measured {
     pub(crate) sha256: [u8; 32],
     /// Whether the digest is that of every file that is told by the same.
     pub(crate) settled: bool,
+    /// Whether it is known that nobody could write to it meanwhile.
+    unwritten: bool,
+}
+
+impl Measured {
+    /// What its digest does not say, for the record.
+    pub(crate) fn caveat(&self) -> Option<String> {
+        (!self.unwritten).then(|| "its file system does not say whether somebody can write to it".to_owned())
+    }
 }
 
 /// Measures files, each once. To be shared.
@@ -114,9 +141,18 @@ impl Hasher {
     /// still is.
     pub(crate) fn measure(&self, file: &File, wanted: &dyn Fn() -> bool) -> Result<Measured, MeasureError> {
         let stamp = Stamp::of(file)?;
-        let settled = stamp.is_settled(SystemTime::now());
+        // Before it is read: whoever comes to write later gives it another time.
+        let unwritten = match is_open_to_write(file) {
+            Ok(true) => return Err(MeasureError::Writable),
+            Ok(false) => true,
+            // A network file system does not know.
+            Err(_) => false,
+        };
+        let notes_writes =
+            NOTE_ALL_WRITES.contains(&fstatfs(file).map_err(io::Error::from)?.filesystem_type());
+        let settled = unwritten && notes_writes && stamp.is_settled(SystemTime::now());
         if !settled {
-            return Ok(Measured { stamp, sha256: self.hash(file, &stamp, wanted)?, settled });
+            return Ok(Measured { stamp, sha256: self.hash(file, &stamp, wanted)?, settled, unwritten });
         }
         let known = self.known(&stamp);
         let mut digest = known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +163,7 @@ impl Hasher {
             }
             None => *digest.insert(self.hash(file, &stamp, wanted)?),
         };
-        Ok(Measured { stamp, sha256, settled })
+        Ok(Measured { stamp, sha256, settled, unwritten })
     }
 
     fn known(&self, stamp: &Stamp) -> Known {
@@ -179,6 +215,28 @@ impl Hasher {
     }
 }
 
+/// Whether somebody has a file open for writing, or mapped so: nobody is given a lease for reading then (fcntl(2), F_SETLEASE). Who opens it
+/// at that moment waits until it is given back.
+fn is_open_to_write(file: &File) -> io::Result<bool> {
+    let set = |command: i32, value: i32| {
+        // SAFETY: a system call that takes three numbers.
+        match unsafe { libc::fcntl(file.as_raw_fd(), command, value) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // That somebody waits is told by this signal, which does nothing; the usual one ends a process that does not expect it.
+    set(F_SETSIG, libc::SIGURG)?;
+    match set(libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(()) => set(libc::F_SETLEASE, libc::F_UNLCK).map(|()| false),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// v6.1/include/uapi/asm-generic/fcntl.h
+const F_SETSIG: i32 = 10;
+
 /// The interpreter that a script names (`#!`), as the kernel reads it; nothing for what names none.
 pub(crate) fn interpreter_of(file: &File) -> Option<String> {
     /// v6.1/include/uapi/linux/binfmts.h, BINPRM_BUF_SIZE.
@@ -227,6 +285,17 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
+    /// Where writes are noted.
+    fn on_disk() -> tempfile::TempDir {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let kind = nix::sys::statfs::statfs(dir.path()).unwrap().filesystem_type();
+        assert!(
+            NOTE_ALL_WRITES.contains(&kind),
+            "this test needs `/var/tmp` on ext4, XFS, btrfs or F2FS: {kind:?}"
+        );
+        dir
+    }
+
     fn old(file: &File) {
         while !Stamp::of(file).unwrap().is_settled(SystemTime::now()) {
             std::thread::sleep(Duration::from_millis(10));
@@ -235,8 +304,10 @@ mod tests {
 
     #[test]
     fn a_file_is_read_once_until_it_changes() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"abc").unwrap();
+        let dir = on_disk();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"abc").unwrap();
+        let file = File::open(&path).unwrap();
         let hasher = Hasher::default();
         let hashed = || hasher.hashed.load(Relaxed);
         let measure = || hasher.measure(&file, &|| true).unwrap();
@@ -247,15 +318,55 @@ mod tests {
         let before = hashed();
         assert_eq!((hex(measure().sha256), hex(measure().sha256)), (abc.to_owned(), abc.to_owned()));
         assert_eq!(hashed(), before + 1, "read once");
-        (&file).write_all(b"d").unwrap();
+        std::fs::write(&path, b"abcd").unwrap();
         assert_ne!(hex(measure().sha256), abc, "it has changed");
         assert!(matches!(hasher.measure(&file, &|| false), Err(MeasureError::GivenUp)));
     }
 
     #[test]
+    fn what_somebody_can_write_to_is_not_measured() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reader = File::open(file.path()).unwrap();
+        let hasher = Hasher::default();
+        let measure = || hasher.measure(&reader, &|| true);
+        assert!(matches!(measure(), Err(MeasureError::Writable)), "it is open");
+        let (file, path) = file.into_parts();
+        file.set_len(4096).unwrap();
+        let len = std::num::NonZero::new(4096).unwrap();
+        let (protection, flags) =
+            (nix::sys::mman::ProtFlags::PROT_WRITE, nix::sys::mman::MapFlags::MAP_SHARED);
+        // SAFETY: the kernel chooses where.
+        let map = unsafe { nix::sys::mman::mmap(None, len, protection, flags, &file, 0) }.unwrap();
+        drop(file);
+        assert!(matches!(measure(), Err(MeasureError::Writable)), "it is mapped");
+        // SAFETY: what was just mapped, and nobody else knows of.
+        unsafe { nix::sys::mman::munmap(map, 4096) }.unwrap();
+        assert!(measure().unwrap().unwritten, "control: nobody has it any more");
+        let again = File::options().append(true).open(&path).unwrap();
+        assert!(matches!(measure(), Err(MeasureError::Writable)), "and it could be opened");
+        drop(again);
+    }
+
+    #[test]
+    fn in_memory_nothing_is_settled() {
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        let reader = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        file.set_len(4096).unwrap();
+        drop(file);
+        old(&reader);
+        let hasher = Hasher::default();
+        let measured = hasher.measure(&reader, &|| true).unwrap();
+        assert!(measured.unwritten && !measured.settled, "{measured:?}");
+        hasher.measure(&reader, &|| true).unwrap();
+        assert_eq!(hasher.hashed.load(Relaxed), 2, "it is read each time");
+    }
+
+    #[test]
     fn one_measures_and_the_other_waits() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(64 << 20).unwrap();
+        let dir = on_disk();
+        let path = dir.path().join("file");
+        File::create(&path).unwrap().set_len(64 << 20).unwrap();
+        let file = File::open(&path).unwrap();
         old(&file);
         let hasher = Hasher::default();
         std::thread::scope(|scope| {

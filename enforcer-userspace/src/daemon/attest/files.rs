@@ -26,7 +26,7 @@ use crate::{
     control::server::{Call, Refusal, Request},
     envelope::{Exec, Image, OnMismatch, Sha256},
     exit::one_line,
-    measure::{MeasureError, Stamp},
+    measure::{MeasureError, Measured},
     procfs::{self, ProcError},
     record::{EventKind, EventLine, LineImage},
 };
@@ -36,7 +36,7 @@ pub(crate) struct Found {
     file: Image,
     inode: u64,
     sha256: Option<Sha256>,
-    /// Why that is not known.
+    /// Why that is not known, or what it does not say.
     why: Option<String>,
 }
 
@@ -116,15 +116,17 @@ impl Measurer {
     }
 
     fn look_at(&self, exec: &Exec) -> Vec<Found> {
-        let look = |file: &Image| -> Result<(Stamp, Sha256), LookError> {
+        let look = |file: &Image| -> Result<Measured, LookError> {
             let opened = procfs::open_named(std::process::id(), &file.path)?;
-            let measured = self.measure(&opened)?;
-            Ok((measured.stamp, Sha256(measured.sha256)))
+            Ok(self.measure(&opened)?)
         };
         let found = exec.files.iter().map(|file| match look(file) {
-            Ok((stamp, sha256)) => {
-                Found { file: file.clone(), inode: stamp.inode, sha256: Some(sha256), why: None }
-            }
+            Ok(measured) => Found {
+                file: file.clone(),
+                inode: measured.stamp.inode,
+                sha256: Some(Sha256(measured.sha256)),
+                why: measured.caveat(),
+            },
             Err(error) => Found { file: file.clone(), inode: 0, sha256: None, why: Some(one_line(&error)) },
         });
         found.collect()

@@ -239,6 +239,7 @@ impl Measurer {
             Script::Unknown => return Err(Untold::NoScript),
         };
         let is_script = script.is_some();
+        let mut caveat = measured.caveat();
         let mut next = script;
         for _ in 0..MOST_INTERPRETERS {
             let Some(name) = next.take() else { break };
@@ -249,6 +250,7 @@ impl Measurer {
                 break;
             }
             let sha256 = Sha256(script.sha256);
+            caveat = caveat.or_else(|| script.caveat());
             checked = checked.and(exec.check(|path| script.stamp.is_at(path), sha256));
             answer.script.get_or_insert((name, Some(sha256)));
             next = interpreter_of(&file);
@@ -261,6 +263,7 @@ impl Measurer {
                 Unlisted::Content => format!("{what} is not what is listed for its path"),
             }
         });
+        answer.why = answer.why.take().or(caveat);
         // Of a script, which one it is decides each time.
         Ok(measured.settled && !is_script)
     }
