@@ -71,12 +71,20 @@ pub const NO_UID: u32 = u32::MAX;
 pub struct RecordHeader {
     /// When, ns on the boot clock.
     pub time_ns: u64,
+    /// Counts the records that this CPU made, also those that were lost, since the programs were loaded.
+    pub sequence: u64,
+    /// How many of these were lost before this one.
+    pub lost: u64,
     /// [`crate::ABI_VERSION`].
     pub abi: u16,
     /// [`RecordKind`] as a number.
     pub kind: u16,
     /// The whole record's size, bytes.
     pub len_bytes: u32,
+    /// Which CPU made it.
+    pub cpu: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
 /// One decision.
@@ -230,4 +238,4 @@ pub struct GuardRecord {
     pub pad2: [u8; 4],
 }
 
-kernel_pod!(GuardRecord: 192, RecordHeader: 16, EgressRecord: 104, ForkRecord: 64, ExecRecord: 384, ExitRecord: 48);
+kernel_pod!(GuardRecord: 216, RecordHeader: 40, EgressRecord: 128, ForkRecord: 88, ExecRecord: 408, ExitRecord: 72);

@@ -31,7 +31,7 @@ fn layout_is_as_reviewed() {
         SessionRow { id, expires_ns, cgroup_id, cgroup_level, depth, ancestors }
         Usage { connections, rate_due_ns, bytes_out, bytes_in }
         Block { words }
-        RecordHeader { time_ns, abi, kind, len_bytes }
+        RecordHeader { time_ns, sequence, lost, abi, kind, len_bytes, cpu, pad }
         EgressRecord {
             header, cookie, session, tgid, tid, uid, rule, envelope, netns, protocol, port_be,
             local_port_be, placement, foreign, address, family, socket_type, operation, verdict, reason, refused, pad, comm

@@ -4,6 +4,13 @@ use enforcer_common::counter::Counter;
 
 use crate::{atomic, maps::COUNTERS};
 
+/// This CPU's counter.
+#[inline(always)]
+pub(crate) fn read(counter: Counter) -> u64 {
+    // SAFETY: a live map value of this CPU; volatile, because another program may add to it meanwhile.
+    COUNTERS.get_ptr(counter.raw()).map_or(0, |value| unsafe { value.read_volatile() })
+}
+
 /// Adds one to this CPU's counter.
 #[inline(always)]
 pub(crate) fn add(counter: Counter) {

@@ -171,10 +171,14 @@ pub(crate) static CANARY: Array<Canary> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static ENROL: Array<EnrolRequest> = Array::with_max_entries(1, 0);
 
-/// Records, in the order they happened on this host. 4 MiB holds some 40,000 decisions; full means the record is lost
+/// Records, in the order they happened on this host. 4 MiB holds some 30,000 decisions; full means the record is lost
 /// and counted, and the verdict stands.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Entry 0: how many records this CPU made, also those that were lost. Written by kernel programs.
+#[map]
+pub(crate) static SEQUENCES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// [`Counter`] to count, per CPU. Written by kernel programs.
 #[map]

@@ -16,6 +16,10 @@ pub(crate) const TRUST_KEYS: &str = "ENFORCER_TRUST_KEYS";
 pub(crate) const TRUST_DOMAIN: &str = "ENFORCER_TRUST_DOMAIN";
 /// Which users who are no operators may begin sessions, and under which envelopes.
 pub(crate) const REGISTRATION_POLICY: &str = "ENFORCER_REGISTRATION_POLICY";
+/// Where events go beside the event file.
+pub(crate) const SINKS: &str = "ENFORCER_SINKS";
+/// Where metrics are served, on a loopback address.
+pub(crate) const METRICS_LISTEN: &str = "ENFORCER_METRICS_LISTEN";
 /// Set by `run` for the command: where SPIFFE's libraries get credentials.
 pub(crate) const SPIFFE_ENDPOINT: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// Set by `run` for the command: the session's id.

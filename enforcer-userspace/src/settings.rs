@@ -63,6 +63,11 @@ impl Settings {
         self.state_dir.join("grants.key")
     }
 
+    /// Up to where each sink has sent the events.
+    pub(crate) fn cursors(&self) -> PathBuf {
+        self.state_dir.join("sinks")
+    }
+
     pub(crate) fn events(&self) -> PathBuf {
         self.state_dir.join("events.jsonl")
     }

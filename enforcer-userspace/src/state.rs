@@ -215,16 +215,20 @@ impl State {
         Ok(found)
     }
 
-    /// How many records of this boot have been reported lost.
-    pub(crate) fn lost(&self, boot_id: &str) -> u64 {
+    /// How many records of this boot have been reported lost, by CPU.
+    pub(crate) fn lost(&self, boot_id: &str) -> Vec<u64> {
         let text = fs::read_to_string(self.lost_path()).unwrap_or_default();
-        let (boot, lost) = text.split_once(' ').unwrap_or_default();
+        let mut words = text.split_whitespace();
         // Of another boot or unreadable: report again rather than not at all.
-        if boot == boot_id { lost.trim().parse().unwrap_or(0) } else { 0 }
+        if words.next() != Some(boot_id) {
+            return Vec::new();
+        }
+        words.map(|lost| lost.parse().unwrap_or(0)).collect()
     }
 
-    pub(crate) fn save_lost(&self, boot_id: &str, lost: u64) -> Result<(), StateError> {
-        replace(&self.lost_path(), format!("{boot_id} {lost}\n").as_bytes())
+    pub(crate) fn save_lost(&self, boot_id: &str, lost: &[u64]) -> Result<(), StateError> {
+        let lost: String = lost.iter().map(|lost| format!(" {lost}")).collect();
+        replace(&self.lost_path(), format!("{boot_id}{lost}\n").as_bytes())
     }
 
     fn lost_path(&self) -> PathBuf {

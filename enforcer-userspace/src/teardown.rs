@@ -160,7 +160,11 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
     for file in files {
         note(left, absent_is_fine(fs::remove_file(&file), &file));
     }
-    for dir in [settings.sessions(), settings.authorities()] {
+    let mut dirs = vec![settings.sessions(), settings.authorities()];
+    if !keep_events {
+        dirs.push(settings.cursors());
+    }
+    for dir in dirs {
         note(left, absent_is_fine(fs::remove_dir_all(&dir), &dir));
     }
     // The revisions accepted of signed envelopes stay: whoever may tear down must not be able to make them forgotten.

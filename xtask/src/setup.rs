@@ -4,8 +4,9 @@
 //! `bpf-linker` is compiled into `target/tools`, so that a checkout leaves nothing behind in the user's folders. Where
 //! packages cannot be installed, the error lists all that is missing at once.
 
-mod apt;
+pub(crate) mod apt;
 mod clients;
+mod receivers;
 
 use std::env;
 use std::ops::RangeInclusive;
@@ -81,7 +82,7 @@ pub(crate) fn ensure(need: Need) -> Result<()> {
     let ready = Toolchain::find(workspace()).is_ok()
         && (need < Need::Lint || missing_components().is_empty())
         && missing_tools(need).next().is_none()
-        && (need < Need::Test || (has_venv() && clients::are_installed()));
+        && (need < Need::Test || (has_venv() && clients::are_installed() && receivers::are_here()));
     if ready { Ok(()) } else { install(need) }
 }
 
@@ -91,6 +92,7 @@ fn install(need: Need) -> Result<()> {
     changed |= install_packages(&apt, need)?;
     changed |= install_linker(&apt)?;
     changed |= need >= Need::Test && clients::install()?;
+    changed |= need >= Need::Test && receivers::fetch()?;
     let Toolchain { compiler: Compiler { rustc, version: (major, minor), llvm, .. }, linker } =
         Toolchain::find(workspace())?;
     eprintln!("setup: BPF compiler: `{}` (Rust {major}.{minor}, LLVM {llvm})", rustc.display());

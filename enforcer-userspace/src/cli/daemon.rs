@@ -1,6 +1,6 @@
 //! `enforcer daemon`.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     credentials::TrustDomain,
@@ -27,12 +27,23 @@ pub(super) struct Args {
     /// Without it, only root and the daemon's group may. Read when the daemon starts.
     #[arg(long, value_name = "FILE", env = env_vars::REGISTRATION_POLICY)]
     registration_policy: Option<PathBuf>,
+    /// Where events go beside the event file: to a SIEM, say
+    ///
+    /// Each sink goes on where it was when the daemon is started anew. `enforcer sink test` tries one.
+    #[arg(long, value_name = "FILE", env = env_vars::SINKS)]
+    sinks: Option<PathBuf>,
+    /// Serve metrics here as well, such as `127.0.0.1:9477`, to any process that reaches it; a loopback address
+    ///
+    /// Operators have them at `/metrics` on the control socket in any case.
+    #[arg(long, value_name = "ADDRESS:PORT", env = env_vars::METRICS_LISTEN)]
+    metrics_listen: Option<SocketAddr>,
 }
 
 pub(super) fn execute(settings: Settings, args: &Args) -> Result<ExitStatus, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let policy = args.registration_policy.as_deref();
-    let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone(), policy);
+    let reports = daemon::Reports { metrics: args.metrics_listen, sinks: args.sinks.as_deref() };
+    let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone(), policy, reports);
     runtime.block_on(run).map_err(daemon::StartError::into_failure)?;
     Ok(ExitStatus::Ok)
 }

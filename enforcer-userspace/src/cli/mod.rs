@@ -19,6 +19,7 @@ mod revoke;
 mod run;
 mod said;
 mod sign;
+mod sink;
 mod status;
 mod teardown;
 mod text;
@@ -118,6 +119,9 @@ enum Command {
     ///
     /// Signature, expiry and form are checked. Exit code 0: it is good; 1: it is not, or something could not be read.
     VerifyToken(verify_token::Args),
+    /// Try a place that events go to
+    #[command(subcommand)]
+    Sink(sink::Command),
     /// Print the JSON Schema of envelopes, for editors
     Schema,
     /// Say what an envelope allows or denies, and why; needs neither root nor a daemon
@@ -169,6 +173,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Verify(args) => sign::verify(format, &args),
         Command::TrustBundle(args) => trust_bundle::execute(&settings, format, &args),
         Command::VerifyToken(args) => verify_token::execute(format, &args),
+        Command::Sink(command) => sink::execute(format, &command),
         Command::Schema => print_json(&envelope::schema()).map(|()| ExitStatus::Ok),
         Command::Explain(args) => explain::execute(format, &args),
         Command::Diff(args) => diff::execute(format, &args),

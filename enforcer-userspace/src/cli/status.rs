@@ -52,6 +52,14 @@ fn render(status: &dto::Status) -> String {
             let _infallible = writeln!(out, "          {error}");
         }
     }
+    for dto::SinkInfo { name, sent, behind, refused, lost, why, .. } in &status.sinks {
+        let trouble = why.as_ref().map_or_else(String::new, |why| format!(": {}", text::harmless(why)));
+        let line = format!(
+            "sink      {name}: {sent} sent, {behind} behind, {refused} refused, {lost} lost{trouble}"
+        );
+        let line = if why.is_some() || *lost > 0 { colour(&line, Colour::Yellow) } else { line };
+        let _infallible = writeln!(out, "{line}");
+    }
     let _infallible = writeln!(out, "counters");
     for (name, count) in &status.counters {
         let fault = status.faults.contains(name);

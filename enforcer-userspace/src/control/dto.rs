@@ -217,6 +217,27 @@ pub(crate) struct Status {
     pub(crate) counters: std::collections::BTreeMap<String, u64>,
     /// Names of counters that are above zero and mean that something went wrong.
     pub(crate) faults: Vec<String>,
+    #[serde(default)]
+    pub(crate) sinks: Vec<SinkInfo>,
+}
+
+/// How far a sink is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SinkInfo {
+    pub(crate) name: String,
+    /// Events that were taken, or are on their way.
+    pub(crate) sent: u64,
+    /// Events that were written and not sent yet, or left out.
+    pub(crate) behind: u64,
+    /// Events that the receiver does not take.
+    pub(crate) refused: u64,
+    /// Events that were gone before they could be sent.
+    pub(crate) lost: u64,
+    /// Tries that failed.
+    pub(crate) failures: u64,
+    /// Why the last try failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

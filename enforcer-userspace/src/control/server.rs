@@ -12,7 +12,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{ConnectInfo, DefaultBodyLimit, Extension, FromRef, Path, Query, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
@@ -27,6 +27,7 @@ use super::{
     gate::Gate,
     peer::{Peer, PeerInfo},
 };
+use crate::metrics::MEDIA_TYPE;
 
 /// Parts of a history of events, that one client has not read yet, and how large each is.
 const UNREAD_PARTS: usize = 2;
@@ -56,6 +57,7 @@ pub(crate) enum Request {
         id: Option<String>,
     },
     Status,
+    Metrics,
     Revoke {
         id: String,
         then: dto::Then,
@@ -85,6 +87,7 @@ impl Request {
                 | Self::Whoami
                 | Self::Why { .. }
                 | Self::Status
+                | Self::Metrics
                 | Self::Events
         )
     }
@@ -102,6 +105,8 @@ pub(crate) enum Answer {
     Refusals(dto::Refusals),
     Chain(dto::Chain),
     Status(dto::Status),
+    /// As text.
+    Metrics(String),
     Revoked(dto::Revoked),
     Lifted(dto::Lifted),
     Events(Feed),
@@ -166,8 +171,9 @@ pub(crate) async fn serve(gate: Gate, calls: Calls, stop: impl Future<Output = (
         .route("/v1/self/refusals", get(questions::own_refusals))
         .route("/v1/registrations", post(register))
         .route("/v1/envelope", put(apply))
-        .route("/v1/status", get(status))
+        .route("/v1/status", get(questions::status))
         .route("/v1/events", get(events))
+        .route("/metrics", get(questions::metrics))
         .route("/v1/trust-bundle", get(questions::trust_bundle))
         .route("/v1/enforcement", delete(teardown))
         .fallback(async || {
@@ -289,10 +295,6 @@ async fn lift(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): P
     respond(call(&calls, peer, Request::Lift { id }).await)
 }
 
-async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
-    respond(call(&calls, peer, Request::Status).await)
-}
-
 #[derive(Debug, serde::Deserialize)]
 struct TeardownQuery {
     #[serde(default)]
@@ -390,6 +392,7 @@ fn respond(answer: Result<Answer, Refusal>) -> Response {
         Ok(Answer::Lifted(dto)) => Json(dto).into_response(),
         Ok(Answer::TornDown(dto)) => Json(dto).into_response(),
         Ok(Answer::TrustBundle(dto)) => Json(dto).into_response(),
+        Ok(Answer::Metrics(text)) => ([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response(),
         // Nobody asks for these by this way.
         Ok(Answer::Events(_) | Answer::Credential(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(refusal) => refusal.into_response(),

@@ -11,6 +11,7 @@ use crate::{
     kernel::{Absence, Guard},
     procfs,
     session::{Session, Status},
+    sinks::Sink,
 };
 
 impl Daemon {
@@ -56,9 +57,10 @@ impl Daemon {
         info
     }
 
-    pub(super) fn status(&self) -> Result<dto::Status, DaemonError> {
+    /// All that is counted, by name, and whether more than zero means that something went wrong.
+    pub(super) fn counters(&self) -> Result<Vec<(&'static str, u64, bool)>, DaemonError> {
         let counters = self.kernel.sessions.counters()?.into_iter();
-        let counters: Vec<_> = counters
+        let all = counters
             .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
             .chain(self.events.counters())
             .chain(self.attestation.counters())
@@ -66,8 +68,12 @@ impl Daemon {
                 ("fault_daemon", self.faults, true),
                 ("credentials_issued", self.issuer.issued(), false),
                 ("connections_turned_away", self.turned_away.load(Ordering::Relaxed), false),
-            ])
-            .collect();
+            ]);
+        Ok(all.collect())
+    }
+
+    pub(super) fn status(&self) -> Result<dto::Status, DaemonError> {
+        let counters = self.counters()?;
         let detached = procfs::detached_links()?;
         let coverage = self.kernel.coverage().into_iter().map(|coverage| dto::HookInfo {
             attached: coverage.is_attached(&detached),
@@ -103,6 +109,7 @@ impl Daemon {
                 .map(|(name, ..)| (*name).into())
                 .collect(),
             counters: counters.into_iter().map(|(name, n, _)| (name.to_owned(), n)).collect(),
+            sinks: self.sinks.iter().map(|sink| sink_info(sink, self.events.last())).collect(),
         })
     }
 }
@@ -146,11 +153,19 @@ fn describe(session: &Session, status: Status, usage: &Usage, boot_id: &str) -> 
     }
 }
 
+pub(super) fn sink_info(sink: &Sink, last: u64) -> dto::SinkInfo {
+    let progress = &sink.progress;
+    dto::SinkInfo {
+        name: sink.name.clone(),
+        sent: progress.sent.load(Ordering::Relaxed),
+        behind: last.saturating_sub(progress.reached.load(Ordering::Relaxed)),
+        refused: progress.refused.load(Ordering::Relaxed),
+        lost: progress.lost.load(Ordering::Relaxed),
+        failures: progress.failures.load(Ordering::Relaxed),
+        why: progress.why(),
+    }
+}
+
 fn guard_info(guard: &Guard) -> dto::GuardInfo {
-    let state = match guard.absence() {
-        None => "active",
-        Some(absence) if absence.is_broken() => "broken",
-        Some(_) => "absent",
-    };
-    dto::GuardInfo { state: state.to_owned(), why: guard.absence().map(Absence::to_string) }
+    dto::GuardInfo { state: guard.state().to_owned(), why: guard.absence().map(Absence::to_string) }
 }

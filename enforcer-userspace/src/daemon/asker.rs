@@ -32,6 +32,7 @@ impl Daemon {
             Request::Chain { .. } => "who gave a session what it may do",
             Request::Why { .. } => "why something was refused",
             Request::Status => "status",
+            Request::Metrics => "metrics",
             Request::Revoke { .. } => "revoke",
             Request::Quarantine { .. } => "quarantine",
             Request::Lift { .. } => "lift a quarantine",

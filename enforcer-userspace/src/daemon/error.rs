@@ -31,6 +31,8 @@ pub(crate) enum DaemonError {
     Path(#[from] PathError),
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    #[error("write the metrics down")]
+    Metrics,
     #[error("state what a session is given")]
     Grant(#[from] KeyError),
 }

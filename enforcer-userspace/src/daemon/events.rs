@@ -89,6 +89,11 @@ impl Events {
         self.unsaid += 1;
     }
 
+    /// The number of the last line.
+    pub(crate) const fn last(&self) -> u64 {
+        self.sequence
+    }
+
     /// A record that is no record: counted, never dropped in silence.
     pub(crate) fn count_undecodable(&mut self) {
         self.undecodable += 1;

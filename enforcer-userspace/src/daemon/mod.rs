@@ -15,6 +15,7 @@ mod granted;
 mod grants;
 mod identity;
 mod lifecycle;
+mod metrics;
 mod own;
 mod past;
 mod records;
@@ -34,7 +35,6 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use enforcer_common::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -50,9 +50,11 @@ use crate::{
     host::Host,
     kernel::{Kernel, Ring},
     procfs,
-    record::{EventKind, EventLine},
+    record::{EventKind, EventLine, Losses},
+    scrape::Scrape,
     session::Registry,
     settings::Settings,
+    sinks::Sink,
     state::State,
 };
 
@@ -62,9 +64,10 @@ pub(crate) use error::DaemonError;
 pub(crate) use events::Events;
 use granted::Policy;
 use identity::{Issuer, RotationError};
+use metrics::Metrics;
 use past::Past;
 use start::Signals;
-pub(crate) use start::{StartError, lock, run};
+pub(crate) use start::{Reports, StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
 
 /// Records handled before the loop looks at its other inputs again.
@@ -81,6 +84,8 @@ enum Input {
     Call(Box<Call>),
     /// Work beside the loop is done.
     Done(Box<Beside>),
+    /// Somebody collects metrics.
+    Scrape(Scrape),
     Tick,
     Stop(&'static str),
 }
@@ -106,9 +111,11 @@ pub(crate) struct Daemon {
     signer: Signer,
     attestation: Attestation,
     events: Events,
+    sinks: Vec<Sink>,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
-    lost: u64,
+    losses: Losses,
+    metrics: Metrics,
     /// Where work beside the loop says that it is done.
     done: mpsc::UnboundedSender<Beside>,
     /// The session that is being registered beside the loop: one at a time.
@@ -138,6 +145,7 @@ impl Daemon {
         ring: &mut Ring,
         calls: &mut mpsc::Receiver<Call>,
         done: &mut mpsc::UnboundedReceiver<Beside>,
+        scrapes: &mut mpsc::Receiver<Scrape>,
         mut signals: Signals,
     ) -> Result<Ended, DaemonError> {
         let mut ticks = tokio::time::interval(TICK);
@@ -163,6 +171,7 @@ impl Daemon {
                 reason = signals.next() => Input::Stop(reason),
                 Some(beside) = done.recv() => Input::Done(Box::new(beside)),
                 Some(call) = calls.recv() => Input::Call(Box::new(call)),
+                Some(scrape) = scrapes.recv() => Input::Scrape(scrape),
                 _ = ticks.tick() => Input::Tick,
                 read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)) => {
                     read.map_err(DaemonError::Records)?;
@@ -178,6 +187,7 @@ impl Daemon {
                 }
                 Input::Tick => self.tick(ring),
                 Input::Done(beside) => self.end_beside(*beside),
+                Input::Scrape(scrape) => self.answer_scrape(scrape),
                 Input::Call(call) => {
                     if call.request.is_question() {
                         // What happened before it is in the answer, unless so much happens that it would have to wait.
@@ -214,6 +224,7 @@ impl Daemon {
             | Request::Why { .. }
             | Request::Chain { .. }
             | Request::Status
+            | Request::Metrics
             | Request::Events
             | Request::TrustBundle
             | Request::Credential(_) => false,
@@ -284,6 +295,7 @@ impl Daemon {
             Request::Chain { id } => self.chain(peer, id.as_deref()).map(Answer::Chain),
             Request::Why { id } => self.why(peer, id.as_deref()).map(Answer::Refusals),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
+            Request::Metrics => self.metrics().map(Answer::Metrics).map_err(|error| internal(&error)),
             Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
             // Answered elsewhere, or when what takes time is done: see `handle`.
             Request::Register(_)
@@ -303,6 +315,8 @@ impl Daemon {
     fn tick(&mut self, ring: &mut Ring) {
         let began_ns = clock::boot_ns();
         if self.catch_up(ring) {
+            let settled = self.settle_losses();
+            self.survive(settled);
             // A program that still goes by what it read so long ago does not run any more.
             let then_ns = began_ns.saturating_sub(u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX));
             self.registry.iter_mut().for_each(|session| session.forget_replaced(then_ns));
@@ -352,24 +366,6 @@ impl Daemon {
 
     fn note_removed_rules(&mut self) -> Result<(), DaemonError> {
         Ok(self.kernel.rules.take_note()?)
-    }
-
-    fn report_lost(&mut self) -> Result<(), DaemonError> {
-        let counters = self.kernel.sessions.counters()?;
-        let lost =
-            counters.iter().find(|(counter, _)| *counter == Counter::FaultRecordLost).map_or(0, |(_, n)| *n);
-        if lost <= self.lost {
-            return Ok(());
-        }
-        let mut line = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
-            .detail("the kernel's ring buffer was full; verdicts were not affected");
-        line.lost = Some(lost - self.lost);
-        self.events.write(line);
-        self.lost = lost;
-        // What the process trees missed, the kernel's tags say.
-        let reconciled = self.reconcile_trees();
-        self.survive(reconciled);
-        Ok(self.state.save_lost(&self.host.boot_id, lost)?)
     }
 }
 

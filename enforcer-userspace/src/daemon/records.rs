@@ -2,11 +2,12 @@
 
 use enforcer_common::{identity::SessionRef, record::Placement};
 
-use super::{Daemon, attest::Seen};
+use super::{Daemon, DaemonError, attest::Seen};
 use crate::{
     clock,
     record::{
-        self, Body, Egress, EventKind, EventLine, GuardDecision, LineEgress, LineGuard, LineProcess, Record,
+        self, Body, Egress, EventKind, EventLine, GuardDecision, LineEgress, LineGuard, LineProcess,
+        LineRecord, Record,
     },
     session::{Attempt, ProcessKey, Refused},
 };
@@ -15,9 +16,13 @@ impl Daemon {
     /// Takes one record, whatever its bytes are.
     pub(super) fn take_record(&mut self, bytes: &[u8]) {
         match record::decode(bytes) {
+            Ok(record) if !self.losses.see(record.number, record.time_ns) => {
+                self.events.count_undecodable();
+            }
             Ok(record) => {
                 let sign = self.escape_sign(&record);
                 self.remember_refusal(&record);
+                self.count_verdict(&record);
                 let seen = Seen::of(&record);
                 let line = self.line(record);
                 self.events.write(line);
@@ -82,7 +87,7 @@ impl Daemon {
     }
 
     fn line(&mut self, record: Record) -> EventLine {
-        let Record { time_ns, session: slot, tgid, comm, body } = record;
+        let Record { time_ns, number, session: slot, tgid, comm, body } = record;
         let time = clock::wall(time_ns);
         // A fork and an exec are in the tree before their line is made, an exit after: its lineage is still there.
         if let Some(session) = self.registry.at_mut(slot) {
@@ -104,6 +109,7 @@ impl Daemon {
             Body::Guard(_) => EventKind::Guard,
         };
         let mut line = EventLine::new(kind, &time);
+        line.record = Some(LineRecord { cpu: number.cpu, sequence: number.sequence });
         // By the time a decision is read, the session may be held to another envelope than the one that decided.
         let decided_by = match &body {
             Body::Egress(egress) => Some(egress.envelope),
@@ -164,6 +170,30 @@ impl Daemon {
             session.misplaced.remove(&tgid);
         }
         line
+    }
+
+    /// What was lost after the last record of each CPU.
+    pub(super) fn settle_losses(&mut self) -> Result<(), DaemonError> {
+        let lost = self.kernel.sessions.lost()?;
+        self.losses.settle(&lost, clock::boot_ns());
+        Ok(())
+    }
+
+    pub(super) fn report_lost(&mut self) -> Result<(), DaemonError> {
+        let found = self.losses.take();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let now = clock::wall(clock::boot_ns());
+        for loss in &found {
+            let line = EventLine::new(EventKind::RecordsLost, &now)
+                .detail("the kernel's ring buffer was full; verdicts were not affected");
+            self.events.write(line.loss(loss, clock::wall));
+        }
+        // What the process trees missed, the kernel's tags say.
+        let reconciled = self.reconcile_trees();
+        self.survive(reconciled);
+        Ok(self.state.save_lost(&self.host.boot_id, &self.losses.told())?)
     }
 }
 

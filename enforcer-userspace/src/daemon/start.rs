@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -43,9 +44,11 @@ use crate::{
     path_error::PathError,
     process,
     procfs::{self, ProcError},
-    record::{EventKind, EventLine},
+    record::{EventKind, EventLine, Losses},
+    scrape,
     session::Registry,
     settings::Settings,
+    sinks::{self, SinksError},
     state::{AuthoritiesError, State, StateError},
     workload,
 };
@@ -79,6 +82,14 @@ pub(crate) enum StartError {
         #[source]
         source: nix::Error,
     },
+    #[error("serve metrics at `{address}`")]
+    Metrics {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Sinks(#[from] SinksError),
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
     #[error(transparent)]
@@ -140,12 +151,22 @@ impl StartError {
     }
 }
 
+/// Who is told what happens, beside the event file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reports<'a> {
+    /// Where metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// The file that says where events go.
+    pub(crate) sinks: Option<&'a Path>,
+}
+
 /// Runs a daemon until it is told to stop. Enforcement goes on afterwards, unless that was what it was told.
 pub(crate) async fn run(
     settings: Settings,
     trust_keys: &[PathBuf],
     trust_domain: Option<TrustDomain>,
     policy: Option<&Path>,
+    reports: Reports<'_>,
 ) -> Result<(), StartError> {
     // Threads that are started from here on do as this one does.
     if let Err(error) = process::go_before_others() {
@@ -154,6 +175,9 @@ pub(crate) async fn run(
     // A daemon that trusts fewer keys than it was told does not come up.
     let trust_keys = key_files::trust_keys(trust_keys)?;
     let policy = Policy::load(policy)?;
+    let at = |address| move |source| StartError::Metrics { address, source };
+    let sinks = reports.sinks.map(sinks::load).transpose()?.unwrap_or_default();
+    let metrics = reports.metrics.map(|address| scrape::listen(address).map_err(at(address))).transpose()?;
     let operators = operators(&settings)?;
     let host = host::inspect()?;
     let pins = Pins::at(&settings.pin_dir)?;
@@ -184,7 +208,8 @@ pub(crate) async fn run(
     let mut ring = kernel.records()?;
     let state = State::open(&settings.state_dir, &settings.sessions())?;
     // The counters of a fresh set of maps start at zero.
-    let lost = if kernel.start == Start::Fresh { 0 } else { state.lost(&host.boot_id) };
+    let told = if kernel.start == Start::Fresh { Vec::new() } else { state.lost(&host.boot_id) };
+    let losses = Losses::new(&told, kernel.sessions.lost().map_err(DaemonError::from)?.len());
     let (issuer, new_authority) = Issuer::open(&settings, trust_domain, &host.name)?;
     let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
@@ -195,6 +220,7 @@ pub(crate) async fn run(
         signer: grants::open(&settings, &host.boot_id)?,
         attestation: Attestation::new(&kernel),
         events: Events::open(&settings.events())?,
+        sinks: sinks::start(sinks, &settings.events(), &settings.cursors(), &host.name)?,
         registry: Registry::default(),
         past: Past::open(&settings)?,
         empty: Default::default(),
@@ -204,7 +230,8 @@ pub(crate) async fn run(
         cgroups,
         kernel,
         state,
-        lost,
+        losses,
+        metrics: Default::default(),
         done,
         registering: None,
         waiting: VecDeque::new(),
@@ -251,7 +278,12 @@ pub(crate) async fn run(
     let seats = seats::workload(tags()?, daemon.cgroups.clone());
     let gate = gate_of(&workload, listen_to_all(&workload)?, seats, &daemon)?;
     let credentials = tokio::spawn(workload::serve(gate, calls, stopped()));
-    let ended = daemon.serve(&mut ring, &mut called, &mut beside, signals).await;
+    let (scrapes, mut scraped) = mpsc::channel(1);
+    let collected = metrics.map(|listener| tokio::spawn(scrape::serve(listener, scrapes, stopped())));
+    let ended = daemon.serve(&mut ring, &mut called, &mut beside, &mut scraped, signals).await;
+    if let Some(collected) = collected {
+        collected.abort();
+    }
     // Streams of credentials end with the daemon; so do its answers.
     daemon.issuer.end_all();
     daemon.attestation.measurer.stop();

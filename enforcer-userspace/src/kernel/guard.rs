@@ -80,6 +80,15 @@ pub(crate) enum Guard {
 }
 
 impl Guard {
+    /// `active`: in place, and seen to run; `absent`; `broken`: its programs were attached and did not run.
+    pub(crate) const fn state(&self) -> &'static str {
+        match self {
+            Self::Active(_) => "active",
+            Self::Absent(absence) if absence.is_broken() => "broken",
+            Self::Absent(_) => "absent",
+        }
+    }
+
     /// Takes over the guard that is pinned, if it is of this build (`is_current`), or attaches one. `host` says what stands against
     /// that, as far as can be told without a try. An error is one that leaves an earlier guard in place, which stays.
     pub(super) fn start(

@@ -31,6 +31,7 @@ pub(super) const NAMES: &[&str] = &[
     "CANARY",
     "ENROL",
     "RECORDS",
+    "SEQUENCES",
     "COUNTERS",
     "META",
 ];
@@ -75,6 +76,12 @@ pub(super) fn open<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -
     let path = pins.map(name);
     let opened = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(T::try_from);
     opened.map_err(|source| MapsError::Open { path, source: Box::new(source) })
+}
+
+/// A map as the kernel gives it.
+pub(super) fn open_data(pins: &Pins, name: &str) -> Result<MapData, MapsError> {
+    let path = pins.map(name);
+    MapData::from_pin(&path).map_err(|source| MapsError::Open { path, source: Box::new(source) })
 }
 
 /// The map that says what the others are.
@@ -203,6 +210,13 @@ impl SessionMaps {
     /// Live tagged processes of a session.
     pub(crate) fn processes(&self, slot: u32) -> Result<u64, MapsError> {
         self.procs.get(&slot, 0).map_err(access("read", "PROCS"))
+    }
+
+    /// How many records each CPU has lost.
+    pub(crate) fn lost(&self) -> Result<Vec<u64>, MapsError> {
+        let lost =
+            self.counters.get(&Counter::FaultRecordLost.raw(), 0).map_err(access("read", "COUNTERS"))?;
+        Ok(lost.iter().copied().collect())
     }
 
     /// Every counter, summed over the CPUs, in the order of [`Counter::ALL`].

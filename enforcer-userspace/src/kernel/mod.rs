@@ -14,11 +14,13 @@ mod object;
 mod offsets;
 mod pins;
 mod probe;
+mod program_times;
 mod ring;
+mod ring_fill;
 mod rules;
 mod tagger;
 
-pub(crate) use attach::HOOKS;
+pub(crate) use attach::{Coverage, HOOKS};
 pub(crate) use guard::{Absence, Guard};
 pub(crate) use images::ImageMaps;
 pub(crate) use maps::MapsError;

@@ -31,6 +31,7 @@ use super::{
     maps::{self, MapsError, SessionMaps},
     pins::{PinError, Pins},
     ring::Ring,
+    ring_fill::RingFill,
     rules::RuleMaps,
     tagger::Tagger,
 };
@@ -128,6 +129,7 @@ pub(crate) struct Kernel {
     pub(crate) images: ImageMaps,
     pub(crate) start: Start,
     pub(crate) guard: Guard,
+    pub(crate) ring_fill: RingFill,
     pins: Pins,
     /// Open beside their pins: somebody who removes a pin does not end enforcement while a daemon runs.
     links: Vec<FdLink>,
@@ -181,6 +183,7 @@ impl Kernel {
             images: ImageMaps::open(pins)?,
             start,
             guard,
+            ring_fill: RingFill::of(&maps::open_data(pins, "RECORDS")?)?,
             pins: pins.clone(),
             links: open_links(pins)?,
         })

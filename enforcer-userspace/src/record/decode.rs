@@ -16,6 +16,8 @@ use enforcer_common::{
     verdict::{Reason, Verdict},
 };
 
+use super::Number;
+
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
@@ -32,6 +34,7 @@ pub(crate) enum DecodeError {
 pub(crate) struct Record {
     /// ns on the boot clock.
     pub(crate) time_ns: u64,
+    pub(crate) number: Number,
     pub(crate) session: SessionRef,
     pub(crate) tgid: u32,
     pub(crate) comm: String,
@@ -153,6 +156,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         return Err(DecodeError::Abi(abi));
     }
     let time_ns = field!(bytes, RecordHeader, time_ns: u64);
+    let number = Number {
+        cpu: field!(bytes, RecordHeader, cpu: u32),
+        sequence: field!(bytes, RecordHeader, sequence: u64),
+        lost: field!(bytes, RecordHeader, lost: u64),
+    };
     match RecordKind::try_from(field!(bytes, RecordHeader, kind: u16))? {
         RecordKind::Egress => {
             let bytes = at_least(bytes, size_of::<EgressRecord>())?;
@@ -162,6 +170,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             let local_port = u16::from_be_bytes(field!(bytes, EgressRecord, local_port_be: [u8; 2]));
             Ok(Record {
                 time_ns,
+                number,
                 session: session(bytes, offset_of!(EgressRecord, session)),
                 tgid: field!(bytes, EgressRecord, tgid: u32),
                 comm: text(&field!(bytes, EgressRecord, comm: [u8; COMM_LEN])),
@@ -189,6 +198,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             let bytes = at_least(bytes, size_of::<ForkRecord>())?;
             Ok(Record {
                 time_ns,
+                number,
                 session: session(bytes, offset_of!(ForkRecord, session)),
                 tgid: field!(bytes, ForkRecord, parent_tgid: u32),
                 comm: text(&field!(bytes, ForkRecord, comm: [u8; COMM_LEN])),
@@ -207,6 +217,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             let path = path.get(..length).unwrap_or(path);
             Ok(Record {
                 time_ns,
+                number,
                 session: session(bytes, offset_of!(ExecRecord, session)),
                 tgid: field!(bytes, ExecRecord, tgid: u32),
                 comm: text(&field!(bytes, ExecRecord, comm: [u8; COMM_LEN])),
@@ -222,6 +233,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             let bytes = at_least(bytes, size_of::<ExitRecord>())?;
             Ok(Record {
                 time_ns,
+                number,
                 session: session(bytes, offset_of!(ExitRecord, session)),
                 tgid: field!(bytes, ExitRecord, tgid: u32),
                 comm: text(&field!(bytes, ExitRecord, comm: [u8; COMM_LEN])),
@@ -235,6 +247,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             let target = field!(bytes, GuardRecord, target_tgid: u32);
             Ok(Record {
                 time_ns,
+                number,
                 session: session(bytes, offset_of!(GuardRecord, session)),
                 tgid: field!(bytes, GuardRecord, tgid: u32),
                 comm: text(&field!(bytes, GuardRecord, comm: [u8; COMM_LEN])),
@@ -333,10 +346,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const ABI: usize = offset_of!(RecordHeader, abi);
+
+    fn head(bytes: &mut [u8], kind: u16) {
+        bytes[ABI..ABI + 2].copy_from_slice(&ABI_VERSION.to_ne_bytes());
+        let start = offset_of!(RecordHeader, kind);
+        bytes[start..start + 2].copy_from_slice(&kind.to_ne_bytes());
+    }
+
     fn exec_bytes(path: &[u8], path_len: u32) -> Vec<u8> {
         let mut bytes = vec![0; size_of::<ExecRecord>()];
-        bytes[8..10].copy_from_slice(&ABI_VERSION.to_ne_bytes());
-        bytes[10..12].copy_from_slice(&RecordKind::Exec.raw().to_ne_bytes());
+        head(&mut bytes, RecordKind::Exec.raw());
         let start = offset_of!(ExecRecord, path_len);
         bytes[start..start + 4].copy_from_slice(&path_len.to_ne_bytes());
         let start = offset_of!(ExecRecord, path);
@@ -359,16 +379,15 @@ mod tests {
     fn other_abi_and_short_records_are_errors() {
         let mut bytes = exec_bytes(b"/bin/sh", 7);
         assert!(matches!(decode(&bytes[..100]), Err(DecodeError::Short { .. })));
-        bytes[8] = bytes[8].wrapping_add(1);
+        bytes[ABI] = bytes[ABI].wrapping_add(1);
         assert_eq!(decode(&bytes), Err(DecodeError::Abi(ABI_VERSION + 1)));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_decode_or_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0u16..7, fix: bool) {
-            if fix && bytes.len() >= 12 {
-                bytes[8..10].copy_from_slice(&ABI_VERSION.to_ne_bytes());
-                bytes[10..12].copy_from_slice(&kind.to_ne_bytes());
+        fn any_bytes_decode_or_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..450), kind in 0u16..7, fix: bool) {
+            if fix && bytes.len() >= size_of::<RecordHeader>() {
+                head(&mut bytes, kind);
             }
             let _decoded = decode(&bytes);
         }

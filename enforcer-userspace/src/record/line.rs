@@ -10,7 +10,7 @@ use enforcer_common::{
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Egress, GuardDecision};
+use super::{Egress, GuardDecision, LineLoss, LineRecord, Loss};
 use crate::session::{Context, EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
@@ -88,6 +88,12 @@ pub(crate) struct EventLine<S = SessionText> {
     /// Records or lines that are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lost: Option<u64>,
+    /// Which records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lost_records: Option<LineLoss>,
+    /// The kernel's record that this was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) record: Option<LineRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
 }
@@ -291,12 +297,20 @@ impl EventLine<SessionText> {
             exit_code: None,
             exit_signal: None,
             lost: None,
+            lost_records: None,
+            record: None,
             detail: None,
         }
     }
 
     pub(crate) fn session(mut self, session: &Session) -> Self {
         self.session = Some(session.text.clone());
+        self
+    }
+
+    pub(crate) fn loss(mut self, loss: &Loss, wall: impl Fn(u64) -> jiff::Timestamp) -> Self {
+        self.lost = Some(loss.records);
+        self.lost_records = Some(LineLoss::new(loss, wall));
         self
     }
 

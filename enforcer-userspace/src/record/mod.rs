@@ -4,9 +4,11 @@
 
 mod decode;
 mod line;
+mod losses;
 
 pub(crate) use decode::{Body, Egress, ExecImage, GuardDecision, Record, decode};
 pub(crate) use line::{
     EventKind, EventLine, LineContent, LineEgress, LineGuard, LineImage, LineProcess, LineSession,
-    SessionText, protocol_name,
+    SessionText, VERSION as LINE_VERSION, protocol_name,
 };
+pub(crate) use losses::{LineLoss, LineRecord, Loss, Losses, Number};

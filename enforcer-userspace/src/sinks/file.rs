@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -61,6 +61,11 @@ impl FileSink {
         Ok(())
     }
 
+    /// Which file this is.
+    pub(super) fn inode(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
+    }
+
     /// The lines written so far, oldest file first: open files, so that a rotation meanwhile does not matter. Each with
     /// the bytes to read.
     pub(crate) fn history(&self) -> Result<Vec<(File, u64)>, PathError> {
@@ -101,6 +106,11 @@ impl FileSink {
         self.bytes = 0;
         Ok(())
     }
+}
+
+/// Where lines are, newest first.
+pub(super) fn names(path: &Path) -> Vec<PathBuf> {
+    std::iter::once(path.to_owned()).chain((1..KEEP).map(|n| numbered(path, n))).collect()
 }
 
 fn open(path: &Path) -> Result<File, PathError> {

@@ -1,5 +1,7 @@
 //! Records that cannot be kept are counted, to the last one; what they would have said is enforced all the same.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use integration::{DEADLINE, Daemon, Envelope, Event, LOAD_DEADLINE, Server, probe, totals, wait_until};
 
 /// Three records each (fork, deny, exit): more than the kernel's buffer holds.
@@ -28,11 +30,11 @@ fn full_buffer_changes_no_verdict_and_is_reported() {
         let lost = events.iter().filter(|event| event.kind() == "records-lost");
         lost.map(|event| event.at("/lost").as_u64().expect("a number")).sum()
     };
-    daemon.wait_for_events(1, "the loss is recorded", |event| event.kind() == "records-lost");
     let lost = daemon.counter("fault_record_lost");
     assert!(lost > 0, "the buffer was full");
     assert_eq!(daemon.counter("refused"), CHILDREN);
-    assert_eq!(reported(&daemon.events()), lost);
+    wait_until(DEADLINE, "the loss is recorded", || (reported(&daemon.events()) >= lost).then_some(()));
+    assert_eq!(reported(&daemon.events()), lost, "once");
 
     // Each record is there or counted. Beside three per child: two execs and the end of the first process.
     let from_kernel = ["egress", "fork", "exec", "exit"];
@@ -40,7 +42,35 @@ fn full_buffer_changes_no_verdict_and_is_reported() {
     let expect = 3 * CHILDREN + 3 - lost;
     let found = daemon.wait_for_events(expect as usize, "what was not lost is written down", is_record);
     assert_eq!(found.len() as u64, expect);
+    each_number_is_there_or_lost(&daemon.events());
     // The session is over, though nobody saw its processes end.
     wait_until(DEADLINE, "the session is gone", || daemon.session("flood").is_none().then_some(()));
     daemon.wait_idle();
+}
+
+/// The kernel numbers what each CPU makes: what is missing among these is what was said to be lost, and between the times that were said.
+#[track_caller]
+fn each_number_is_there_or_lost(events: &[Event]) {
+    let number = |event: &Event, pointer: &str| event.find(pointer).and_then(serde_json::Value::as_u64);
+    let mut cpus: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    for event in events {
+        if let Some(cpu) = number(event, "/record/cpu") {
+            let sequence = number(event, "/record/sequence").expect("a number");
+            assert!(cpus.entry(cpu).or_default().insert(sequence), "{sequence} of CPU {cpu} is there twice");
+        }
+    }
+    for (cpu, there) in cpus {
+        let losses: Vec<&Event> =
+            events.iter().filter(|event| number(event, "/lost_records/cpu") == Some(cpu)).collect();
+        let lost: u64 = losses.iter().filter_map(|event| number(event, "/lost")).sum();
+        let made = there.len() as u64 + lost;
+        let last = *there.last().expect("there is one");
+        assert!(last < made, "CPU {cpu}: number {last}, of {made} that are there or lost");
+        let mut before = 0;
+        for loss in losses {
+            assert_eq!(number(loss, "/lost_records/before"), Some(before), "{loss:?}");
+            before += number(loss, "/lost").expect("a number");
+            assert!(loss.text("/lost_records/after") < loss.text("/lost_records/until"), "{loss:?}");
+        }
+    }
 }

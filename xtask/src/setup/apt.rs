@@ -1,6 +1,8 @@
 //! Packages from apt: what it offers, and installing them after saying what and why.
 
 use std::cell::OnceCell;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -105,6 +107,28 @@ impl Apt {
             }
         });
     }
+}
+
+/// Puts the files of a package below `root`, without installing it. `root` must not be there.
+pub(crate) fn unpack(package: &str, root: &Path) -> Result<()> {
+    let folder = root.with_extension("download");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove `{}`", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("create `{}`", folder.display()))?;
+    // It warns that it downloads as root, which is who owns the folder.
+    let mut download = apt_get();
+    download.args(["download", "--quiet=2", "--option=APT::Sandbox::User=root", package]);
+    run_command(download.current_dir(&folder))?;
+    let mut downloaded = fs::read_dir(&folder).with_context(|| format!("list `{}`", folder.display()))?;
+    let archive = downloaded.next().context("apt-get fetched nothing")??.path();
+    run_command(Command::new("dpkg").arg("--extract").arg(&archive).arg(root))?;
+    fs::remove_dir_all(&folder).with_context(|| format!("remove `{}`", folder.display()))
+}
+
+/// Brings apt's list of packages up to date, of which it has none on a fresh system.
+pub(crate) fn update() -> Result<()> {
+    run_command(apt_get().args(["update", "--quiet=2"]))
 }
 
 fn usable() -> Result<(), &'static str> {

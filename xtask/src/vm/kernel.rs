@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::command::{output, run as run_command};
+use crate::setup::apt;
 
 /// In the folder of an unpacked package: made last, so that a package that has it is whole.
 const COMPLETE: &str = "complete";
@@ -52,7 +53,7 @@ impl Kernel {
         if let Err(error) = self.unpack(folder) {
             // On a fresh system apt knows of nothing; on an old one, of packages that are not there any more.
             eprintln!("vm: {error:#}; bring apt's list of packages up to date");
-            run_command(Command::new("apt-get").args(["update", "--quiet=2"]))?;
+            apt::update()?;
             self.unpack(folder)?;
         }
         self.unpacked(folder)?.with_context(|| format!("kernel {} has no image", self.name()))
@@ -80,20 +81,9 @@ impl Kernel {
             .with_context(|| format!("apt offers no kernel {}", self.name()))?;
         let root = folder.join(package);
         eprintln!("vm: fetch {package}");
-        // It warns that it downloads as root, which is who owns the folder.
-        let mut download = Command::new("apt-get");
-        download.args(["download", "--quiet=2", "--option=APT::Sandbox::User=root", package]);
-        run_command(download.current_dir(folder))?;
-        let downloaded = fs::read_dir(folder).with_context(|| format!("list `{}`", folder.display()))?;
-        let is_it = |path: &PathBuf| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_")))
-        };
-        let archive =
-            downloaded.flatten().map(|entry| entry.path()).find(is_it).context("apt-get fetched nothing")?;
-        run_command(Command::new("dpkg").arg("--extract").arg(&archive).arg(&root))?;
+        apt::unpack(package, &root)?;
         let version = package.trim_start_matches("linux-image-");
         run_command(Command::new("depmod").arg("--basedir").arg(&root).arg(version))?;
-        fs::remove_file(&archive).with_context(|| format!("remove `{}`", archive.display()))?;
         let complete = root.join(COMPLETE);
         fs::write(&complete, "").with_context(|| format!("write `{}`", complete.display()))
     }

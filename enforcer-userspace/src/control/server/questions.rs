@@ -57,6 +57,14 @@ pub(super) async fn refusals(
     respond(call(&calls, peer, Request::Why { id: Some(id) }).await)
 }
 
+pub(super) async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::Status).await)
+}
+
+pub(super) async fn metrics(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::Metrics).await)
+}
+
 pub(super) async fn trust_bundle(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
     respond(call(&calls, peer, Request::TrustBundle).await)
 }

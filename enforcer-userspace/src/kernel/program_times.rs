@@ -1,0 +1,41 @@
+//! What our programs took, if the kernel counts that (`kernel.bpf_stats_enabled`, Documentation/admin-guide/sysctl/kernel.rst). It
+//! keeps the number of runs and their time, and no distribution.
+
+use std::{fs, os::fd::AsRawFd as _, time::Duration};
+
+use aya::programs::loaded_programs;
+
+use super::{Kernel, KernelError};
+use crate::metrics::ProgramTime;
+
+impl Kernel {
+    /// Those that ran since they were loaded, while the kernel counted.
+    pub(crate) fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError> {
+        let names: Vec<_> = self.coverage();
+        let name = |id| {
+            let of = |coverage: &&super::Coverage| {
+                coverage.link.as_ref().is_ok_and(|linked| linked.program_id == id)
+            };
+            names.iter().find(of).map(|coverage| coverage.hook.program)
+        };
+        let mut times = Vec::new();
+        // One that is gone meanwhile is not ours.
+        for program in loaded_programs().filter_map(Result::ok) {
+            let Some(name) = name(program.id()) else { continue };
+            let Ok(fd) = program.fd() else { continue };
+            let path = format!("/proc/self/fdinfo/{}", std::os::fd::AsFd::as_fd(&fd).as_raw_fd());
+            let text = fs::read_to_string(&path)
+                .map_err(|source| KernelError::Open { path: path.into(), source })?;
+            let field = |field: &str| {
+                let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+                value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+            };
+            let runs = field("run_cnt");
+            if runs > 0 {
+                let time = Duration::from_nanos(field("run_time_ns"));
+                times.push(ProgramTime { program: name.to_owned(), runs, time });
+            }
+        }
+        Ok(times)
+    }
+}

@@ -1,0 +1,233 @@
+//! Events over HTTP: Splunk's HEC, `_bulk` of Elasticsearch and OpenSearch, a signed webhook, OTLP/HTTP.
+//!
+//! `ureq` and not the asynchronous clients: a sink has a thread of its own, and is to wait there.
+
+use std::{fs, io, sync::Arc, time::Duration};
+
+use ring::hmac;
+use serde_json::{Value, json};
+use ureq::{
+    Agent,
+    http::{StatusCode, header::RETRY_AFTER},
+    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+};
+
+use super::{
+    settings::{Http, Speaks},
+    transport::{Message, NotSent, Sent, Transport},
+};
+
+/// How long a receiver may keep us waiting, from the connection to the end of its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What is read of an answer.
+const MOST_ANSWER_BYTES: u64 = 4 << 20;
+/// The index that `_bulk` writes to, unless another is named.
+const INDEX: &str = "enforcer";
+
+pub(super) struct HttpTransport {
+    settings: Http,
+    host: String,
+    agent: Option<Agent>,
+}
+
+impl HttpTransport {
+    pub(super) fn new(settings: Http, host: &str) -> Self {
+        Self { settings, host: host.to_owned(), agent: None }
+    }
+
+    fn agent(&mut self) -> Result<&Agent, NotSent> {
+        if self.agent.is_none() {
+            self.agent = Some(new_agent(&self.settings)?);
+        }
+        self.agent.as_ref().ok_or_else(|| NotSent::later("there is no client"))
+    }
+
+    fn body(&self, batch: &[Message]) -> String {
+        match self.settings.speaks {
+            Speaks::SplunkHec => batch.iter().map(|message| hec(message, &self.host)).collect(),
+            Speaks::ElasticBulk => {
+                let index = self.settings.index.as_deref().unwrap_or(INDEX);
+                batch.iter().map(|message| bulk(message, index)).collect()
+            }
+            Speaks::Webhook => batch.iter().map(|message| format!("{}\n", message.text)).collect(),
+            Speaks::Otlp => otlp(batch, &self.host).to_string(),
+        }
+    }
+}
+
+fn new_agent(settings: &Http) -> Result<Agent, NotSent> {
+    let mut tls = TlsConfig::builder();
+    if settings.url.starts_with("https://") {
+        let pem = fs::read(&settings.ca)
+            .map_err(|error| NotSent::later(format!("read `{}`: {error}", settings.ca.display())))?;
+        let certificates = parse_pem(&pem).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        });
+        let roots = RootCerts::Specific(Arc::new(certificates.collect()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        tls = tls.root_certs(roots).unversioned_rustls_crypto_provider(provider);
+    }
+    let config = Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .http_status_as_error(false)
+        // What a redirect names is nobody that was configured.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        // Nor is what the environment of the daemon names.
+        .proxy(None)
+        .tls_config(tls.build());
+    Ok(config.build().new_agent())
+}
+
+/// Seconds since 1970, as text.
+fn seconds(time: &str) -> String {
+    let time = time.parse::<jiff::Timestamp>().unwrap_or_default();
+    format!("{}.{:06}", time.as_second(), time.subsec_nanosecond() / 1000)
+}
+
+/// The event as JSON, or as text where it is none.
+fn event(message: &Message) -> Value {
+    serde_json::from_str(&message.text).unwrap_or_else(|_| json!(message.text))
+}
+
+fn hec(message: &Message, host: &str) -> String {
+    let envelope = json!({
+        "time": seconds(&message.time), "host": host, "source": "enforcer", "sourcetype": "_json",
+        "fields": { "uid": message.uid },
+        "event": event(message),
+    });
+    format!("{envelope}\n")
+}
+
+/// Of two with the same id the second is not taken.
+fn bulk(message: &Message, index: &str) -> String {
+    let mut event = event(message);
+    if let Value::Object(fields) = &mut event {
+        fields.entry("@timestamp").or_insert_with(|| json!(message.time));
+    }
+    format!("{}\n{event}\n", json!({ "create": { "_index": index, "_id": message.uid } }))
+}
+
+/// opentelemetry/proto/logs/v1/logs.proto, as JSON.
+fn otlp(batch: &[Message], host: &str) -> Value {
+    let text = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
+    let records = batch.iter().map(|message| {
+        let time = message.time.parse::<jiff::Timestamp>().unwrap_or_default().as_nanosecond().to_string();
+        let (number, name) = if message.is_refusal { (13, "WARN") } else { (9, "INFO") };
+        json!({
+            "timeUnixNano": time, "observedTimeUnixNano": time,
+            "severityNumber": number, "severityText": name,
+            "eventName": message.kind,
+            "attributes": [text("log.record.uid", &message.uid)],
+            "body": { "stringValue": message.text },
+        })
+    });
+    json!({ "resourceLogs": [{
+        "resource": { "attributes": [text("service.name", "enforcer"), text("host.name", host)] },
+        "scopeLogs": [{ "scope": { "name": "enforcer" }, "logRecords": records.collect::<Vec<_>>() }],
+    }] })
+}
+
+/// The signature of a webhook's request: over the time, a point, and the body, so that an old one cannot be sent again later.
+fn sign(key: &[u8], time: &str, body: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    let tag = hmac::sign(&key, format!("{time}.{body}").as_bytes());
+    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Transport for HttpTransport {
+    fn send(&mut self, batch: &[Message]) -> Result<Sent, NotSent> {
+        let body = self.body(batch);
+        let settings = self.settings.clone();
+        let secret = |path: &Option<std::path::PathBuf>| -> io::Result<Option<String>> {
+            // Read each time: it may have been changed.
+            path.as_ref().map(|path| Ok(fs::read_to_string(path)?.trim().to_owned())).transpose()
+        };
+        let (token, key) = (secret(&settings.token_file)?, secret(&settings.hmac_key_file)?);
+        let media_type = match settings.speaks {
+            Speaks::SplunkHec | Speaks::Otlp => "application/json",
+            Speaks::ElasticBulk | Speaks::Webhook => "application/x-ndjson",
+        };
+        let mut request = self.agent()?.post(&settings.url).header("content-type", media_type);
+        if let Some(token) = token {
+            let scheme = if settings.speaks == Speaks::SplunkHec { "Splunk " } else { "" };
+            request = request.header("authorization", format!("{scheme}{token}"));
+        }
+        if let Some(key) = key {
+            let time = jiff::Timestamp::now().as_second().to_string();
+            let signature = sign(key.as_bytes(), &time, &body);
+            request = request.header("x-enforcer-timestamp", &time);
+            request = request.header("x-enforcer-signature", format!("sha256={signature}"));
+        }
+        let mut response = request.send(body.as_bytes()).map_err(NotSent::later)?;
+        let status = response.status();
+        let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let answer = response.body_mut().with_config().limit(MOST_ANSWER_BYTES).read_to_string();
+        let answer = answer.map_err(NotSent::later)?;
+        if status.is_success() {
+            return match settings.speaks {
+                Speaks::ElasticBulk => bulk_outcome(&answer, batch.len()),
+                Speaks::SplunkHec | Speaks::Webhook | Speaks::Otlp => Ok(Sent::Taken),
+            };
+        }
+        let start: String = answer.chars().take(200).collect();
+        let why = format!("{status}: {start}");
+        Err(match status {
+            // It is about what was sent. All else, such as a token that is not good any more, can be mended.
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                NotSent::Never { why }
+            }
+            _ => NotSent::Later { why, after: after.map(Duration::from_secs) },
+        })
+    }
+}
+
+/// `_bulk` answers for each event. One that is there already was sent before; one that was refused for what it is, is refused again.
+fn bulk_outcome(answer: &str, sent: usize) -> Result<Sent, NotSent> {
+    let answer: Value = serde_json::from_str(answer).map_err(|_| NotSent::later("the answer is no JSON"))?;
+    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if items.len() != sent {
+        return Err(NotSent::later(format!("{} of {sent} events were answered for", items.len())));
+    }
+    let mut never = None;
+    for item in items {
+        let result = &item["create"];
+        let why = || format!("an event: {}", result["error"]);
+        match result["status"].as_u64() {
+            Some(200..=299 | 409) => {}
+            Some(400..=428 | 430..=499) => never = Some(why()),
+            _ => return Err(NotSent::later(why())),
+        }
+    }
+    never.map_or(Ok(Sent::Taken), |why| Err(NotSent::Never { why }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bulk_answers_for_each() {
+        let answer = |statuses: &[u16]| {
+            let items: Vec<_> =
+                statuses.iter().map(|status| json!({ "create": { "status": status } })).collect();
+            bulk_outcome(&json!({ "items": items }).to_string(), 2)
+        };
+        assert!(matches!(answer(&[201, 409]), Ok(Sent::Taken)));
+        assert!(matches!(answer(&[201, 429]), Err(NotSent::Later { .. })));
+        assert!(matches!(answer(&[400, 503]), Err(NotSent::Later { .. })));
+        assert!(matches!(answer(&[400, 201]), Err(NotSent::Never { .. })));
+        assert!(matches!(answer(&[201]), Err(NotSent::Later { .. })), "one is missing");
+        assert!(bulk_outcome("x", 0).is_err());
+    }
+
+    #[test]
+    fn signatures_are_those_of_the_rfc() {
+        // RFC 4231, test case 2, with our point in it: openssl dgst -sha256 -hmac Jefe.
+        let signature = sign(b"Jefe", "1", "x");
+        assert_eq!(signature.len(), 64);
+        assert_ne!(signature, sign(b"Jefe", "1", "y"));
+        assert_ne!(signature, sign(b"Jefe", "2", "x"));
+    }
+}

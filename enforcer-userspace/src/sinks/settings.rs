@@ -1,0 +1,282 @@
+//! Where events go beside the event file, as a document says it.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// The longest document.
+const MAX_BYTES: u64 = 1 << 20;
+const MAX_SINKS: usize = 32;
+
+/// The document: `apiVersion: enforcer/v1`, `kind: Sinks`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Document {
+    api_version: String,
+    kind: String,
+    spec: Spec,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spec {
+    sinks: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    form: Form,
+    #[serde(default)]
+    only: Only,
+    file: Option<FileSettings>,
+    stdout: Option<Nothing>,
+    syslog: Option<Syslog>,
+    http: Option<Http>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// A file of its own, rotated as the event file is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileSettings {
+    pub(crate) path: PathBuf,
+}
+
+/// One place that events go to.
+#[derive(Clone, Debug)]
+pub(crate) struct SinkSettings {
+    pub(crate) name: String,
+    pub(crate) form: Form,
+    pub(crate) only: Only,
+    pub(crate) to: To,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Form {
+    /// The line of the event file.
+    #[default]
+    Native,
+}
+
+/// Which events. What is empty excludes none.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Only {
+    /// Of decisions: `allow`, `deny`. Other events have none, and do not go there then.
+    pub(crate) verdicts: Vec<String>,
+    /// Names; with a `*` at the end, beginnings of names.
+    pub(crate) agents: Vec<String>,
+    pub(crate) kinds: Vec<String>,
+}
+
+/// How they get there.
+#[derive(Clone, Debug)]
+pub(crate) enum To {
+    File(FileSettings),
+    /// The daemon's standard output.
+    Stdout,
+    Syslog(Syslog),
+    Http(Http),
+}
+
+/// RFC 5424, over what the address says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Syslog {
+    /// `unix:/dev/log`, `udp://HOST:PORT`, `tcp://HOST:PORT` or `tls://HOST:PORT`; the last two with octet counting (RFC 6587, RFC 5425).
+    pub(crate) address: String,
+    /// Certificates that may sign the receiver's, PEM.
+    #[serde(default = "system_certificates")]
+    pub(crate) ca: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Http {
+    pub(crate) url: String,
+    #[serde(rename = "as")]
+    pub(crate) speaks: Speaks,
+    /// A file with what is sent to prove who we are: Splunk's token; otherwise the whole of the `Authorization` header.
+    #[serde(default)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A file with the key that a webhook's requests are signed with.
+    #[serde(default)]
+    pub(crate) hmac_key_file: Option<PathBuf>,
+    /// The index that `_bulk` writes to.
+    #[serde(default)]
+    pub(crate) index: Option<String>,
+    /// Certificates that may sign the receiver's, PEM.
+    #[serde(default = "system_certificates")]
+    pub(crate) ca: PathBuf,
+}
+
+/// What the receiver understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Speaks {
+    /// Splunk's HTTP Event Collector.
+    SplunkHec,
+    /// Elasticsearch's and OpenSearch's `_bulk`.
+    ElasticBulk,
+    /// JSON lines, signed.
+    Webhook,
+    /// OTLP/HTTP logs, as JSON.
+    Otlp,
+}
+
+/// Debian's.
+fn system_certificates() -> PathBuf {
+    "/etc/ssl/certs/ca-certificates.crt".into()
+}
+
+/// What is wrong with the document.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error("read it")]
+    Read(#[from] std::io::Error),
+    #[error("it is longer than {MAX_BYTES} bytes")]
+    TooLong,
+    #[error("it is not UTF-8")]
+    Utf8,
+    #[error("it cannot be read: {0}")]
+    Yaml(String),
+    #[error("it is `{kind}` of `{api_version}`, not `Sinks` of `enforcer/v1`")]
+    Kind { kind: String, api_version: String },
+    #[error("it has more than {MAX_SINKS} sinks")]
+    TooMany,
+    #[error("two sinks have the name `{name}`")]
+    Twice { name: String },
+    #[error("sink `{name}`: {what}")]
+    Sink { name: String, what: String },
+}
+
+/// Reads a document.
+pub(crate) fn load(path: &std::path::Path) -> Result<Vec<SinkSettings>, SettingsError> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(SettingsError::TooLong);
+    }
+    parse(&String::from_utf8(bytes).map_err(|_| SettingsError::Utf8)?)
+}
+
+fn parse(text: &str) -> Result<Vec<SinkSettings>, SettingsError> {
+    let document: Document =
+        serde_saphyr::from_str(text).map_err(|error| SettingsError::Yaml(error.to_string()))?;
+    let Document { api_version, kind, spec: Spec { sinks } } = document;
+    if (api_version.as_str(), kind.as_str()) != ("enforcer/v1", "Sinks") {
+        return Err(SettingsError::Kind { kind, api_version });
+    }
+    if sinks.len() > MAX_SINKS {
+        return Err(SettingsError::TooMany);
+    }
+    let sinks = sinks.into_iter().map(Entry::read).collect::<Result<Vec<_>, _>>()?;
+    for (at, sink) in sinks.iter().enumerate() {
+        let name = &sink.name;
+        let wrong = |what: &str| SettingsError::Sink { name: name.clone(), what: what.to_owned() };
+        let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_part) {
+            return Err(wrong("a name is of small letters, digits and `-`"));
+        }
+        if sinks.iter().take(at).any(|other| other.name == *name) {
+            return Err(SettingsError::Twice { name: name.clone() });
+        }
+        if let To::Http(http) = &sink.to {
+            if http.hmac_key_file.is_some() != (http.speaks == Speaks::Webhook) {
+                return Err(wrong("a webhook has an `hmacKeyFile`, and nothing else has"));
+            }
+            if http.index.is_some() && http.speaks != Speaks::ElasticBulk {
+                return Err(wrong("only `elastic-bulk` has an `index`"));
+            }
+            if !http.url.starts_with("https://") && !http.url.starts_with("http://") {
+                return Err(wrong("its URL is neither `https://` nor `http://`"));
+            }
+        }
+        if let Some(kind) = sink.only.kinds.iter().find(|kind| !is_kind(kind)) {
+            return Err(wrong(&format!("`{kind}` is no kind of event")));
+        }
+        if let Some(verdict) = sink.only.verdicts.iter().find(|it| !["allow", "deny"].contains(&it.as_str()))
+        {
+            return Err(wrong(&format!("`{verdict}` is no verdict")));
+        }
+    }
+    Ok(sinks)
+}
+
+impl Entry {
+    fn read(self) -> Result<SinkSettings, SettingsError> {
+        let Self { name, form, only, file, stdout, syslog, http } = self;
+        let ways = [
+            file.map(To::File),
+            stdout.map(|Nothing {}| To::Stdout),
+            syslog.map(To::Syslog),
+            http.map(To::Http),
+        ];
+        let mut ways = ways.into_iter().flatten();
+        match (ways.next(), ways.next()) {
+            (Some(to), None) => Ok(SinkSettings { name, form, only, to }),
+            _ => {
+                let what = "it has one of `file`, `stdout`, `syslog` and `http`".to_owned();
+                Err(SettingsError::Sink { name, what })
+            }
+        }
+    }
+}
+
+fn is_kind(name: &str) -> bool {
+    serde_json::from_value::<crate::record::EventKind>(name.into()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n";
+
+    #[test]
+    fn documents_are_read() {
+        let text = format!(
+            "{HEAD}  - name: siem\n    syslog: {{ address: \"tls://siem:6514\" }}\n    only: {{ verdicts: [deny], agents: [\"x-*\"] }}\n  \
+             - name: hook\n    http: {{ url: \"https://x/\", as: webhook, hmacKeyFile: /k }}\n  \
+             - name: out\n    stdout: {{}}\n"
+        );
+        let sinks = parse(&text).unwrap();
+        assert_eq!(sinks.len(), 3);
+        assert!(matches!(&sinks[0].to, To::Syslog(syslog) if syslog.address == "tls://siem:6514"));
+        assert_eq!(sinks[0].only.verdicts, ["deny"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (sinks, expect) in [
+            ("  - name: A\n    stdout: {}\n", "sink `A`: a name is"),
+            ("  - name: a\n    stdout: {}\n  - name: a\n    stdout: {}\n", "two sinks have the name `a`"),
+            (
+                "  - name: a\n    http: { url: \"https://x\", as: webhook }\n",
+                "a webhook has an `hmacKeyFile`",
+            ),
+            ("  - name: a\n    http: { url: \"ftp://x\", as: otlp }\n", "neither `https://`"),
+            ("  - name: a\n    stdout: {}\n    only: { kinds: [x] }\n", "`x` is no kind of event"),
+            ("  - name: a\n    stdout: {}\n    only: { verdicts: [x] }\n", "`x` is no verdict"),
+            ("  - name: a\n    carrier-pigeon: {}\n", "it cannot be read"),
+            ("  - name: a\n", "it has one of"),
+            ("  - name: a\n    stdout: {}\n    file: { path: /x }\n", "it has one of"),
+        ] {
+            let error = parse(&format!("{HEAD}{sinks}")).unwrap_err().to_string();
+            assert!(error.contains(expect), "{sinks}: {error}");
+        }
+        assert!(matches!(
+            parse("apiVersion: x\nkind: Sinks\nspec: { sinks: [] }\n"),
+            Err(SettingsError::Kind { .. })
+        ));
+    }
+}

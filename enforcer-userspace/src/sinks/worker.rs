@@ -1,0 +1,320 @@
+//! One sink: a thread that reads events behind the daemon and sends them until they are taken.
+//!
+//! Where it stopped is in a file, so that a sink goes on where it was when the daemon is started anew. Nothing is given up: events are
+//! lost to a sink only when they are gone from the event file before they could be sent, and then it is told how many.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+
+use super::{
+    render::Renderer,
+    settings::SinkSettings,
+    tail::{Tail, Written},
+    transport::{self, Message, NotSent, Sent, Transport},
+};
+use crate::{exit::one_line, path_error::PathError};
+
+/// What is sent at once.
+const MOST_EVENTS: usize = 500;
+const MOST_BYTES: usize = 1 << 20;
+/// How often it is looked for events, and for a receiver that has gone.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long what nobody answers for may have to be sent again.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
+/// Between two tries: from, to.
+const WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(30)];
+
+/// What a sink has done.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Events that were taken, or are on their way.
+    pub(crate) sent: AtomicU64,
+    /// Tries that failed.
+    pub(crate) failures: AtomicU64,
+    /// Events that the receiver does not take.
+    pub(crate) refused: AtomicU64,
+    /// Events that were gone before they could be sent.
+    pub(crate) lost: AtomicU64,
+    /// The number of the last event that was sent or left out.
+    pub(crate) reached: AtomicU64,
+    why: Mutex<Option<String>>,
+}
+
+impl Progress {
+    /// Why the last try failed; nothing when it did not.
+    pub(crate) fn why(&self) -> Option<String> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_why(&self, why: Option<String>) {
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+}
+
+/// A sink that runs.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    pub(crate) name: String,
+    pub(crate) progress: Arc<Progress>,
+    stop: Arc<AtomicBool>,
+    thread: Thread,
+}
+
+impl Sink {
+    /// Starts one, which goes on where it was.
+    pub(super) fn start(
+        settings: SinkSettings,
+        renderer: Renderer,
+        events: &Path,
+        cursors: &Path,
+        host: &str,
+    ) -> Result<Self, PathError> {
+        let cursor = cursors.join(&settings.name);
+        let after = read_cursor(&cursor)?;
+        let (progress, stop) = (Arc::<Progress>::default(), Arc::<AtomicBool>::default());
+        progress.reached.store(after, Relaxed);
+        let name = settings.name.clone();
+        let mut worker = Worker {
+            transport: transport::open(&settings, host),
+            tail: Tail::new(events, after),
+            settings,
+            renderer,
+            cursor,
+            on_its_way: VecDeque::new(),
+            safe: after,
+            reached: after,
+            progress: Arc::clone(&progress),
+            stop: Arc::clone(&stop),
+        };
+        let started = thread::Builder::new().name(format!("sink-{name}")).spawn(move || worker.run());
+        let thread = started.map_err(PathError::at("start a thread for", events))?.thread().clone();
+        Ok(Self { name, progress, stop, thread })
+    }
+}
+
+impl Drop for Sink {
+    /// Does not wait: what was not sent is sent by the next daemon.
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        self.thread.unpark();
+    }
+}
+
+struct Worker {
+    settings: SinkSettings,
+    renderer: Renderer,
+    tail: Tail,
+    transport: Box<dyn Transport>,
+    cursor: PathBuf,
+    /// Up to where and when something was sent that nobody has answered for.
+    on_its_way: VecDeque<(Instant, u64)>,
+    /// Up to here nothing has to be sent again.
+    safe: u64,
+    /// Up to here all was sent, or left out.
+    reached: u64,
+    progress: Arc<Progress>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        while !self.stop.load(Relaxed) {
+            let batch = match self.tail.next(MOST_EVENTS, MOST_BYTES) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.fail(one_line(&error));
+                    thread::park_timeout(WAITS[1]);
+                    continue;
+                }
+            };
+            self.settle();
+            if batch.is_empty() {
+                if let Err(not_sent) = self.transport.check() {
+                    self.take_back(&not_sent);
+                    continue;
+                }
+                thread::park_timeout(LOOK);
+                continue;
+            }
+            self.deliver(&batch);
+        }
+    }
+
+    /// Sends a batch until it is taken, or the connection that an earlier one went by has broken.
+    fn deliver(&mut self, batch: &[Written]) {
+        let Some(last) = batch.last().map(|written| written.event.sequence) else { return };
+        let messages = self.messages(batch);
+        let mut waits = ExponentialBuilder::default()
+            .with_min_delay(WAITS[0])
+            .with_max_delay(WAITS[1])
+            .with_jitter()
+            .without_max_times()
+            .build();
+        let mut sent = if messages.is_empty() { Ok(Sent::Taken) } else { self.transport.send(&messages) };
+        loop {
+            match sent {
+                Ok(how) => {
+                    self.progress.sent.fetch_add(messages.len() as u64, Relaxed);
+                    self.progress.set_why(None);
+                    return self.reach(last, how);
+                }
+                Err(NotSent::Never { why }) => {
+                    self.fail(why);
+                    return self.deliver_singly(&messages, last);
+                }
+                Err(not_sent) if !self.on_its_way.is_empty() => return self.take_back(&not_sent),
+                Err(NotSent::Later { why, after }) => {
+                    self.fail(why);
+                    let wait = waits.next().unwrap_or(WAITS[1]).max(after.unwrap_or_default());
+                    self.wait(wait);
+                    if self.stop.load(Relaxed) {
+                        return;
+                    }
+                }
+            }
+            sent = self.transport.send(&messages);
+        }
+    }
+
+    /// One of these is not taken: the others are. Who does not take one is told of by its number only.
+    fn deliver_singly(&mut self, messages: &[Message], last: u64) {
+        for message in messages {
+            let mut waits = ExponentialBuilder::default()
+                .with_min_delay(WAITS[0])
+                .with_max_delay(WAITS[1])
+                .with_jitter()
+                .without_max_times()
+                .build();
+            loop {
+                match self.transport.send(std::slice::from_ref(message)) {
+                    Ok(_) => {
+                        self.progress.sent.fetch_add(1, Relaxed);
+                        break;
+                    }
+                    Err(NotSent::Never { why }) => {
+                        self.progress.refused.fetch_add(1, Relaxed);
+                        eprintln!(
+                            "warning: sink `{}` does not take {}: {why}",
+                            self.settings.name, message.uid
+                        );
+                        break;
+                    }
+                    Err(NotSent::Later { why, after }) => {
+                        self.fail(why);
+                        self.wait(waits.next().unwrap_or(WAITS[1]).max(after.unwrap_or_default()));
+                        if self.stop.load(Relaxed) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        self.reach(last, Sent::OnItsWay);
+    }
+
+    /// What is to be sent of a batch. What is missing before an event is said in its place.
+    fn messages(&mut self, batch: &[Written]) -> Vec<Message> {
+        let mut messages = Vec::with_capacity(batch.len());
+        let mut before = self.reached;
+        for written in batch {
+            let missing = written.event.sequence.saturating_sub(before + 1);
+            // Before the first event that a sink ever had, nothing is missing.
+            if missing > 0 && before > 0 {
+                self.progress.lost.fetch_add(missing, Relaxed);
+                messages.push(self.renderer.missing(missing, written));
+            }
+            before = written.event.sequence;
+            if self.settings.only.takes(&written.event) {
+                messages.push(self.renderer.message(written));
+            }
+        }
+        messages
+    }
+
+    fn reach(&mut self, last: u64, how: Sent) {
+        self.reached = last;
+        self.progress.reached.store(last, Relaxed);
+        match how {
+            Sent::OnItsWay => self.on_its_way.push_back((Instant::now(), last)),
+            Sent::Taken if self.on_its_way.is_empty() => self.save(last),
+            Sent::Taken => {}
+        }
+    }
+
+    /// What has been on its way for long has arrived.
+    fn settle(&mut self) {
+        let mut safe = None;
+        while let Some((since, last)) = self.on_its_way.front()
+            && since.elapsed() >= ON_ITS_WAY
+        {
+            safe = Some(*last);
+            self.on_its_way.pop_front();
+        }
+        if let Some(safe) = safe {
+            self.save(safe);
+        }
+    }
+
+    /// What was on its way may not have arrived: it is sent again.
+    fn take_back(&mut self, not_sent: &NotSent) {
+        let (NotSent::Later { why, .. } | NotSent::Never { why }) = not_sent;
+        self.fail(why.clone());
+        self.on_its_way.clear();
+        self.reached = self.safe;
+        self.tail.seek(self.safe);
+        self.wait(WAITS[0]);
+    }
+
+    fn save(&mut self, safe: u64) {
+        self.safe = safe;
+        // What is not written down is sent again.
+        if let Err(error) = write_cursor(&self.cursor, safe) {
+            self.fail(format!("write `{}`: {error}", self.cursor.display()));
+        }
+    }
+
+    fn fail(&self, why: String) {
+        self.progress.failures.fetch_add(1, Relaxed);
+        // Said once for each reason.
+        if self.progress.why().as_ref() != Some(&why) {
+            eprintln!("warning: sink `{}`: {why}", self.settings.name);
+            self.progress.set_why(Some(why));
+        }
+    }
+
+    /// Waits, unless it is to stop.
+    fn wait(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.stop.load(Relaxed)
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            thread::park_timeout(left);
+        }
+    }
+}
+
+fn read_cursor(path: &Path) -> Result<u64, PathError> {
+    match fs::read_to_string(path) {
+        // One that cannot be read: all that is kept is sent again.
+        Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(PathError::at("read", path)(error)),
+    }
+}
+
+fn write_cursor(path: &Path, after: u64) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, format!("{after}\n"))?;
+    fs::rename(&temporary, path)
+}
