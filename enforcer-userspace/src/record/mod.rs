@@ -4,9 +4,10 @@
 
 mod decode;
 mod line;
+mod read;
 
 pub(crate) use decode::{Body, Egress, ExecImage, GuardDecision, Record, decode};
 pub(crate) use line::{
-    EventKind, EventLine, LineContent, LineEgress, LineGuard, LineImage, LineProcess, LineSession,
-    SessionText, protocol_name,
+    EventKind, EventLine, LineContent, LineDestination, LineEgress, LineGuard, LineImage, LineProcess,
+    LineSession, Lineage, SessionText, protocol_name,
 };
