@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+pub(crate) mod export;
 mod line;
 mod read;
 
