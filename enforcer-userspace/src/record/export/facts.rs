@@ -104,12 +104,21 @@ pub(super) fn is_about_socket(guard: &LineGuard) -> bool {
 
 /// The file that a process runs: its path as whoever executed it wrote it, or what the process calls itself.
 pub(super) fn program(process: &LineProcess) -> &str {
-    process.path.as_deref().unwrap_or(&process.comm)
+    first_known([process.path.as_deref(), Some(&process.comm)])
 }
 
 /// Likewise of one of those that made it.
 pub(super) fn program_of(process: &Lineage) -> &str {
-    process.path.as_deref().or(process.comm.as_deref()).unwrap_or(UNKNOWN)
+    first_known([process.path.as_deref(), process.comm.as_deref()])
+}
+
+/// What a process calls itself, or else what it runs: it can take its name away.
+pub(super) fn name<'a>(comm: Option<&'a str>, program: &'a str) -> &'a str {
+    first_known([comm, Some(base_name(program))])
+}
+
+fn first_known(texts: [Option<&str>; 2]) -> &str {
+    texts.into_iter().flatten().find(|text| !text.is_empty()).unwrap_or(UNKNOWN)
 }
 
 /// Those that made a process, its parent first. The lineage ends with the process itself.

@@ -1,160 +1,13 @@
 //! One event of every kind, in every form. Whether OCSF's own schemas take them is tested with real events, in `tests/integration`.
 
+mod samples;
+
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::record::EventKind;
-
-/// All kinds; one that is missing does not compile.
-macro_rules! every_kind {
-    ($($kind:ident),* $(,)?) => {
-        const EVERY_KIND: &[EventKind] = &[$(EventKind::$kind),*];
-        const _: fn(EventKind) = |kind| match kind {
-            $(EventKind::$kind => {})*
-        };
-    };
-}
-
-every_kind!(
-    AuthorityChanged,
-    CredentialIssued,
-    DaemonFault,
-    DaemonStarted,
-    DaemonStopped,
-    Egress,
-    EnvelopeAccepted,
-    EnvelopeReplaced,
-    EscapeSign,
-    Exec,
-    Exit,
-    FileMeasured,
-    Fork,
-    Guard,
-    ImageMeasured,
-    RecordsLost,
-    RequestRefused,
-    SessionEnded,
-    SessionExpired,
-    SessionGranted,
-    SessionQuarantined,
-    SessionReleased,
-    SessionRevoked,
-    SessionStarted,
-    SocketsDestroyed,
-);
-
-const FORMS: [Form; 6] = [
-    Form::Ocsf(Version::V1_9),
-    Form::Ocsf(Version::V1_8),
-    Form::Ocsf(Version::V1_5),
-    Form::Ocsf(Version::V1_3),
-    Form::Ocsf(Version::V1_1),
-    Form::Ecs,
-];
-
-fn host(name: &str) -> Host {
-    Host { name: name.to_owned(), release: "0.1.0".to_owned(), trust_domain: "example.org".parse().unwrap() }
-}
-
-fn session() -> Value {
-    json!({
-        "id": "01a20782-afe2-711f-8000-000000000001", "parent": "01a20782-afe2-711f-8000-000000000000",
-        "agent": "coding-agent", "owner": "alice@example.com", "operator": "platform", "model": "example/model-1",
-        "purpose": "fix bugs", "task": "TICKET-7", "labels": {"team": "a"}, "envelope_digest": "sha256:0123",
-    })
-}
-
-fn process() -> Value {
-    json!({
-        "pid": 30, "key": "b0071d:30:5000", "tid": 31, "uid": 1000, "comm": "psql", "path": "/usr/bin/psql",
-        "lineage": [
-            {"pid": 10, "comm": "agent", "path": "/opt/agent"},
-            {"pid": 20, "comm": "sh", "path": "/bin/sh"},
-            {"pid": 30, "comm": "psql", "path": "/usr/bin/psql"},
-        ],
-    })
-}
-
-fn decision() -> Value {
-    json!({
-        "operation": "connect", "protocol": "tcp", "destination": {"address": "198.51.100.9", "port": 5432},
-        "local_port": 40000, "verdict": "deny", "refused": true, "reason": "deny-rule", "rule": "no-database",
-        "socket": 77, "netns": 4026531840u32,
-    })
-}
-
-fn guarded(operation: &str, object: Value) -> Value {
-    json!({
-        "operation": operation, "verdict": "deny", "refused": true, "reason": "guarded", "rule": null, "object": object,
-    })
-}
-
-fn image(verdict: &str) -> Value {
-    json!({"path": "/usr/bin/psql", "inode": 9, "sha256": "ab".repeat(32), "verdict": verdict, "on_mismatch": "kill"})
-}
-
-/// An event of a kind with all that events of it can have.
-fn sample(kind: EventKind) -> Value {
-    let mut all = vec![
-        json!({"version": 1, "kind": kind, "time": "2026-11-26T01:02:03.004005006Z", "sequence": 42}),
-        json!({"detail": "said"}),
-    ];
-    all.push(match kind {
-        EventKind::Egress => decision(),
-        EventKind::Guard => guarded("task_kill", json!({"pid": 1, "number": 9})),
-        EventKind::Fork => json!({"child_pid": 32}),
-        EventKind::Exec | EventKind::ImageMeasured => json!({"image": image("unlisted")}),
-        EventKind::FileMeasured => json!({"image": image("as-named")}),
-        EventKind::Exit => json!({"exit_code": 3}),
-        EventKind::RecordsLost => json!({"lost": 5}),
-        _ => json!({}),
-    });
-    let of_daemon = [
-        EventKind::DaemonStarted,
-        EventKind::DaemonStopped,
-        EventKind::DaemonFault,
-        EventKind::RecordsLost,
-        EventKind::RequestRefused,
-        EventKind::EnvelopeAccepted,
-        EventKind::AuthorityChanged,
-        EventKind::SessionGranted,
-    ];
-    if !of_daemon.contains(&kind) {
-        all.push(json!({"session": session()}));
-    }
-    let of_process = [
-        EventKind::Egress,
-        EventKind::Guard,
-        EventKind::Fork,
-        EventKind::Exec,
-        EventKind::Exit,
-        EventKind::ImageMeasured,
-        EventKind::EscapeSign,
-        EventKind::CredentialIssued,
-    ];
-    if of_process.contains(&kind) {
-        all.push(json!({"process": process()}));
-    }
-    merged(all)
-}
-
-fn merged(parts: Vec<Value>) -> Value {
-    let mut all = serde_json::Map::new();
-    for part in parts {
-        all.append(&mut part.as_object().unwrap().clone());
-    }
-    all.into()
-}
-
-fn read(line: &Value) -> Event {
-    serde_json::from_value(line.clone()).unwrap_or_else(|error| panic!("{error}: {line}"))
-}
-
-#[track_caller]
-fn exported(line: &Value, form: Form) -> Value {
-    let (event, host) = (read(line), host("build-7"));
-    serde_json::to_value(export(&event, form, &host).unwrap()).unwrap()
-}
+use samples::{EVERY_KIND, FORMS, exported, guarded, host, merged, read, sample};
 
 const NATIVE: Form = Form::Ocsf(Version::V1_9);
 
@@ -267,6 +120,33 @@ fn odd_values_have_a_form() {
     }
 }
 
+/// Puts other texts in the place of all, but for what says what the line is.
+fn scramble(value: &mut Value, texts: &mut impl Iterator<Item = String>) {
+    match value {
+        Value::String(text) => *text = texts.next().unwrap_or_default(),
+        Value::Array(all) => all.iter_mut().for_each(|value| scramble(value, texts)),
+        Value::Object(fields) => {
+            let others = fields.iter_mut().filter(|(name, _)| !matches!(name.as_str(), "kind" | "time"));
+            others.for_each(|(_, value)| scramble(value, texts));
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    /// Whatever a process calls itself, and whatever is written into a line that was kept.
+    #[test]
+    fn any_texts_have_every_form(kind in 0..EVERY_KIND.len(), texts in proptest::collection::vec(any::<String>(), 40)) {
+        let mut line = sample(EVERY_KIND[kind]);
+        scramble(&mut line, &mut texts.into_iter());
+        for form in FORMS {
+            let event = exported(&line, form);
+            let id = event.pointer("/metadata/uid").or(event.pointer("/event/id"));
+            prop_assert!(id.is_some_and(Value::is_string), "{}", event);
+        }
+    }
+}
+
 #[test]
 fn a_refused_connection_says_who_where_and_why() {
     let event = exported(&sample(EventKind::Egress), NATIVE);
@@ -322,12 +202,14 @@ fn what_rules_ask_for_is_always_there() {
     let base = merged(vec![sample(EventKind::Egress), json!({"process": null, "destination": null})]);
     let first = json!({"pid": 5, "comm": "agent", "path": null, "lineage": [{"pid": 5, "comm": "agent", "path": null}]});
     let child_of_unknown = json!({"pid": 6, "comm": "x", "path": "/x", "lineage": [{"pid": 5, "comm": null, "path": null}, {"pid": 6, "comm": "x", "path": "/x"}]});
+    let nameless = json!({"pid": 7, "comm": "", "path": null, "lineage": [{"pid": 6, "comm": "", "path": ""}, {"pid": 7, "comm": "", "path": null}]});
     let socket =
         merged(vec![sample(EventKind::Guard), guarded("socket_create", json!({"family": 17, "number": 3}))]);
     for line in [
         base.clone(),
         merged(vec![base.clone(), json!({"process": first})]),
-        merged(vec![base, json!({"process": child_of_unknown})]),
+        merged(vec![base.clone(), json!({"process": child_of_unknown})]),
+        merged(vec![base, json!({"process": nameless})]),
         socket,
     ] {
         for form in FORMS {

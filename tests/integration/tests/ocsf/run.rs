@@ -3,12 +3,11 @@
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Command;
 
 use integration::{
     Conversation, DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, Pair, Process, Tool,
-    enforcer_path, probe, sha256, unique, wait_until, wrap,
+    enforcer_path, sha256, unique, wait_until, wrap,
 };
 
 /// Nobody has it.
@@ -167,8 +166,7 @@ fn delegation(daemon: &Daemon) {
 }
 
 fn credential(daemon: &Daemon) {
-    let probe = probe::<&str>(&[]).remove(0);
-    let client = Path::new(&probe).with_file_name("spiffe_client").display().to_string();
+    let client = env!("CARGO_BIN_EXE_spiffe_client").to_owned();
     let mut process = daemon.run(&Envelope::of("credentialed"), &[client]);
     wait_until(LOAD_DEADLINE, "it has its credentials", || {
         process.read_line(LOAD_DEADLINE).starts_with("open").then_some(())

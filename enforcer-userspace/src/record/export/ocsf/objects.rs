@@ -127,7 +127,7 @@ pub(super) fn process<'a>(event: &'a Event, agent: Option<Object<'a>>) -> Object
         .with("pid", process.pid)
         .with("tid", process.tid)
         .with("uid", process.key.as_deref())
-        .with("name", process.comm.as_str())
+        .with("name", facts::name(Some(&process.comm), program(process)))
         .with("cmd_line", program(process))
         .with("file", file(program(process), process.path.is_some(), hash))
         .with("user", user)
@@ -147,7 +147,7 @@ fn parent(process: &LineProcess) -> Object<'_> {
 fn ancestor(process: &Lineage) -> Object<'_> {
     Object::new()
         .with("pid", process.pid)
-        .with("name", process.comm.as_deref().unwrap_or_else(|| facts::base_name(program_of(process))))
+        .with("name", facts::name(process.comm.as_deref(), program_of(process)))
         .with("cmd_line", program_of(process))
 }
 
@@ -172,12 +172,12 @@ pub(super) fn child(event: &Event, pid: u32) -> Object<'_> {
     let parent = Object::new()
         .with("pid", maker.pid)
         .with("uid", maker.key.as_deref())
-        .with("name", maker.comm.as_str())
+        .with("name", facts::name(Some(&maker.comm), program(maker)))
         .with("cmd_line", program(maker))
         .with("file", path.clone());
     Object::new()
         .with("pid", pid)
-        .with("name", maker.comm.as_str())
+        .with("name", facts::name(Some(&maker.comm), program(maker)))
         .with("cmd_line", program(maker))
         .with("file", path)
         .with("parent_process", parent)
