@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{
-    Format, ask,
+    Format, ask, export,
     text::{self, Colour, colour, harmless, short},
 };
 use crate::{
@@ -17,9 +17,14 @@ pub(super) struct Args {
     /// Go on with what is still to come
     #[arg(long, short)]
     follow: bool,
+    #[command(flatten)]
+    export: export::FormArgs,
 }
 
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {
+    if let Some(done) = export::execute(settings, &args.export, args.follow) {
+        return done;
+    }
     let path = format!("/v1/events?follow={}", args.follow);
     let mut failed = None;
     ask(settings, async |client| {

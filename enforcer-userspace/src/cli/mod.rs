@@ -9,6 +9,7 @@ mod doctor;
 mod events;
 mod excess;
 mod explain;
+mod export;
 mod includes;
 mod intersect;
 mod keygen;

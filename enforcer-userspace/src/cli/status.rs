@@ -25,7 +25,7 @@ pub(super) fn execute(settings: &Settings, format: Format) -> Result<ExitStatus,
 
 fn render(status: &dto::Status) -> String {
     let mut out = String::new();
-    let dto::DaemonInfo { pid, release, abi, start, started, kernel } = &status.daemon;
+    let dto::DaemonInfo { pid, release, abi, start, started, kernel, .. } = &status.daemon;
     // To the second; the fraction is for programs.
     let started = started.split_once('.').map_or(started.as_str(), |(seconds, _)| seconds);
     let _infallible =

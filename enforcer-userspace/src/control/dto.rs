@@ -250,6 +250,12 @@ pub(crate) struct DaemonInfo {
     /// RFC 3339.
     pub(crate) started: String,
     pub(crate) kernel: String,
+    /// What the host calls itself.
+    #[serde(default)]
+    pub(crate) host: Option<String>,
+    /// The trust domain of the agents' SPIFFE IDs.
+    #[serde(default)]
+    pub(crate) trust_domain: Option<String>,
 }
 
 /// Whether the guard keeps sessions from others and from enforcement itself.

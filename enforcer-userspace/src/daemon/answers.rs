@@ -97,6 +97,8 @@ impl Daemon {
                 start: self.kernel.start.name().to_owned(),
                 started: self.started.to_string(),
                 kernel: self.host.release.clone(),
+                host: Some(self.host.name.clone()),
+                trust_domain: Some(self.issuer.trust_domain().to_string()),
             },
             coverage: coverage.collect(),
             guard: guard_info(&self.kernel.guard),

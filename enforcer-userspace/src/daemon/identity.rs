@@ -90,6 +90,10 @@ impl Issuer {
         self.leases.clear();
     }
 
+    pub(super) const fn trust_domain(&self) -> &TrustDomain {
+        self.authorities.trust_domain()
+    }
+
     pub(super) const fn issued(&self) -> u64 {
         self.issued
     }

@@ -44,7 +44,7 @@ use crate::{
     path_error::PathError,
     process,
     procfs::{self, ProcError},
-    record::{EventKind, EventLine, Losses},
+    record::{EventKind, EventLine, Losses, export},
     scrape,
     session::Registry,
     settings::Settings,
@@ -211,6 +211,11 @@ pub(crate) async fn run(
     let told = if kernel.start == Start::Fresh { Vec::new() } else { state.lost(&host.boot_id) };
     let losses = Losses::new(&told, kernel.sessions.lost().map_err(DaemonError::from)?.len());
     let (issuer, new_authority) = Issuer::open(&settings, trust_domain, &host.name)?;
+    let exported = export::Host {
+        name: host.name.clone(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_domain: issuer.trust_domain().clone(),
+    };
     let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         policy,
@@ -220,7 +225,7 @@ pub(crate) async fn run(
         signer: grants::open(&settings, &host.boot_id)?,
         attestation: Attestation::new(&kernel),
         events: Events::open(&settings.events())?,
-        sinks: sinks::start(sinks, &settings.events(), &settings.cursors(), &host.name)?,
+        sinks: sinks::start(sinks, &settings.events(), &settings.cursors(), &exported)?,
         registry: Registry::default(),
         past: Past::open(&settings)?,
         empty: Default::default(),

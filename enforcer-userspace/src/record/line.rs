@@ -10,7 +10,7 @@ use enforcer_common::{
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Egress, GuardDecision, LineLoss, LineRecord, Loss};
+use super::{Egress, GuardDecision, LineLoss, LineRecord, Loss, read::ReadLine};
 use crate::session::{Context, EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
@@ -61,6 +61,7 @@ pub(crate) enum EventKind {
 
 /// An event. Written, its session is text already; read, it is a [`LineSession`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "ReadLine<S>", bound(deserialize = "S: Deserialize<'de>"))]
 pub(crate) struct EventLine<S = SessionText> {
     pub(crate) version: u32,
     pub(crate) kind: EventKind,

@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+pub(crate) mod export;
 mod line;
 mod losses;
+mod read;
 
 pub(crate) use decode::{Body, Egress, ExecImage, GuardDecision, Record, decode};
 pub(crate) use line::{
-    EventKind, EventLine, LineContent, LineEgress, LineGuard, LineImage, LineProcess, LineSession,
-    SessionText, VERSION as LINE_VERSION, protocol_name,
+    EventKind, EventLine, LineContent, LineDestination, LineEgress, LineGuard, LineImage, LineProcess,
+    LineSession, Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,
 };
 pub(crate) use losses::{LineLoss, LineRecord, Loss, Losses, Number};

@@ -23,7 +23,7 @@ pub(crate) use settings::{SettingsError, SinkSettings};
 use transport::{Message, NotSent};
 pub(crate) use worker::Sink;
 
-use crate::path_error::PathError;
+use crate::{path_error::PathError, record::export::Host};
 
 /// Why sinks could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -48,15 +48,15 @@ pub(crate) fn start(
     sinks: Vec<SinkSettings>,
     events: &Path,
     cursors: &Path,
-    host: &str,
+    host: &Host,
 ) -> Result<Vec<Sink>, SinksError> {
     if !sinks.is_empty() {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(cursors);
         made.map_err(PathError::at("create", cursors))?;
     }
     let start = |settings: SinkSettings| {
-        let renderer = Renderer::new(settings.form, host);
-        Ok(Sink::start(settings, renderer, events, cursors, host)?)
+        let renderer = Renderer::new(settings.form, host.clone());
+        Ok(Sink::start(settings, renderer, events, cursors, &host.name)?)
     };
     sinks.into_iter().map(start).collect()
 }

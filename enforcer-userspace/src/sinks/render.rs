@@ -5,48 +5,84 @@ use super::{
     tail::Written,
     transport::Message,
 };
-use crate::record::{EventLine, LineSession};
+use crate::{
+    exit::one_line,
+    record::{
+        EventKind, EventLine, LineSession,
+        export::{self, Event, Host},
+    },
+};
 
 /// Makes messages of events, in one form.
 #[derive(Clone, Debug)]
-pub(crate) struct Renderer {
+pub(super) struct Renderer {
     form: Form,
-    host: String,
+    host: Host,
 }
 
 impl Renderer {
-    pub(super) fn new(form: Form, host: &str) -> Self {
-        Self { form, host: host.to_owned() }
+    pub(super) const fn new(form: Form, host: Host) -> Self {
+        Self { form, host }
     }
 
     pub(super) fn message(&self, written: &Written) -> Message {
-        let Written { event, text } = written;
-        Message {
-            uid: format!("{}-{}", self.host, event.sequence),
-            time: event.time.clone(),
-            is_refusal: is_refusal(event),
-            kind: name_of(event),
-            text: match self.form {
-                Form::Native => text.clone(),
-            },
-        }
+        self.render(&written.event, Some(&written.text))
     }
 
     /// That so many are missing before an event.
-    pub(super) fn missing(&self, events: u64, next: &Written) -> Message {
-        let event = &next.event;
-        let text = serde_json::json!({
-            "version": event.version, "kind": "records-lost", "time": event.time, "sequence": event.sequence - 1,
-            "lost": events, "detail": "gone from the event file before this sink had sent them",
-        });
+    pub(super) fn missing(&self, events: u64, next: &Event) -> Message {
+        let lost = Event {
+            version: next.version,
+            kind: EventKind::RecordsLost,
+            time: next.time.clone(),
+            // Of the last that is missing.
+            sequence: next.sequence.saturating_sub(1),
+            session: None,
+            process: None,
+            egress: None,
+            guard: None,
+            image: None,
+            child_pid: None,
+            exit_code: None,
+            exit_signal: None,
+            lost: Some(events),
+            lost_records: None,
+            record: None,
+            detail: Some("gone from the event file before this sink had sent them".to_owned()),
+        };
+        self.render(&lost, None)
+    }
+
+    fn render(&self, event: &Event, text: Option<&str>) -> Message {
+        let native = || match text {
+            Some(text) => text.to_owned(),
+            None => serde_json::to_string(event).unwrap_or_default(),
+        };
+        let text = match self.form.export() {
+            None => native(),
+            Some(form) => {
+                match export::export(event, form, &self.host).map(|object| serde_json::to_string(&object)) {
+                    Ok(Ok(text)) => text,
+                    // It is sent as it is, rather than not at all.
+                    Ok(Err(error)) => said_as_it_is(&native(), &one_line(&error)),
+                    Err(error) => said_as_it_is(&native(), &one_line(&error)),
+                }
+            }
+        };
+        let uid = export::uid(event, &self.host);
         Message {
-            uid: format!("{}-{}-lost", self.host, event.sequence),
+            uid: uid.map_or_else(|| format!("{}-{}", self.host.name, event.sequence), |uid| uid.to_string()),
             time: event.time.clone(),
-            is_refusal: true,
-            kind: "records-lost".to_owned(),
-            text: text.to_string(),
+            is_refusal: is_refusal(event),
+            kind: name_of(event),
+            text,
         }
     }
+}
+
+fn said_as_it_is(native: &str, why: &str) -> String {
+    eprintln!("warning: an event is sent as it is: {why}");
+    native.to_owned()
 }
 
 impl Only {
@@ -70,13 +106,13 @@ impl Only {
     }
 }
 
-fn is_refusal(event: &EventLine<LineSession>) -> bool {
+fn is_refusal(event: &Event) -> bool {
     event.egress.as_ref().is_some_and(|egress| egress.refused)
         || event.guard.as_ref().is_some_and(|guard| guard.refused)
 }
 
 /// The kind as it is written.
-fn name_of(event: &EventLine<LineSession>) -> String {
+fn name_of(event: &Event) -> String {
     serde_json::to_value(event.kind)
         .ok()
         .and_then(|kind| kind.as_str().map(str::to_owned))

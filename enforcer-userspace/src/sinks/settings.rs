@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::record::export::{self, Version};
+
 /// The longest document.
 const MAX_BYTES: u64 = 1 << 20;
 const MAX_SINKS: usize = 32;
@@ -59,11 +61,38 @@ pub(crate) struct SinkSettings {
 
 /// What is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub(crate) enum Form {
     /// The line of the event file.
     #[default]
+    #[serde(rename = "native")]
     Native,
+    #[serde(rename = "ocsf-1.9")]
+    Ocsf19,
+    #[serde(rename = "ocsf-1.8")]
+    Ocsf18,
+    #[serde(rename = "ocsf-1.5")]
+    Ocsf15,
+    #[serde(rename = "ocsf-1.3")]
+    Ocsf13,
+    #[serde(rename = "ocsf-1.1")]
+    Ocsf11,
+    #[serde(rename = "ecs")]
+    Ecs,
+}
+
+impl Form {
+    /// Nothing for the line as it is.
+    pub(super) const fn export(self) -> Option<export::Form> {
+        Some(match self {
+            Self::Native => return None,
+            Self::Ocsf19 => export::Form::Ocsf(Version::V1_9),
+            Self::Ocsf18 => export::Form::Ocsf(Version::V1_8),
+            Self::Ocsf15 => export::Form::Ocsf(Version::V1_5),
+            Self::Ocsf13 => export::Form::Ocsf(Version::V1_3),
+            Self::Ocsf11 => export::Form::Ocsf(Version::V1_1),
+            Self::Ecs => export::Form::Ecs,
+        })
+    }
 }
 
 /// Which events. What is empty excludes none.

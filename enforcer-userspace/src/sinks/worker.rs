@@ -232,7 +232,7 @@ impl Worker {
             // Before the first event that a sink ever had, nothing is missing.
             if missing > 0 && before > 0 {
                 self.progress.lost.fetch_add(missing, Relaxed);
-                messages.push(self.renderer.missing(missing, written));
+                messages.push(self.renderer.missing(missing, &written.event));
             }
             before = written.event.sequence;
             if self.settings.only.takes(&written.event) {

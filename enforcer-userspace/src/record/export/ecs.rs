@@ -1,0 +1,240 @@
+//! An event in the Elastic Common Schema. What it has no field for is below `enforcer`.
+
+use uuid::Uuid;
+
+use super::{
+    Event, Host,
+    facts::{self, Outcome, UNKNOWN, address, program, program_of},
+    kinds,
+    object::Object,
+    ocsf,
+};
+use crate::{
+    credentials::SpiffeId,
+    record::{EventKind, LineEgress, LineGuard, LineProcess, LineSession},
+};
+
+/// The version whose fields these are.
+const VERSION: &str = "9.2.0";
+
+pub(super) fn form<'a>(event: &'a Event, id: Uuid, host: &'a Host) -> Object<'a> {
+    let session = event.session.as_ref();
+    let mut object = Object::new()
+        .with("@timestamp", event.time.as_str())
+        .with("ecs", Object::new().with("version", VERSION))
+        .with("message", facts::message(event))
+        .with("event", what(event, id))
+        .with("host", machine(event, host))
+        .with("observer", product(host))
+        .with("process", event.process.as_ref().map(|process| self::process(event, process)));
+    if let Some(egress) = &event.egress {
+        add_network(&mut object, egress);
+    }
+    if let Some(guard) = event.guard.as_ref().filter(|guard| facts::is_about_socket(guard)) {
+        add_socket(&mut object, guard);
+    }
+    object.add("rule", rule(event));
+    object.add("user", session.map(owner));
+    object.add("gen_ai", session.map(|session| agent(session, host)));
+    object.add("enforcer", own(event));
+    object
+}
+
+fn what(event: &Event, id: Uuid) -> Object<'_> {
+    let shape = kinds::shape(event.kind);
+    let outcome = facts::outcome(event);
+    let is_network = event.guard.as_ref().is_some_and(facts::is_about_socket);
+    let category = if is_network { "network" } else { shape.category };
+    let mut types = shape.types.to_vec();
+    if is_network {
+        types.push("connection");
+    }
+    if event.egress.is_some() || event.guard.is_some() {
+        types.push(match outcome {
+            Some(Outcome::Refused) => "denied",
+            _ => "allowed",
+        });
+    }
+    let is_alert = event.kind == EventKind::EscapeSign || (event.guard.is_some() && !is_network);
+    let action = match (&event.egress, &event.guard) {
+        (Some(egress), _) => egress.operation.as_ref(),
+        (None, Some(guard)) => guard.operation.as_ref(),
+        (None, None) => shape.name,
+    };
+    let reason = match (&event.egress, &event.guard) {
+        (Some(egress), _) => Some(egress.reason.as_ref()),
+        (None, Some(guard)) => Some(guard.reason.as_ref()),
+        (None, None) => event.detail.as_deref(),
+    };
+    let failed =
+        matches!(event.kind, EventKind::RequestRefused | EventKind::DaemonFault | EventKind::RecordsLost);
+    let result = if failed || outcome == Some(Outcome::Refused) { "failure" } else { "success" };
+    Object::new()
+        .with("id", id.to_string())
+        .with("kind", if is_alert { "alert" } else { "event" })
+        .with("category", vec![category])
+        .with("type", types)
+        .with("action", action)
+        .with("code", shape.name)
+        .with("outcome", result)
+        .with("reason", reason)
+        .with("severity", facts::severity(event) as u32)
+        .with("sequence", event.sequence)
+        .with("provider", "enforcer")
+        .with("module", "enforcer")
+        .with("dataset", "enforcer.events")
+}
+
+fn machine<'a>(event: &'a Event, host: &'a Host) -> Object<'a> {
+    let name = if host.name.is_empty() { UNKNOWN } else { host.name.as_str() };
+    Object::new()
+        .with("name", name)
+        .with("hostname", name)
+        .with("os", Object::new().with("type", "linux").with("family", "linux"))
+        .with("boot", Object::new().with("id", facts::boot_id(event)))
+}
+
+fn product(host: &Host) -> Object<'_> {
+    Object::new()
+        .with("product", "enforcer")
+        .with("vendor", "enforcer")
+        .with("type", "firewall")
+        .with("version", host.release.as_str())
+}
+
+fn process<'a>(event: &'a Event, process: &'a LineProcess) -> Object<'a> {
+    let digest = event.image.as_ref().filter(|image| image.script.is_none());
+    let digest = digest.and_then(|image| image.sha256.as_deref());
+    let parent = facts::ancestors(process).next().map(|parent| {
+        Object::new()
+            .with("pid", parent.pid)
+            .with("name", facts::base_name(program_of(parent)))
+            .with("executable", parent.path.as_deref())
+            .with("command_line", program_of(parent))
+    });
+    let user = process.uid.map(|uid| Object::new().with("id", uid.to_string()));
+    Object::new()
+        .with("pid", process.pid)
+        .with("entity_id", process.key.as_deref())
+        .with("name", facts::base_name(program(process)))
+        .with("title", process.comm.as_str())
+        .with("executable", process.path.as_deref())
+        .with("command_line", program(process))
+        .with("thread", process.tid.map(|tid| Object::new().with("id", tid)))
+        .with("user", user)
+        .with("hash", digest.map(|digest| Object::new().with("sha256", digest)))
+        .with("parent", parent)
+        .with("exit_code", event.exit_code)
+}
+
+fn add_network<'a>(object: &mut Object<'a>, egress: &'a LineEgress) {
+    let inbound = matches!(egress.operation.as_ref(), "accept" | "packet-in");
+    let far = egress.destination.as_ref().map(|far| {
+        let ip = address(&far.address).map(|_| far.address.as_str());
+        Object::new().with("address", far.address.as_str()).with("ip", ip).with("port", far.port)
+    });
+    let here = Object::new().with("port", egress.local_port);
+    let ip = egress.destination.as_ref().and_then(|far| address(&far.address));
+    let (source, destination) = if inbound { (far, Some(here)) } else { (Some(here), far) };
+    object.add("source", source);
+    object.add("destination", destination);
+    let direction = match egress.operation.as_ref() {
+        "connect" | "send" | "packet-out" => Some("egress"),
+        "accept" | "packet-in" => Some("ingress"),
+        _ => None,
+    };
+    let number = facts::protocol_number(&egress.protocol, ip);
+    let network = Object::new()
+        .with("transport", egress.protocol.as_ref())
+        .with("iana_number", number.map(|number| number.to_string()))
+        .with("type", ip.map(|ip| if ip.is_ipv4() { "ipv4" } else { "ipv6" }))
+        .with("direction", direction);
+    object.add("network", network);
+}
+
+fn add_socket<'a>(object: &mut Object<'a>, guard: &'a LineGuard) {
+    let to = guard.object.name.as_deref().map(|name| Object::new().with("address", name));
+    object.add("destination", to);
+    object.add("network", Object::new().with("transport", facts::family_name(guard)));
+}
+
+fn rule(event: &Event) -> Option<Object<'_>> {
+    let (rule, reason) = match (&event.egress, &event.guard) {
+        (Some(egress), _) => (&egress.rule, &egress.reason),
+        (None, Some(guard)) => (&guard.rule, &guard.reason),
+        (None, None) => return None,
+    };
+    let session = event.session.as_ref();
+    Some(
+        Object::new()
+            .with("id", rule.as_deref())
+            .with("name", rule.as_deref().unwrap_or(reason))
+            .with("category", reason.as_ref())
+            .with("ruleset", session.map(|session| session.agent.as_str()))
+            .with("version", session.map(|session| session.envelope_digest.as_str())),
+    )
+}
+
+/// For whom it was done.
+fn owner(session: &LineSession) -> Object<'_> {
+    let owner = session.owner.as_str();
+    Object::new().with("name", owner).with("email", Some(owner).filter(|owner| facts::is_mail_address(owner)))
+}
+
+fn agent<'a>(session: &'a LineSession, host: &Host) -> Object<'a> {
+    let id = SpiffeId::of_agent(&host.trust_domain, &session.agent).ok();
+    let agent = Object::new()
+        .with("id", id.map(|id| id.to_string()))
+        .with("name", session.agent.as_str())
+        .with("description", session.purpose.as_str());
+    let model = Some(session.model.as_str()).filter(|model| !matches!(*model, "" | "none"));
+    Object::new()
+        .with("agent", agent)
+        .with("conversation", Object::new().with("id", session.id.as_str()))
+        .with("request", Object::new().with("model", model))
+}
+
+/// What ECS has no field for.
+fn own(event: &Event) -> Object<'_> {
+    let session =
+        event.session.as_ref().map(|session| ocsf::said_of(session).with("id", session.id.as_str()));
+    let mut own = Object::new().with("session", session);
+    if let Some(egress) = &event.egress {
+        let socket = Object::new()
+            .with("cookie", egress.socket)
+            .with("netns", egress.netns)
+            .with("foreign", egress.foreign.then_some(true));
+        own.add("socket", socket);
+        own.add("placement", egress.placement.as_deref());
+    }
+    if let Some(guard) = &event.guard {
+        let object = Object::new()
+            .with("pid", guard.object.pid)
+            .with("family", guard.object.family)
+            .with("number", guard.object.number)
+            .with("name", guard.object.name.as_deref());
+        own.add("object", object);
+    }
+    if let Some(outcome) = facts::outcome(event) {
+        own.add("outcome", outcome.name());
+    }
+    let lineage = event.process.iter().flat_map(|process| &process.lineage);
+    let lineage: Vec<_> = lineage
+        .map(|process| {
+            Object::new()
+                .with("pid", process.pid)
+                .with("name", process.comm.as_deref())
+                .with("executable", process.path.as_deref())
+        })
+        .collect();
+    own.add("lineage", lineage);
+    let cut = event.process.as_ref().is_some_and(|process| process.lineage_cut);
+    own.add("lineage_cut", cut.then_some(true));
+    own.add("image", event.image.as_ref().map(ocsf::image));
+    own.add("child_pid", event.child_pid);
+    own.add("exit_signal", event.exit_signal);
+    own.add("lost", event.lost);
+    own.add("lost_records", event.lost_records.as_ref().map(ocsf::loss));
+    own.add("record", event.record.as_ref().map(ocsf::record));
+    own
+}
