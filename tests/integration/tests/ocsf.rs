@@ -1,6 +1,8 @@
 //! Events of a real run in the forms that other tools read: OCSF's own schemas take every one of them in every version, and an analyst's
 //! rule, written in Sigma and run over them, answers what an analyst asks.
 
+#[path = "ocsf/odd.rs"]
+mod odd;
 #[path = "ocsf/run.rs"]
 mod run;
 #[path = "ocsf/schemas.rs"]
@@ -98,6 +100,9 @@ fn schemas_take_every_event_of_a_run_in_every_version() {
             assert_eq!(event["metadata"]["version"], version.number);
             expect_answers_to_rules(event);
             expect_profiles(event);
+        }
+        for event in export(daemon.layout(), version.form, &odd::lines(&lines)) {
+            assert_eq!(schemas.faults(&event), Vec::<String>::new(), "{}: {event}", version.form);
         }
         // Control: what is left out of an older version, its schemas do not take.
         let newer = native.iter().filter(|event| !schemas.faults(event).is_empty()).count();
