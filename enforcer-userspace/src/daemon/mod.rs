@@ -23,6 +23,7 @@ mod recover;
 mod register;
 mod restore;
 mod seats;
+mod signals;
 mod standing;
 mod start;
 mod stop;
@@ -66,7 +67,7 @@ use granted::Policy;
 use identity::{Issuer, RotationError};
 use metrics::Metrics;
 use past::Past;
-use start::Signals;
+use signals::Signals;
 pub(crate) use start::{Reports, StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
 

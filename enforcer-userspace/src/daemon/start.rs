@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust,
-    granted::PolicyFileError, grants, seats,
+    granted::PolicyFileError, grants, seats, signals::Signals,
 };
 use crate::{
     cgroup::Cgroups,
@@ -388,25 +388,4 @@ fn operators(settings: &Settings) -> Result<Option<u32>, StartError> {
     let group = Group::from_name(&settings.group)
         .map_err(|source| StartError::Group { group: settings.group.clone(), source })?;
     Ok(group.map(|group| group.gid.as_raw()))
-}
-
-/// The signals that end the daemon.
-#[derive(Debug)]
-pub(super) struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    pub(super) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "terminated",
-            _ = self.interrupt.recv() => "interrupted",
-        }
-    }
 }

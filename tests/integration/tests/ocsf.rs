@@ -1,6 +1,8 @@
 //! Events of a real run in the forms that other tools read: OCSF's own schemas take every one of them in every version, and an analyst's
 //! rule, written in Sigma and run over them, answers what an analyst asks.
 
+#[path = "ocsf/odd.rs"]
+mod odd;
 #[path = "ocsf/run.rs"]
 mod run;
 #[path = "ocsf/schemas.rs"]
@@ -97,7 +99,14 @@ fn schemas_take_every_event_of_a_run_in_every_version() {
             assert!(faults.is_empty(), "{}: {faults:#?}\n{event}\nmade from {line}", version.form);
             assert_eq!(event["metadata"]["version"], version.number);
             expect_answers_to_rules(event);
+            expect_profiles(event);
         }
+        for event in export(daemon.layout(), version.form, &odd::lines(&lines)) {
+            assert_eq!(schemas.faults(&event), Vec::<String>::new(), "{}: {event}", version.form);
+        }
+        // Control: what is left out of an older version, its schemas do not take.
+        let newer = native.iter().filter(|event| !schemas.faults(event).is_empty()).count();
+        assert_eq!(newer == 0, native.is_empty(), "{}: {newer} newer events are refused", version.form);
         expect_schemas_refuse_others(&schemas, &events);
         if version.form == "ocsf-1.9" {
             native = events;
@@ -147,6 +156,20 @@ fn expect_answers_to_rules(event: &Value) {
         assert!(is_text(pointer), "no {pointer} in {event}");
     }
     assert!(class != 4001 || is_text("/dst_endpoint/ip") || is_text("/dst_endpoint/name"), "{event}");
+}
+
+/// The profiles that are named are those whose attributes are there.
+#[track_caller]
+fn expect_profiles(event: &Value) {
+    let has = |name: &str| event.get(name).is_some();
+    let named = |name: &str| {
+        let profiles = event["metadata"]["profiles"].as_array().expect("a list");
+        profiles.iter().any(|profile| profile == name)
+    };
+    assert_eq!(named("ai_operation"), has("ai_agent"), "{event}");
+    assert_eq!(named("security_control"), has("action_id") && has("disposition_id"), "{event}");
+    assert_eq!(named("datetime"), has("time_dt"), "{event}");
+    assert_eq!(named("host"), has("device"), "{event}");
 }
 
 /// That the schemas would notice: an attribute that no class has, at the top and further in, one that has to be there and is not, and one

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{
     Event, Host,
     facts::{self, Outcome, UNKNOWN, address, program, program_of},
-    kinds,
+    kinds::{self, Class},
     object::Object,
     ocsf,
 };
@@ -55,7 +55,7 @@ fn what(event: &Event, id: Uuid) -> Object<'_> {
             _ => "allowed",
         });
     }
-    let is_alert = event.kind == EventKind::EscapeSign || (event.guard.is_some() && !is_network);
+    let is_alert = kinds::activity(event).0 == Class::Finding;
     let action = match (&event.egress, &event.guard) {
         (Some(egress), _) => egress.operation.as_ref(),
         (None, Some(guard)) => guard.operation.as_ref(),

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use enforcer_common::guard::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX};
 
-use super::{Event, kinds};
+use super::{
+    Event,
+    kinds::{self, Class},
+};
 use crate::record::{EventKind, LineGuard, LineProcess, Lineage};
 
 /// Stands where a form wants something that nobody knows.
@@ -66,10 +69,13 @@ pub(super) fn outcome(event: &Event) -> Option<Outcome> {
 }
 
 pub(super) fn severity(event: &Event) -> Severity {
-    match (event.kind, outcome(event)) {
-        (EventKind::EscapeSign | EventKind::RecordsLost | EventKind::DaemonFault, _) => Severity::High,
-        (_, Some(Outcome::Refused))
-        | (EventKind::RequestRefused | EventKind::SessionRevoked | EventKind::SessionQuarantined, _) => {
+    let kind = event.kind;
+    let is_sign = kinds::shape(kind).class == Class::Finding;
+    match (kind, outcome(event)) {
+        _ if is_sign => Severity::High,
+        (EventKind::RecordsLost | EventKind::DaemonFault, _) => Severity::High,
+        (_, Some(Outcome::Refused)) => Severity::Medium,
+        (EventKind::RequestRefused | EventKind::SessionRevoked | EventKind::SessionQuarantined, _) => {
             Severity::Medium
         }
         (_, Some(Outcome::Observed)) => Severity::Low,

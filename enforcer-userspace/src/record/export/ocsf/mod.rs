@@ -165,7 +165,10 @@ fn add_finding<'a>(object: &mut Object<'a>, event: &'a Event, id: Uuid, host: &'
         Some(guard) => {
             (format!("Guarded operation: {}", guard.operation), format!("guard/{}", guard.operation))
         }
-        None => ("Sign of an escape: a process is not where its session is".to_owned(), kind.to_owned()),
+        None if event.kind == EventKind::EscapeSign => {
+            ("Sign of an escape: a process is not where its session is".to_owned(), kind.to_owned())
+        }
+        None => (kind.to_owned(), kind.to_owned()),
     };
     object.add("actor", objects::actor(event, objects::Agent::Beside, host));
     let info = Object::new()
