@@ -115,7 +115,9 @@ impl Stamp {
 pub(crate) struct Measured {
     pub(crate) stamp: Stamp,
     pub(crate) sha256: [u8; 32],
-    /// Whether the digest is that of every file that is told by the same.
+    /// Whether what is told by the same has the same name: it is not so young that it could have been renamed meanwhile.
+    pub(crate) aged: bool,
+    /// Whether the digest is that of every file that is told by the same, too.
     pub(crate) settled: bool,
     /// Whether it is known that nobody could write to it meanwhile.
     unwritten: bool,
@@ -154,9 +156,11 @@ impl Hasher {
         };
         let notes_writes =
             NOTE_ALL_WRITES.contains(&fstatfs(file).map_err(io::Error::from)?.filesystem_type());
-        let settled = unwritten && notes_writes && stamp.is_settled(SystemTime::now());
+        let aged = stamp.is_settled(SystemTime::now());
+        let settled = unwritten && notes_writes && aged;
         if !settled {
-            return Ok(Measured { stamp, sha256: self.hash(file, &stamp, wanted)?, settled, unwritten });
+            let sha256 = self.hash(file, &stamp, wanted)?;
+            return Ok(Measured { stamp, sha256, aged, settled, unwritten });
         }
         let known = self.known(&stamp);
         let mut digest = known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +171,7 @@ impl Hasher {
             }
             None => *digest.insert(self.hash(file, &stamp, wanted)?),
         };
-        Ok(Measured { stamp, sha256, settled, unwritten })
+        Ok(Measured { stamp, sha256, aged, settled, unwritten })
     }
 
     fn known(&self, stamp: &Stamp) -> Known {

@@ -5,6 +5,7 @@
 
 mod files;
 mod measurer;
+mod told;
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -18,7 +18,7 @@ use enforcer_common::{
     image::{CLEAR, ImageId, ImageKey, LISTED, NOT_LISTED, NOT_MEASURED, UNLISTED},
 };
 
-use super::super::lifecycle::list_name;
+use super::{super::lifecycle::list_name, told::image_of};
 use crate::{
     envelope::{Exec, OnMismatch, Sha256, Unlisted},
     exit::one_line,
@@ -107,7 +107,7 @@ pub(crate) struct Answer {
 
 /// Why it cannot be told.
 #[derive(Debug, thiserror::Error)]
-enum Untold {
+pub(super) enum Untold {
     #[error("the process is gone, or executes something else by now")]
     Gone,
     #[error("the file is not told by the same as at the exec")]
@@ -225,7 +225,9 @@ impl Measurer {
         self.measured.fetch_add(1, Relaxed);
         let sha256 = Sha256(measured.sha256);
         answer.sha256 = Some(sha256);
-        self.note(image, sha256);
+        if measured.settled {
+            self.note(image, sha256);
+        }
         answer.loader = loader_of(&file).map(|name| {
             let loader = procfs::open_named(pid, &name).ok();
             let measured = loader.and_then(|loader| self.measure_image(&loader).ok());
@@ -233,6 +235,7 @@ impl Measurer {
         });
         let exec = &answer.question.envelope.envelope.exec;
         let mut checked = exec.check(|path| measured.stamp.is_at(path), sha256);
+        let lasts = lasts(exec, &measured, &checked);
         let script = match &answer.question.script {
             Script::No => None,
             Script::Named(name) => Some(name.clone()),
@@ -265,7 +268,7 @@ impl Measurer {
         });
         answer.why = answer.why.take().or(caveat);
         // Of a script, which one it is decides each time.
-        Ok(measured.settled && !is_script)
+        Ok(lasts && !is_script)
     }
 
     /// Tells the kernel.
@@ -313,10 +316,12 @@ impl Measurer {
             let Ok(measured) = self.measure_image(&file) else { continue };
             let Ok(id) = image_of(&file, &measured.stamp, None, None) else { continue };
             let sha256 = Sha256(measured.sha256);
-            self.note(id, sha256);
-            let listed = exec.check(|path| measured.stamp.is_at(path), sha256).is_ok();
-            if listed
-                && measured.settled
+            if measured.settled {
+                self.note(id, sha256);
+            }
+            let checked = exec.check(|path| measured.stamp.is_at(path), sha256);
+            if checked.is_ok()
+                && lasts(exec, &measured, &checked)
                 && let Err(error) = self.maps.remember(ImageKey { list, image: id }, LISTED)
             {
                 self.count_fault(&error.into());
@@ -352,6 +357,17 @@ impl Measurer {
     }
 }
 
+/// Whether the answer holds for whatever is told by the same: its content is the same, or does not matter.
+fn lasts(exec: &Exec, measured: &Measured, checked: &Result<(), Unlisted>) -> bool {
+    let is_by_path = || match checked {
+        // Whatever is there is listed, also what has the digest of nothing.
+        Ok(()) => exec.check(|path| measured.stamp.is_at(path), Sha256([0; 32])).is_ok(),
+        Err(Unlisted::File) => true,
+        Err(Unlisted::Content) => false,
+    };
+    measured.settled || (measured.aged && is_by_path())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -364,26 +380,4 @@ fn key(envelope: &EnvelopeInForce, image: ImageId) -> ImageKey {
 fn is_still(process: ProcessKey) -> Result<bool, ProcError> {
     let started = procfs::start_ticks(process.tgid)?;
     Ok(started == Some(process.start_ns / procfs::TICK_NS))
-}
-
-/// A file as the kernel tells it at an exec; if that was seen, it must be the same.
-fn image_of(file: &File, stamp: &Stamp, pid: Option<u32>, seen: Option<ImageId>) -> Result<ImageId, Untold> {
-    let kernel = procfs::kernel_file(file, pid)?;
-    let id = |device| ImageId {
-        inode: kernel.inode,
-        size_bytes: stamp.size_bytes,
-        ctime_s: stamp.ctime_s,
-        mtime_s: stamp.mtime_s,
-        ctime_ns: stamp.ctime_ns,
-        mtime_ns: stamp.mtime_ns,
-        device,
-        pad: 0,
-    };
-    // A file in no directory has no mount that is listed: then its device is what `stat` says.
-    let candidates = [kernel.device, Some(stamp.kernel_device())].map(|device| device.map(id));
-    let mut candidates = candidates.into_iter().flatten();
-    match seen {
-        None => candidates.next().ok_or(Untold::OtherFile),
-        Some(seen) => candidates.find(|id| *id == seen).ok_or(Untold::OtherFile),
-    }
 }
