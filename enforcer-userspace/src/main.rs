@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod audit;
 mod cgroup;
 mod chain;
 mod cli;
@@ -23,6 +24,7 @@ mod process;
 mod procfs;
 mod record;
 mod registration;
+mod selection;
 mod session;
 mod settings;
 mod signature;

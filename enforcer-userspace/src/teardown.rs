@@ -15,7 +15,7 @@ use crate::{
     procfs,
     settings::Settings,
     sinks::FileSink,
-    state::State,
+    state::{LogDir, State},
 };
 
 /// A session that is about to be held to nothing.
@@ -156,11 +156,14 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
     if !keep_events {
         files.extend(FileSink::files(&settings.events()));
         files.extend([settings.ended(), settings.ended().with_extension("tmp")]);
+        files.extend(LogDir::at(&settings.audit()).files_beside());
     }
     for file in files {
         note(left, absent_is_fine(fs::remove_file(&file), &file));
     }
-    for dir in [settings.sessions(), settings.authorities()] {
+    // Whoever keeps the events wants to be able to check the audit log, too.
+    let audit = (!keep_events).then(|| settings.audit());
+    for dir in [settings.sessions(), settings.authorities()].into_iter().chain(audit) {
         note(left, absent_is_fine(fs::remove_dir_all(&dir), &dir));
     }
     // The revisions accepted of signed envelopes stay: whoever may tear down must not be able to make them forgotten.

@@ -1,12 +1,14 @@
 //! `enforcer daemon`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
+use super::text;
 use crate::{
     credentials::TrustDomain,
     daemon, env_vars,
     exit::{ExitStatus, Failure},
     settings::Settings,
+    state::Limits,
 };
 
 #[derive(Debug, clap::Args)]
@@ -27,12 +29,26 @@ pub(super) struct Args {
     /// Without it, only root and the daemon's group may. Read when the daemon starts.
     #[arg(long, value_name = "FILE", env = env_vars::REGISTRATION_POLICY)]
     registration_policy: Option<PathBuf>,
+    /// After how many bytes the audit log goes on in another segment; the one before is compressed
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(4096..))]
+    audit_segment: u64,
+    /// How long segments of the audit log are kept, such as `90d` or `12h`
+    #[arg(long, value_name = "TIME", default_value = "400d", value_parser = text::duration)]
+    audit_keep: Duration,
+    /// How many bytes all of them may take; then the oldest go
+    #[arg(long, value_name = "BYTES", default_value_t = 20 << 30)]
+    audit_keep_bytes: u64,
 }
 
 pub(super) fn execute(settings: Settings, args: &Args) -> Result<ExitStatus, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let policy = args.registration_policy.as_deref();
-    let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone(), policy);
+    let limits = Limits {
+        segment_bytes: args.audit_segment,
+        keep_for: args.audit_keep,
+        keep_bytes: args.audit_keep_bytes,
+    };
+    let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone(), policy, limits);
     runtime.block_on(run).map_err(daemon::StartError::into_failure)?;
     Ok(ExitStatus::Ok)
 }

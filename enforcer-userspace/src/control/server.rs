@@ -71,6 +71,8 @@ pub(crate) enum Request {
         keep_events: bool,
     },
     TrustBundle,
+    /// From now on another one signs the audit log.
+    RotateAuditKey,
     /// For processes of sessions only, by another socket.
     Credential(Wanted),
 }
@@ -107,6 +109,7 @@ pub(crate) enum Answer {
     Events(Feed),
     TornDown(dto::TornDown),
     TrustBundle(dto::TrustBundle),
+    AuditKey(dto::AuditKey),
     Credential(Box<Issued>),
 }
 
@@ -166,9 +169,10 @@ pub(crate) async fn serve(gate: Gate, calls: Calls, stop: impl Future<Output = (
         .route("/v1/self/refusals", get(questions::own_refusals))
         .route("/v1/registrations", post(register))
         .route("/v1/envelope", put(apply))
-        .route("/v1/status", get(status))
+        .route("/v1/status", get(questions::status))
         .route("/v1/events", get(events))
         .route("/v1/trust-bundle", get(questions::trust_bundle))
+        .route("/v1/audit/key", put(questions::rotate_audit_key))
         .route("/v1/enforcement", delete(teardown))
         .fallback(async || {
             Refusal::new(StatusCode::NOT_FOUND, "no-such-route", "there is nothing at this path")
@@ -289,10 +293,6 @@ async fn lift(State(calls): State<Calls>, ConnectInfo(peer): Peered, Path(id): P
     respond(call(&calls, peer, Request::Lift { id }).await)
 }
 
-async fn status(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
-    respond(call(&calls, peer, Request::Status).await)
-}
-
 #[derive(Debug, serde::Deserialize)]
 struct TeardownQuery {
     #[serde(default)]
@@ -390,6 +390,7 @@ fn respond(answer: Result<Answer, Refusal>) -> Response {
         Ok(Answer::Lifted(dto)) => Json(dto).into_response(),
         Ok(Answer::TornDown(dto)) => Json(dto).into_response(),
         Ok(Answer::TrustBundle(dto)) => Json(dto).into_response(),
+        Ok(Answer::AuditKey(dto)) => Json(dto).into_response(),
         // Nobody asks for these by this way.
         Ok(Answer::Events(_) | Answer::Credential(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(refusal) => refusal.into_response(),

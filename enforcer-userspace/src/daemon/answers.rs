@@ -61,6 +61,7 @@ impl Daemon {
         let counters: Vec<_> = counters
             .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
             .chain(self.events.counters())
+            .chain(self.events.log.iter().flat_map(|log| log.counters()))
             .chain(self.attestation.counters())
             .chain([
                 ("fault_daemon", self.faults, true),

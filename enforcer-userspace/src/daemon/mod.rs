@@ -5,6 +5,7 @@ mod answers;
 mod apply;
 mod asker;
 mod attest;
+mod audit;
 mod beside;
 mod cut;
 mod delegate;
@@ -53,7 +54,7 @@ use crate::{
     record::{EventKind, EventLine},
     session::Registry,
     settings::Settings,
-    state::State,
+    state::{Limits, State},
 };
 
 use attest::Attestation;
@@ -105,6 +106,7 @@ pub(crate) struct Daemon {
     issuer: Issuer,
     signer: Signer,
     attestation: Attestation,
+    audit_limits: Limits,
     events: Events,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
@@ -216,6 +218,7 @@ impl Daemon {
             | Request::Status
             | Request::Events
             | Request::TrustBundle
+            | Request::RotateAuditKey
             | Request::Credential(_) => false,
         }
     }
@@ -268,6 +271,7 @@ impl Daemon {
                 self.quarantine(&id, reply);
                 return false;
             }
+            (Ok(()), Request::RotateAuditKey) => return self.rotate_audit_key(reply),
             (Ok(()), request) => self.answer(&peer, request),
         };
         let torn_down = matches!(&answer, Ok(Answer::TornDown(answer)) if answer.ended);
@@ -289,6 +293,7 @@ impl Daemon {
             Request::Register(_)
             | Request::Revoke { .. }
             | Request::Quarantine { .. }
+            | Request::RotateAuditKey
             | Request::Credential(_) => {
                 Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is answered elsewhere"))
             }
@@ -321,6 +326,7 @@ impl Daemon {
             Self::end_lingering,
             Self::tend_credentials,
             Self::tend_images,
+            Self::tend_audit,
         ] {
             let looked = look(self);
             self.survive(looked);

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust,
+    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust, audit,
     granted::PolicyFileError, grants, seats,
 };
 use crate::{
@@ -46,7 +46,7 @@ use crate::{
     record::{EventKind, EventLine},
     session::Registry,
     settings::Settings,
-    state::{AuthoritiesError, State, StateError},
+    state::{AuthoritiesError, Limits, State, StateError},
     workload,
 };
 
@@ -146,6 +146,7 @@ pub(crate) async fn run(
     trust_keys: &[PathBuf],
     trust_domain: Option<TrustDomain>,
     policy: Option<&Path>,
+    audit_limits: Limits,
 ) -> Result<(), StartError> {
     // Threads that are started from here on do as this one does.
     if let Err(error) = process::go_before_others() {
@@ -194,6 +195,7 @@ pub(crate) async fn run(
         issuer,
         signer: grants::open(&settings, &host.boot_id)?,
         attestation: Attestation::new(&kernel),
+        audit_limits,
         events: Events::open(&settings.events())?,
         registry: Registry::default(),
         past: Past::open(&settings)?,
@@ -213,6 +215,8 @@ pub(crate) async fn run(
         faults: 0,
         last_fault: None,
     };
+    let log = audit::open(&daemon.settings, &daemon.host, audit_limits, daemon.events.sequence())?;
+    daemon.events.log = Some(log);
     let guard = match daemon.kernel.guard.absence() {
         None => "guard active".to_owned(),
         Some(absence) => {
@@ -255,6 +259,7 @@ pub(crate) async fn run(
     // Streams of credentials end with the daemon; so do its answers.
     daemon.issuer.end_all();
     daemon.attestation.measurer.stop();
+    daemon.close_audit();
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(server, credentials) }).await);
