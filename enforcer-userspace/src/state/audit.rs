@@ -8,6 +8,8 @@ mod queue;
 mod resume;
 mod retain;
 mod rotate;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod writer;
 

@@ -5,8 +5,12 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::{Arc, mpsc},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
 };
 
 use super::{super::sync_dir, AuditError, files::LogDir, queue::Queue};
@@ -15,22 +19,52 @@ use crate::{exit::one_line, path_error::PathError};
 /// What zstd takes for a good balance: some 300 MB of events a second, to a tenth of their size.
 const LEVEL: i32 = 3;
 
-/// Compresses what is sent, and says so in the queue. Ends when the sender is gone, in the middle of nothing.
-pub(super) fn start(dir: LogDir, queue: Arc<Queue>) -> Result<mpsc::Sender<u64>, AuditError> {
-    let (send, closed) = mpsc::channel::<u64>();
-    let path = dir.path().to_owned();
-    let run = move || {
-        for first in closed {
-            let packed = pack(&dir, first);
-            if let Err(error) = &packed {
-                eprintln!("warning: {}", one_line(error));
+/// The thread. It ends with this, after what it is at.
+#[derive(Debug)]
+pub(super) struct Packer {
+    closed: Option<mpsc::Sender<u64>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Packer {
+    /// Compresses what it is told, and says so in the queue.
+    pub(super) fn start(dir: LogDir, queue: Arc<Queue>) -> Result<Self, AuditError> {
+        let (send, closed) = mpsc::channel::<u64>();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (path, stopped) = (dir.path().to_owned(), Arc::clone(&stop));
+        let run = move || {
+            for first in closed {
+                if stopped.load(Relaxed) {
+                    return;
+                }
+                let packed = pack(&dir, first);
+                if let Err(error) = &packed {
+                    eprintln!("warning: {}", one_line(error));
+                }
+                queue.packed(first, packed.is_ok());
             }
-            queue.packed(first, packed.is_ok());
+        };
+        let thread = thread::Builder::new().name("audit-pack".to_owned()).spawn(run);
+        let thread = thread.map_err(PathError::at("start a thread that compresses", &path))?;
+        Ok(Self { closed: Some(send), stop, thread: Some(thread) })
+    }
+
+    /// Compresses the segment that begins with this entry. False: it will not.
+    pub(super) fn take(&self, first: u64) -> bool {
+        self.closed.as_ref().is_some_and(|closed| closed.send(first).is_ok())
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        drop(self.closed.take());
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so.
+            drop(thread.join());
         }
-    };
-    let thread = thread::Builder::new().name("audit-pack".to_owned()).spawn(run);
-    thread.map_err(PathError::at("start a thread that compresses", &path))?;
-    Ok(send)
+    }
 }
 
 fn pack(dir: &LogDir, first: u64) -> Result<(), AuditError> {

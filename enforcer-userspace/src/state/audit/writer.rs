@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File},
     io::Write as _,
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,7 +15,7 @@ use super::{
     super::replace,
     AuditError, Limits, Opening, Shared,
     files::{LogDir, SegmentFile},
-    pack,
+    pack::Packer,
     queue::{Batch, Item, Queue},
     resume,
 };
@@ -126,7 +126,7 @@ pub(super) struct Writer<'s> {
     published: Instant,
     /// When the first entry was written that no checkpoint covers.
     uncovered_since: Option<Instant>,
-    pack: mpsc::Sender<u64>,
+    packer: Packer,
     out: Vec<u8>,
     shared: &'s Shared,
 }
@@ -141,7 +141,7 @@ impl<'s> Writer<'s> {
         mut place: Place,
         (closed, entries): (&[SegmentFile], &[u8]),
     ) -> Result<Self, AuditError> {
-        let pack = pack::start(opening.dir.clone(), Arc::clone(queue))?;
+        let packer = Packer::start(opening.dir.clone(), Arc::clone(queue))?;
         let now = Instant::now();
         let state = place.state.clone();
         // Until they are written.
@@ -160,7 +160,7 @@ impl<'s> Writer<'s> {
             unpublished: None,
             published: now,
             uncovered_since: None,
-            pack,
+            packer,
             out: Vec::new(),
             shared,
         };
@@ -357,7 +357,7 @@ impl<'s> Writer<'s> {
 
     fn close(&mut self, file: SegmentFile) {
         // Nobody takes it: the thread has ended, which it does only after us.
-        let settled = file.packed || self.pack.send(file.first).is_err();
+        let settled = file.packed || !self.packer.take(file.first);
         self.closed.push_back(Closed { file, settled });
     }
 
