@@ -16,7 +16,7 @@ use std::{
 use super::{super::sync_dir, AuditError, files::LogDir, queue::Queue};
 use crate::{exit::one_line, path_error::PathError};
 
-/// What zstd takes for a good balance: some 300 MB of events a second, to a tenth of their size.
+/// What zstd takes for a good balance of time and size.
 const LEVEL: i32 = 3;
 
 /// The thread. It ends with this, after what it is at.
