@@ -77,12 +77,14 @@ pub(crate) fn signing_key(path: &Path) -> Result<SigningKey, KeyFileError> {
 
 /// The keys in these files; any that is none is an error.
 pub(crate) fn trust_keys(paths: &[PathBuf]) -> Result<TrustKeys, KeyFileError> {
-    let random = SystemRandom::new();
-    let key = |path: &PathBuf| {
-        let pem = read(path, MAX_KEY_BYTES)?;
-        TrustKey::from_pem(&pem, &random).map_err(|source| KeyFileError::Key { path: path.clone(), source })
-    };
-    Ok(TrustKeys::new(paths.iter().map(key).collect::<Result<Vec<_>, _>>()?))
+    Ok(TrustKeys::new(paths.iter().map(|path| trust_key(path)).collect::<Result<Vec<_>, _>>()?))
+}
+
+/// The public half of a key.
+pub(crate) fn trust_key(path: &Path) -> Result<TrustKey, KeyFileError> {
+    let pem = read(path, MAX_KEY_BYTES)?;
+    TrustKey::from_pem(&pem, &SystemRandom::new())
+        .map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
 }
 
 /// Signs what a file holds, and writes the signature beside it, in the place of an earlier one. Returns its path.

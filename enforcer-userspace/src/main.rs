@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod audit;
 mod cgroup;
 mod chain;
 mod cli;
@@ -25,6 +26,7 @@ mod procfs;
 mod record;
 mod registration;
 mod scrape;
+mod selection;
 mod session;
 mod settings;
 mod signature;

@@ -68,6 +68,11 @@ impl Settings {
         self.state_dir.join("sinks")
     }
 
+    /// The audit log; its key and where it ends are beside it.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.state_dir.join("audit")
+    }
+
     pub(crate) fn events(&self) -> PathBuf {
         self.state_dir.join("events.jsonl")
     }

@@ -3,6 +3,7 @@
 //! The kernel's maps say what is enforced; these files say who it is enforced on. Where the two disagree, the daemon
 //! takes what gives less access.
 
+mod audit;
 mod authorities;
 mod ended;
 mod grant_key;
@@ -25,9 +26,10 @@ use crate::{
     session::{Context, EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
+pub(crate) use audit::{AuditError, Limits, Log, LogDir, Opening, read_json};
 pub(crate) use authorities::{AuthoritiesError, AuthorityFiles};
 pub(crate) use ended::EndedFile;
-pub(crate) use grant_key::grant_key;
+pub(crate) use grant_key::{existing_key, own_key};
 pub(crate) use revisions::Revisions;
 
 /// The version of the files.

@@ -15,7 +15,7 @@ use crate::{
     procfs,
     settings::Settings,
     sinks::FileSink,
-    state::State,
+    state::{LogDir, State},
 };
 
 /// A session that is about to be held to nothing.
@@ -156,13 +156,15 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
     if !keep_events {
         files.extend(FileSink::files(&settings.events()));
         files.extend([settings.ended(), settings.ended().with_extension("tmp")]);
+        files.extend(LogDir::at(&settings.audit()).files_beside());
     }
     for file in files {
         note(left, absent_is_fine(fs::remove_file(&file), &file));
     }
     let mut dirs = vec![settings.sessions(), settings.authorities()];
     if !keep_events {
-        dirs.push(settings.cursors());
+        // Whoever keeps the events wants to be able to check the audit log, too.
+        dirs.extend([settings.cursors(), settings.audit()]);
     }
     for dir in dirs {
         note(left, absent_is_fine(fs::remove_dir_all(&dir), &dir));

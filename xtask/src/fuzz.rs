@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: random envelopes against the code that reads them, each target for a while. Plain cargo does it, with
+//! `cargo xtask fuzz`: random envelopes and audit logs against the code that reads them, each target for a while. Plain cargo does it, with
 //! the compiler that builds everything else; `cargo fuzz` is not needed.
 
 use std::env;
@@ -20,15 +20,18 @@ pub(crate) enum Target {
     EnvelopeParse,
     /// Any envelope compiles; table, explanation and rules agree
     EnvelopeCompile,
+    /// Any audit log is read within bounds, and is not taken for one that a trusted key signed
+    AuditVerify,
 }
 
 impl Target {
-    const ALL: [Self; 2] = [Self::EnvelopeParse, Self::EnvelopeCompile];
+    const ALL: [Self; 3] = [Self::EnvelopeParse, Self::EnvelopeCompile, Self::AuditVerify];
 
     const fn name(self) -> &'static str {
         match self {
             Self::EnvelopeParse => "envelope_parse",
             Self::EnvelopeCompile => "envelope_compile",
+            Self::AuditVerify => "audit_verify",
         }
     }
 }

@@ -1,12 +1,14 @@
 //! `enforcer daemon`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::text;
 use crate::{
     credentials::TrustDomain,
     daemon, env_vars,
     exit::{ExitStatus, Failure},
     settings::Settings,
+    state::Limits,
 };
 
 #[derive(Debug, clap::Args)]
@@ -37,12 +39,26 @@ pub(super) struct Args {
     /// Operators have them at `/metrics` on the control socket in any case.
     #[arg(long, value_name = "ADDRESS:PORT", env = env_vars::METRICS_LISTEN)]
     metrics_listen: Option<SocketAddr>,
+    /// After how many bytes the audit log goes on in another segment; the one before is compressed
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(4096..))]
+    audit_segment: u64,
+    /// How long segments of the audit log are kept, such as `90d` or `12h`
+    #[arg(long, value_name = "TIME", default_value = "400d", value_parser = text::duration)]
+    audit_keep: Duration,
+    /// How many bytes all of them may take; then the oldest go
+    #[arg(long, value_name = "BYTES", default_value_t = 20 << 30)]
+    audit_keep_bytes: u64,
 }
 
 pub(super) fn execute(settings: Settings, args: &Args) -> Result<ExitStatus, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let policy = args.registration_policy.as_deref();
-    let reports = daemon::Reports { metrics: args.metrics_listen, sinks: args.sinks.as_deref() };
+    let audit = Limits {
+        segment_bytes: args.audit_segment,
+        keep_for: args.audit_keep,
+        keep_bytes: args.audit_keep_bytes,
+    };
+    let reports = daemon::Reports { audit, metrics: args.metrics_listen, sinks: args.sinks.as_deref() };
     let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone(), policy, reports);
     runtime.block_on(run).map_err(daemon::StartError::into_failure)?;
     Ok(ExitStatus::Ok)

@@ -170,6 +170,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::AuthorityChanged => "authority changed",
         EventKind::ImageMeasured => "image measured",
         EventKind::FileMeasured => "file measured",
+        EventKind::TamperSign => "tamper sign",
         EventKind::Egress => "egress",
         EventKind::Fork => "fork",
         EventKind::Exec => "exec",

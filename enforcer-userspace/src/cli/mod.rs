@@ -1,6 +1,7 @@
 //! The command line: argument types, whose comments are the help text, and one file per command.
 
 mod apply;
+mod audit;
 mod chain;
 mod check;
 mod daemon;
@@ -85,6 +86,8 @@ enum Command {
     Chain(chain::Args),
     /// Print what happened: decisions, processes, sessions
     Events(events::Args),
+    /// Check, search and prove what happened, by the audit log
+    Audit(audit::Args),
     /// Say how the daemon is, and which hooks are in place
     Status,
     /// Refuse everything to a session from now on, and cut its connections
@@ -164,6 +167,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitStatus, Failure> {
         Command::Chain(args) => chain::execute(&settings, format, &args),
         Command::Why(args) => own::why(&settings, format, &args),
         Command::Events(args) => events::execute(&settings, format, &args),
+        Command::Audit(args) => audit::execute(&settings, format, &args),
         Command::Status => status::execute(&settings, format),
         Command::Revoke(args) => revoke::execute(&settings, format, &args),
         Command::Quarantine(args) => revoke::quarantine(&settings, format, &args),

@@ -1,6 +1,9 @@
 //! Text for people. Names that a process can choose are made harmless before they reach a terminal.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use crate::exit::Failure;
 
@@ -58,9 +61,30 @@ pub(super) fn short(id: &str) -> &str {
     id.get(..18).unwrap_or(id)
 }
 
+/// A time such as `90s`, `30m`, `12h` or `90d`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let scale = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 60 * 60,
+        Some('d') => 24 * 60 * 60,
+        _ => 0,
+    };
+    let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u64>().ok());
+    let seconds = number.and_then(|number| number.checked_mul(scale)).filter(|_| scale > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| "a whole number and `s`, `m`, `h` or `d`".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::harmless;
+    use super::{duration, harmless};
+
+    #[test]
+    fn durations_have_a_unit() {
+        let seconds = |text| duration(text).ok().map(|duration| duration.as_secs());
+        assert_eq!(["0s", "90s", "2m", "12h", "90d"].map(seconds), [0, 90, 120, 43_200, 7_776_000].map(Some));
+        assert_eq!(["", "90", "d", "-1d", "1w", "1.5h", "99999999999999999999s"].map(seconds), [None; 7]);
+    }
 
     #[test]
     fn escapes_what_a_terminal_would_act_on() {

@@ -369,6 +369,13 @@ pub(crate) struct TrustBundle {
     pub(crate) jwks: serde_json::Value,
 }
 
+/// Answer to `PUT /v1/audit/key`: another key signs the audit log from now on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AuditKey {
+    pub(crate) version: u32,
+    pub(crate) key_id: String,
+}
+
 /// Every error.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Problem {

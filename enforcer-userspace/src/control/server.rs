@@ -1,6 +1,7 @@
 //! The server side: routes to requests, answers to HTTP. Decides nothing; the daemon's loop does.
 
 mod questions;
+mod refusal;
 
 use std::{
     fs::File,
@@ -28,6 +29,7 @@ use super::{
     peer::{Peer, PeerInfo},
 };
 use crate::metrics::MEDIA_TYPE;
+pub(crate) use refusal::Refusal;
 
 /// Parts of a history of events, that one client has not read yet, and how large each is.
 const UNREAD_PARTS: usize = 2;
@@ -73,6 +75,8 @@ pub(crate) enum Request {
         keep_events: bool,
     },
     TrustBundle,
+    /// From now on another one signs the audit log.
+    RotateAuditKey,
     /// For processes of sessions only, by another socket.
     Credential(Wanted),
 }
@@ -112,6 +116,7 @@ pub(crate) enum Answer {
     Events(Feed),
     TornDown(dto::TornDown),
     TrustBundle(dto::TrustBundle),
+    AuditKey(dto::AuditKey),
     Credential(Box<Issued>),
 }
 
@@ -120,32 +125,6 @@ pub(crate) enum Answer {
 pub(crate) struct Feed {
     pub(crate) history: Vec<(File, u64)>,
     pub(crate) live: broadcast::Receiver<Arc<str>>,
-}
-
-/// A request that is not carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    pub(crate) code: &'static str,
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
-}
-
-impl Refusal {
-    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), hint: None }
-    }
-
-    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let error = dto::ProblemBody { code: self.code.to_owned(), message: self.message, hint: self.hint };
-        (self.status, Json(dto::Problem { error })).into_response()
-    }
 }
 
 /// A request on its way to the daemon's loop.
@@ -175,6 +154,7 @@ pub(crate) async fn serve(gate: Gate, calls: Calls, stop: impl Future<Output = (
         .route("/v1/events", get(events))
         .route("/metrics", get(questions::metrics))
         .route("/v1/trust-bundle", get(questions::trust_bundle))
+        .route("/v1/audit/key", put(questions::rotate_audit_key))
         .route("/v1/enforcement", delete(teardown))
         .fallback(async || {
             Refusal::new(StatusCode::NOT_FOUND, "no-such-route", "there is nothing at this path")
@@ -393,6 +373,7 @@ fn respond(answer: Result<Answer, Refusal>) -> Response {
         Ok(Answer::TornDown(dto)) => Json(dto).into_response(),
         Ok(Answer::TrustBundle(dto)) => Json(dto).into_response(),
         Ok(Answer::Metrics(text)) => ([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response(),
+        Ok(Answer::AuditKey(dto)) => Json(dto).into_response(),
         // Nobody asks for these by this way.
         Ok(Answer::Events(_) | Answer::Credential(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(refusal) => refusal.into_response(),

@@ -63,6 +63,7 @@ impl Daemon {
         let all = counters
             .map(|(counter, n)| (counter.name(), n, counter.is_fault()))
             .chain(self.events.counters())
+            .chain(self.events.log.iter().flat_map(|log| log.counters()))
             .chain(self.attestation.counters())
             .chain([
                 ("fault_daemon", self.faults, true),
@@ -111,7 +112,7 @@ impl Daemon {
                 .map(|(name, ..)| (*name).into())
                 .collect(),
             counters: counters.into_iter().map(|(name, n, _)| (name.to_owned(), n)).collect(),
-            sinks: self.sinks.iter().map(|sink| sink_info(sink, self.events.last())).collect(),
+            sinks: self.sinks.iter().map(|sink| sink_info(sink, self.events.sequence())).collect(),
         })
     }
 }

@@ -39,6 +39,7 @@ impl Daemon {
             Request::Apply(_) => "apply an envelope",
             Request::Events => "read events",
             Request::Teardown { .. } => "teardown",
+            Request::RotateAuditKey => "change the key of the audit log",
             Request::TrustBundle => "the trust bundle",
             // Answered by `credential`, which asks for the opposite.
             Request::Credential(_) => "a credential",

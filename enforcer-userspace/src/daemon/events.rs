@@ -12,6 +12,7 @@ use crate::{
     path_error::PathError,
     record::{EventKind, EventLine, LineSession},
     sinks::FileSink,
+    state::Log,
 };
 
 /// Lines that a follower may be behind.
@@ -22,6 +23,8 @@ const FOLLOWER_LINES: usize = 8192;
 pub(crate) struct Events {
     sink: FileSink,
     live: broadcast::Sender<Arc<str>>,
+    /// Takes every line that got a sequence. Nothing, before it is opened and after it is closed.
+    pub(super) log: Option<Log>,
     /// The line that is being written.
     line: Vec<u8>,
     sequence: u64,
@@ -42,7 +45,16 @@ impl Events {
             tail.rsplit('\n').find_map(|line| serde_json::from_str::<EventLine<LineSession>>(line).ok());
         let sequence = last.map_or(0, |line| line.sequence);
         let live = broadcast::channel(FOLLOWER_LINES).0;
-        Ok(Self { sink, live, line: Vec::new(), sequence, undecodable: 0, unwritten: 0, unsaid: 0 })
+        Ok(Self {
+            sink,
+            live,
+            log: None,
+            line: Vec::new(),
+            sequence,
+            undecodable: 0,
+            unwritten: 0,
+            unsaid: 0,
+        })
     }
 
     /// Writes a line, or counts it.
@@ -75,6 +87,9 @@ impl Events {
             return false;
         }
         self.sequence += 1;
+        if let Some(log) = &self.log {
+            log.append(self.sequence, self.line.strip_suffix(b"\n").unwrap_or(&self.line));
+        }
         if self.live.receiver_count() > 0 {
             let text = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
             let text = str::from_utf8(text).expect("JSON is text");
@@ -89,11 +104,6 @@ impl Events {
         self.unsaid += 1;
     }
 
-    /// The number of the last line.
-    pub(crate) const fn last(&self) -> u64 {
-        self.sequence
-    }
-
     /// A record that is no record: counted, never dropped in silence.
     pub(crate) fn count_undecodable(&mut self) {
         self.undecodable += 1;
@@ -102,6 +112,11 @@ impl Events {
     /// The lines so far, and those to come.
     pub(crate) fn feed(&self) -> Result<Feed, PathError> {
         Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
+    }
+
+    /// Of the last line.
+    pub(crate) const fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// By name, and whether more than zero means that something went wrong.

@@ -15,7 +15,7 @@ use crate::{
 
 /// With the key that there is, or a new one.
 pub(super) fn open(settings: &Settings, boot_id: &str) -> Result<Signer, StartError> {
-    let key = state::grant_key(&settings.grant_key())?;
+    let key = state::own_key(&settings.grant_key())?;
     Ok(Signer::new(key, Box::new(ring::rand::SystemRandom::new()), boot_id))
 }
 

@@ -84,7 +84,7 @@ impl Daemon {
             ring: Some(self.kernel.ring_fill.read()),
             guard: self.kernel.guard.state(),
             programs: self.kernel.program_times()?,
-            sinks: self.sinks.iter().map(|sink| counts(&sink_info(sink, self.events.last()))).collect(),
+            sinks: self.sinks.iter().map(|sink| counts(&sink_info(sink, self.events.sequence()))).collect(),
             ..Snapshot::default()
         };
         for session in self.registry.iter() {

@@ -5,6 +5,7 @@ mod answers;
 mod apply;
 mod asker;
 mod attest;
+mod audit;
 mod beside;
 mod cut;
 mod delegate;
@@ -56,7 +57,7 @@ use crate::{
     session::Registry,
     settings::Settings,
     sinks::Sink,
-    state::State,
+    state::{Limits, State},
 };
 
 use attest::Attestation;
@@ -111,6 +112,7 @@ pub(crate) struct Daemon {
     issuer: Issuer,
     signer: Signer,
     attestation: Attestation,
+    audit_limits: Limits,
     events: Events,
     sinks: Vec<Sink>,
     /// Sessions that had no process at the last tick, though no record of an exit said so.
@@ -228,6 +230,7 @@ impl Daemon {
             | Request::Metrics
             | Request::Events
             | Request::TrustBundle
+            | Request::RotateAuditKey
             | Request::Credential(_) => false,
         }
     }
@@ -280,6 +283,7 @@ impl Daemon {
                 self.quarantine(&id, reply);
                 return false;
             }
+            (Ok(()), Request::RotateAuditKey) => return self.rotate_audit_key(reply),
             (Ok(()), request) => self.answer(&peer, request),
         };
         let torn_down = matches!(&answer, Ok(Answer::TornDown(answer)) if answer.ended);
@@ -302,6 +306,7 @@ impl Daemon {
             Request::Register(_)
             | Request::Revoke { .. }
             | Request::Quarantine { .. }
+            | Request::RotateAuditKey
             | Request::Credential(_) => {
                 Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is answered elsewhere"))
             }
@@ -336,6 +341,7 @@ impl Daemon {
             Self::end_lingering,
             Self::tend_credentials,
             Self::tend_images,
+            Self::tend_audit,
         ] {
             let looked = look(self);
             self.survive(looked);

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust,
+    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust, audit,
     granted::PolicyFileError, grants, seats, signals::Signals,
 };
 use crate::{
@@ -49,7 +49,7 @@ use crate::{
     session::Registry,
     settings::Settings,
     sinks::{self, SinksError},
-    state::{AuthoritiesError, State, StateError},
+    state::{AuthoritiesError, Limits, State, StateError},
     workload,
 };
 
@@ -151,9 +151,11 @@ impl StartError {
     }
 }
 
-/// Who is told what happens, beside the event file.
+/// What is told of what happens, beside the event file, and to whom.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reports<'a> {
+    /// How much of the audit log is kept.
+    pub(crate) audit: Limits,
     /// Where metrics are served.
     pub(crate) metrics: Option<SocketAddr>,
     /// The file that says where events go.
@@ -224,6 +226,7 @@ pub(crate) async fn run(
         issuer,
         signer: grants::open(&settings, &host.boot_id)?,
         attestation: Attestation::new(&kernel),
+        audit_limits: reports.audit,
         events: Events::open(&settings.events())?,
         sinks: sinks::start(sinks, &settings.events(), &settings.cursors(), &exported)?,
         registry: Registry::default(),
@@ -245,6 +248,8 @@ pub(crate) async fn run(
         faults: 0,
         last_fault: None,
     };
+    let log = audit::open(&daemon.settings, &daemon.host, reports.audit, daemon.events.sequence())?;
+    daemon.events.log = Some(log);
     let guard = match daemon.kernel.guard.absence() {
         None => "guard active".to_owned(),
         Some(absence) => {
@@ -292,6 +297,7 @@ pub(crate) async fn run(
     // Streams of credentials end with the daemon; so do its answers.
     daemon.issuer.end_all();
     daemon.attestation.measurer.stop();
+    daemon.close_audit();
     drop((stop, called));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(server, credentials) }).await);

@@ -57,6 +57,8 @@ pub(crate) enum EventKind {
     ImageMeasured,
     /// A file that an envelope names was measured, or could not be.
     FileMeasured,
+    /// The audit log does not say any more what it said.
+    TamperSign,
 }
 
 /// An event. Written, its session is text already; read, it is a [`LineSession`].

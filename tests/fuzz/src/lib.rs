@@ -8,6 +8,17 @@
 #[allow(dead_code, unused_imports, reason = "the targets ask for a part of it")]
 mod envelope;
 
+#[path = "../../../enforcer-userspace/src/audit/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "as above")]
+mod audit;
+#[path = "../../../enforcer-userspace/src/signature/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "as above")]
+mod signature;
+
+mod audit_log;
+
+pub use audit_log::verify as verify_audit;
+
 use enforcer_common::decision::{Decision, Standing, decide, decide_bind, decide_packet};
 use enforcer_common::net::{Address, Destination, Direction, Family, Protocol};
 use enforcer_common::packet::Packet;

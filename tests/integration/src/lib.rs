@@ -15,6 +15,7 @@
 
 mod actor;
 mod attempt;
+mod audit_log;
 mod bpf;
 mod cgroup;
 mod daemon;
@@ -41,6 +42,7 @@ pub use actor::Actor;
 pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
+pub use audit_log::{LogCopy, RawEntry, RawSegment};
 pub use bpf::{FullMap, PinnedMap, entries_of, inner_memory, live_ids, pinned_ids};
 pub use cgroup::{is_to_be_frozen, members as cgroup_members, remove as remove_cgroup, root as cgroup_root};
 pub use daemon::{Daemon, Layout};

@@ -79,12 +79,14 @@ const RULES: &[Rule] = &[
 ];
 
 const CORE: &[&str] = &[
+    "enforcer-userspace/src/audit/",
     "enforcer-userspace/src/chain",
     "enforcer-userspace/src/credentials",
     "enforcer-userspace/src/envelope",
     "enforcer-userspace/src/metrics",
     "enforcer-userspace/src/record",
     "enforcer-userspace/src/registration",
+    "enforcer-userspace/src/selection",
     "enforcer-userspace/src/session",
     "enforcer-userspace/src/signature",
 ];

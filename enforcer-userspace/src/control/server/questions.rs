@@ -1,4 +1,4 @@
-//! What is asked of sessions: of all, of one, by a session of itself; and what tokens are checked with.
+//! What is asked of sessions: of all, of one, by a session of itself; of the daemon; and what comes without anything but its name.
 
 use axum::{
     extract::{ConnectInfo, Path, Query, State},
@@ -67,4 +67,8 @@ pub(super) async fn metrics(State(calls): State<Calls>, ConnectInfo(peer): Peere
 
 pub(super) async fn trust_bundle(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
     respond(call(&calls, peer, Request::TrustBundle).await)
+}
+
+pub(super) async fn rotate_audit_key(State(calls): State<Calls>, ConnectInfo(peer): Peered) -> Response {
+    respond(call(&calls, peer, Request::RotateAuditKey).await)
 }

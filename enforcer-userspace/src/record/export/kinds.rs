@@ -85,6 +85,7 @@ pub(super) const fn shape(kind: EventKind) -> Shape {
         EventKind::SocketsDestroyed => ("sockets-destroyed", Session, (OTHER, "Destroy Sockets"), "session", &["change"]),
         EventKind::CredentialIssued => ("credential-issued", Session, (OTHER, "Issue Credential"), "iam", &["creation"]),
         EventKind::EscapeSign => ("escape-sign", Finding, (1, "Create"), "intrusion_detection", &["info"]),
+        EventKind::TamperSign => ("tamper-sign", Finding, (1, "Create"), "intrusion_detection", &["info"]),
         EventKind::DaemonStarted => ("daemon-started", Application, (3, "Start"), "host", &["start"]),
         EventKind::DaemonStopped => ("daemon-stopped", Application, (4, "Stop"), "host", &["end"]),
         EventKind::DaemonFault => ("daemon-fault", Application, (OTHER, "Fault"), "host", &["error"]),

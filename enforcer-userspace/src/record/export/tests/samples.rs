@@ -41,6 +41,7 @@ every_kind!(
     SessionRevoked,
     SessionStarted,
     SocketsDestroyed,
+    TamperSign,
 );
 
 pub(super) const FORMS: [Form; 6] = [
@@ -118,6 +119,7 @@ pub(super) fn sample(kind: EventKind) -> Value {
         EventKind::EnvelopeAccepted,
         EventKind::AuthorityChanged,
         EventKind::SessionGranted,
+        EventKind::TamperSign,
     ];
     if !of_daemon.contains(&kind) {
         all.push(json!({"session": session()}));

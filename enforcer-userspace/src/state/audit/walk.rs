@@ -1,0 +1,92 @@
+//! Reading a log from its first segment to its last, with constant memory, while it may be written.
+
+use std::ops::ControlFlow;
+
+use super::{AuditError, files::LogDir};
+use crate::audit::{Entry, Finding, Proof, ProofError, Prover, Report, SegmentReader, Verifier};
+
+impl LogDir {
+    /// Hands every entry to the verifier, and those that are in order to somebody else as well, who may end it.
+    pub(crate) fn walk(
+        &self,
+        mut verifier: Verifier<'_>,
+        each: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,
+    ) -> Result<Report, AuditError> {
+        let found = self.walk_segments(&mut verifier, each)?;
+        Ok(match found {
+            Ok(ControlFlow::Break(())) => verifier.end(),
+            Ok(ControlFlow::Continue(())) => verifier.finish(Ok(())),
+            Err(finding) => verifier.finish(Err(finding)),
+        })
+    }
+
+    fn walk_segments(
+        &self,
+        verifier: &mut Verifier<'_>,
+        each: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,
+    ) -> Result<Result<ControlFlow<()>, Finding>, AuditError> {
+        let segments = self.segments()?;
+        for (at, segment) in segments.iter().enumerate() {
+            let is_last = at + 1 == segments.len();
+            verifier.enter(&segment.name());
+            let mut reader = match SegmentReader::open(self.open(segment)?) {
+                Ok(reader) => reader,
+                Err(error) => match verifier.unreadable(&error, false) {
+                    Ok(()) => continue,
+                    Err(finding) => return Ok(Err(finding)),
+                },
+            };
+            if let Err(finding) = verifier.segment(reader.header()) {
+                return Ok(Err(finding));
+            }
+            loop {
+                match reader.next() {
+                    Ok(None) => break,
+                    Ok(Some(entry)) => {
+                        if let Err(finding) = verifier.entry(&entry) {
+                            return Ok(Err(finding));
+                        }
+                        if each(&entry).is_break() {
+                            return Ok(Ok(ControlFlow::Break(())));
+                        }
+                    }
+                    Err(error) => match verifier.unreadable(&error, is_last) {
+                        Ok(()) => break,
+                        Err(finding) => return Ok(Err(finding)),
+                    },
+                }
+            }
+        }
+        Ok(Ok(ControlFlow::Continue(())))
+    }
+
+    /// A proof that an entry is in the log; nothing if it is not there.
+    pub(crate) fn prove(&self, sequence: u64) -> Result<Option<Result<Proof, ProofError>>, AuditError> {
+        let segments = self.segments()?;
+        let from = segments.partition_point(|segment| segment.first <= sequence);
+        let Some(from) = from.checked_sub(1) else { return Ok(None) };
+        let mut prover = None;
+        let mut last = 0;
+        for segment in segments.iter().skip(from) {
+            let failed = |source| AuditError::Segment { path: segment.path.clone(), source };
+            let mut reader = SegmentReader::open(self.open(segment)?).map_err(failed)?;
+            let header = *reader.header();
+            let prover = prover.get_or_insert_with(|| Prover::new(sequence, &header));
+            loop {
+                let entry = match reader.next() {
+                    Ok(Some(entry)) => entry,
+                    // Being written.
+                    Ok(None) | Err(crate::audit::ReadError::Torn { .. }) => break,
+                    Err(error) => return Err(failed(error)),
+                };
+                last = entry.sequence;
+                match prover.take(&entry) {
+                    Ok(None) => {}
+                    Ok(Some(proof)) => return Ok(Some(Ok(proof))),
+                    Err(error) => return Ok(Some(Err(error))),
+                }
+            }
+        }
+        Ok((last >= sequence).then_some(Err(ProofError::NotCovered)))
+    }
+}
