@@ -42,6 +42,8 @@ pub(crate) enum Flaw {
     SaidSo(String),
     #[error("the checkpoint is signed by a key that is not trusted")]
     NotTrusted,
+    #[error("no entry of the log is signed")]
+    NotSigned,
     #[error("the log ends here; {from} has a checkpoint at entry {sequence}: what is between was taken away")]
     Ends { from: String, sequence: u64 },
     #[error(

@@ -275,6 +275,16 @@ fn sequences_of_events_are_the_first_of_their_name() {
     assert_eq!(number(""), None);
 }
 
+#[test]
+fn log_without_a_signature_is_not_sound() {
+    let mut made = Made::new();
+    made.events(3);
+    let report = verify(&made.segments, vec![made.first_key.clone()], None, None);
+    expect_at(&report, 1);
+    assert!(matches!(report.finding.unwrap().flaw, Flaw::NotSigned));
+    assert!(verify(&made.segments, Vec::new(), None, None).finding.is_none(), "it agrees with itself");
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(

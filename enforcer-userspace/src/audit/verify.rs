@@ -348,6 +348,10 @@ impl<'r> Verifier<'r> {
         } else if self.stub_is_none {
             return Err(at(1, Flaw::Stub));
         }
+        // A daemon vouches for the first entries as soon as it has written them.
+        if self.state.is_some() && self.report.checkpoint.is_none() && !self.trusted.is_empty() {
+            return Err(at(self.report.first, Flaw::NotSigned));
+        }
         Ok(())
     }
 

@@ -28,7 +28,7 @@ fn check(segments: &[Vec<u8>], stub: Option<Stub>) {
     let found = walk(segments, &mut verifier);
     let report: Report = verifier.finish(found);
     assert!(report.notes.len() <= 100);
-    assert!(report.finding.is_some() || report.checkpoint.is_none(), "nobody signed it");
+    assert!(report.finding.is_some() || report.log.is_none(), "nobody signed it");
     for segment in segments {
         let Ok(mut reader) = SegmentReader::open(segment.as_slice()) else { continue };
         let header = *reader.header();

@@ -179,7 +179,7 @@ impl LogCopy {
         assert!(copied.expect("there is `cp`").success());
     }
 
-    /// The files of the segments, the oldest first.
+    /// The files of the segments, the oldest first. Of one that is there twice the packed one, as the enforcer has it.
     pub fn segments(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.dir()).expect("it is there");
         let paths = entries.map(|entry| entry.expect("it can be read").path());
@@ -191,6 +191,8 @@ impl LogCopy {
         };
         let mut segments: Vec<PathBuf> = paths.filter(is_segment).collect();
         segments.sort();
+        let all = segments.clone();
+        segments.retain(|path| !all.contains(&path.with_added_extension("zst")));
         segments
     }
 
