@@ -248,7 +248,6 @@ const F_SETSIG: i32 = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
 
     /// Where writes are noted.
     fn on_disk() -> tempfile::TempDir {
