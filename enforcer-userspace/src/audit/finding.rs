@@ -22,6 +22,8 @@ pub(crate) enum Flaw {
     Stub,
     #[error("the stub of what was removed is not signed by a key of this log")]
     StubSignature,
+    #[error("no entry that is signed speaks of the stub of what was removed")]
+    StubUnsaid,
     #[error("the stub of what was removed says another chain value than the log")]
     StubChain,
     #[error("{0}")]
@@ -75,7 +77,7 @@ pub(crate) struct LastCheckpoint {
 }
 
 /// What was found out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) begun: Option<Begun>,
     pub(crate) log: Option<Uuid>,

@@ -77,6 +77,11 @@ impl Signed {
         TrustKeys::new(keys).verify(self.statement.as_bytes(), &signature).is_ok()
     }
 
+    /// Of what is signed.
+    pub(crate) fn digest(&self) -> Hash {
+        Hash::of(&[self.statement.as_bytes()])
+    }
+
     fn read<T: DeserializeOwned>(&self, kind: &str, said: impl Fn(&T) -> (&str, u32)) -> Option<T> {
         let statement: T = serde_json::from_str(&self.statement).ok()?;
         (said(&statement) == (kind, VERSION)).then_some(statement)
@@ -288,6 +293,8 @@ pub(crate) struct HeadSaid {
 pub(crate) struct Removed {
     pub(crate) first: u64,
     pub(crate) last: u64,
+    /// Of the stub that stands for them: a stub that no entry speaks of is none of ours, whoever signed it.
+    pub(crate) stub: Hash,
     pub(crate) why: String,
     pub(crate) time: String,
 }

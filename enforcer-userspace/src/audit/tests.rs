@@ -3,6 +3,7 @@ use ring::rand::SystemRandom;
 use uuid::Uuid;
 
 use super::{finding::Flaw, *};
+use crate::signature::SigningKey;
 use made::{Made, moment, new_key, verify};
 
 mod made;
@@ -182,12 +183,16 @@ fn what_is_behind_a_stub_can_be_checked() {
     }
     let id = made.key.trust_key().id().to_string();
     let statement = StubStatement::before(&header, chain_first, begun, keys, "age".into(), (&moment(), id));
-    let sign = |statement: &StubStatement| {
+    let sign_by = |key: &SigningKey, statement: &StubStatement| {
         let statement = serde_json::to_string(statement).unwrap();
-        let signature = made.key.sign(statement.as_bytes(), &SystemRandom::new()).unwrap();
+        let signature = key.sign(statement.as_bytes(), &SystemRandom::new()).unwrap();
         Stub { statement, signature: Some(signature) }
     };
-    let stub = sign(&statement);
+    let stub = sign_by(&made.key, &statement);
+    let unsaid = verify(&made.segments[1..], vec![made.first_key.clone()], Some(stub.clone()), None);
+    assert!(matches!(unsaid.finding.unwrap().flaw, Flaw::StubUnsaid));
+    made.removed(&stub);
+    let sign = |statement: &StubStatement| sign_by(&made.key, statement);
     let first = vec![made.first_key.clone()];
     let check = |segments: &[Vec<u8>], stub: &Stub| {
         verify(segments, first.clone(), Some(stub.clone()), made.anchors.last()).finding
@@ -204,6 +209,24 @@ fn what_is_behind_a_stub_can_be_checked() {
     assert_ne!(changed, stub);
     let finding = check(&made.segments[1..], &changed).expect("the signature does not fit");
     assert!(matches!(finding.flaw, Flaw::StubSignature));
+    // Somebody with a key of their own, which vouches for ours.
+    let forger = new_key();
+    let mut theirs: Begun = serde_json::from_str(&statement.begun).unwrap();
+    theirs.key = forger.trust_key().to_pem();
+    let ids = [&forger, &made.key].map(|key| key.trust_key().id().to_string());
+    let change = KeyStatement::new(made.state.log, 2, ids, made.key.trust_key().to_pem(), &moment());
+    let change = serde_json::to_string(&change).unwrap();
+    let signature = forger.sign(change.as_bytes(), &SystemRandom::new()).unwrap();
+    let change = Signed { statement: change, signature: Some(signature) };
+    let mut forged = statement.clone();
+    forged.begun = serde_json::to_string(&theirs).unwrap();
+    forged.chain_first = theirs.chain();
+    forged.keys = vec![serde_json::to_string(&change).unwrap()];
+    let last_key = || vec![made.key.trust_key()];
+    let by = |stub| verify(&made.segments[1..], last_key(), Some(stub), made.anchors.last()).finding;
+    assert!(by(stub.clone()).is_none(), "control: ours");
+    assert!(matches!(by(sign_by(&forger, &forged)).unwrap().flaw, Flaw::StubUnsaid));
+
     let mut other = statement.clone();
     other.chain = Hash::ZERO;
     assert!(check(&made.segments[1..], &sign(&other)).is_some());

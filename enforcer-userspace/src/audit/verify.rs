@@ -12,7 +12,8 @@ use super::{
     reader::ReadError,
     state::{Broken, State, read},
     statement::{
-        Anchor, Begun, CheckpointStatement, Found, KeyStatement, Lost, Opened, Signed, Stub, StubStatement,
+        Anchor, Begun, CheckpointStatement, Found, KeyStatement, Lost, Opened, Removed, Signed, Stub,
+        StubStatement,
     },
 };
 use crate::signature::TrustKey;
@@ -28,6 +29,8 @@ pub(crate) struct Verifier<'r> {
     anchors: Vec<(String, Option<Anchor>, bool)>,
     stub: Option<(Stub, StubStatement)>,
     stub_is_none: bool,
+    /// The entry that speaks of it.
+    stub_said: Option<u64>,
     state: Option<State>,
     /// Every key that was in force, the last one last.
     keys: Vec<TrustKey>,
@@ -46,33 +49,20 @@ impl<'r> Verifier<'r> {
     pub(crate) fn new(trusted: Vec<TrustKey>, stub: Option<Stub>, random: &'r dyn SecureRandom) -> Self {
         let read = stub.as_ref().map(StubStatement::read);
         let stub_is_none = matches!(read, Some(None));
-        let report = Report {
-            begun: None,
-            log: None,
-            first: 0,
-            last: 0,
-            segments: 0,
-            events: 0,
-            lost: 0,
-            checkpoint: None,
-            unsigned: 0,
-            torn_bytes: 0,
-            notes: Vec::new(),
-            finding: None,
-        };
         Self {
             random,
             trusted,
             anchors: Vec::new(),
             stub: stub.zip(read.flatten()),
             stub_is_none,
+            stub_said: None,
             state: None,
             keys: Vec::new(),
             vouched: false,
             untrusted: None,
             segment: String::new(),
             header: None,
-            report,
+            report: Report::default(),
         }
     }
 
@@ -243,7 +233,13 @@ impl<'r> Verifier<'r> {
                 Ok(())
             }
             Kind::Opened => self.check_opened(entry.payload),
-            Kind::Removed => Ok(()),
+            Kind::Removed => {
+                let removed: Removed = read(entry.payload).map_err(|broken| self.finding(broken))?;
+                if self.stub.as_ref().is_some_and(|(signed, _)| signed.digest() == removed.stub) {
+                    self.stub_said = Some(entry.sequence);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -344,6 +340,11 @@ impl<'r> Verifier<'r> {
             }
             if !signed.is_by(self.keys.iter().cloned()) {
                 return Err(at(stub.last, Flaw::StubSignature));
+            }
+            // Anybody can begin with a key of their own that vouches for ours; not say so where ours signs.
+            let signed = self.report.last.saturating_sub(self.report.unsigned);
+            if self.stub_said.is_none_or(|said| said > signed) {
+                return Err(at(stub.last, Flaw::StubUnsaid));
             }
         } else if self.stub_is_none {
             return Err(at(1, Flaw::Stub));

@@ -84,6 +84,15 @@ impl Made {
         self
     }
 
+    /// What a daemon says when it has removed something.
+    pub(super) fn removed(&mut self, stub: &Stub) -> &mut Self {
+        let time = moment().time.to_string();
+        let removed = Removed { first: 1, last: 1, stub: stub.digest(), why: "age".to_owned(), time };
+        let out = self.segments.last_mut().unwrap();
+        self.state.append(Kind::Removed, &serde_json::to_vec(&removed).unwrap(), out);
+        self.checkpoint()
+    }
+
     pub(super) fn verify(&self, segments: &[Vec<u8>]) -> Report {
         verify(segments, vec![self.first_key.clone()], None, self.anchors.last())
     }

@@ -40,15 +40,18 @@ impl Writer<'_> {
             Some(closed) => self.dir.header(&closed.file)?,
             None => self.place.header,
         };
-        let origin = self.origin(&gone)?;
-        let (Some(chain_first), Some(begun)) = (origin.chain_first, origin.begun) else { return Ok(()) };
+        let Origin { chain_first: Some(chain_first), begun: Some(begun), keys, .. } = self.origin(&gone)?
+        else {
+            self.shared.sign("what was removed before cannot be told: nothing more is removed".to_owned());
+            return Ok(());
+        };
         let moment = self.moment();
         let first = gone.first().map_or(1, |segment| segment.first);
         let time = moment.time.to_string();
-        let removed = Removed { first, last: next.first - 1, why: why.clone(), time };
         let said = (&moment, self.key_id());
-        let stub = StubStatement::before(&next, chain_first, begun, origin.keys, why, said);
+        let stub = StubStatement::before(&next, chain_first, begun, keys, why.clone(), said);
         let stub = self.sign(serde_json::to_string(&stub).expect("it holds only text and numbers"))?;
+        let removed = Removed { first, last: next.first - 1, stub: stub.digest(), why, time };
 
         let mut state = self.place.state.clone();
         let mut out = Vec::new();
@@ -87,9 +90,33 @@ impl Writer<'_> {
         why.map(|why| (going, why))
     }
 
+    /// The stub that the log speaks of last. That is seldom long ago.
+    fn said_stub(&self) -> Result<Option<Hash>, AuditError> {
+        for segment in self.dir.segments()?.iter().rev() {
+            let failed = |source| AuditError::Segment { path: segment.path.clone(), source };
+            let mut reader = SegmentReader::open(self.dir.open(segment)?).map_err(failed)?;
+            let mut said = None;
+            while let Some(entry) = reader.next().map_err(failed)? {
+                if entry.kind == Kind::Removed
+                    && let Ok(removed) = serde_json::from_slice::<Removed>(entry.payload)
+                {
+                    said = Some(removed.stub);
+                }
+            }
+            if said.is_some() {
+                return Ok(said);
+            }
+        }
+        Ok(None)
+    }
+
     /// How the log began and whose keys signed it, from the stub that is there and what is to go.
     fn origin(&self, gone: &[SegmentFile]) -> Result<Origin, AuditError> {
-        let stub = self.dir.stub()?.as_ref().and_then(StubStatement::read);
+        let stub = match self.dir.stub()? {
+            // What somebody else has put there is not vouched for.
+            Some(stub) if self.said_stub()? == Some(stub.digest()) => StubStatement::read(&stub),
+            _ => None,
+        };
         let mut origin = stub.map_or_else(Origin::default, |stub| Origin {
             chain_first: Some(stub.chain_first),
             begun: Some(stub.begun),

@@ -128,7 +128,7 @@ pub(super) struct Writer<'s> {
     uncovered_since: Option<Instant>,
     packer: Packer,
     out: Vec<u8>,
-    shared: &'s Shared,
+    pub(super) shared: &'s Shared,
 }
 
 impl<'s> Writer<'s> {
