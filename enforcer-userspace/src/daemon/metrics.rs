@@ -72,6 +72,7 @@ impl Daemon {
             ("ring", of(Counter::FaultRecordLost.name())),
             ("decoding", of("fault_record_undecodable")),
             ("event-file", of("fault_event_unwritten")),
+            ("audit-log", of("fault_audit_lost")),
         ];
         let mut snapshot = Snapshot {
             release: env!("CARGO_PKG_VERSION"),

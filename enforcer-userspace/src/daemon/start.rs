@@ -218,6 +218,9 @@ pub(crate) async fn run(
         release: env!("CARGO_PKG_VERSION").to_owned(),
         trust_domain: issuer.trust_domain().clone(),
     };
+    let events = Events::open(&settings.events())?;
+    let written = (&*settings.events(), events.sequence());
+    let sinks = sinks::start(sinks, written, &settings.cursors(), &exported)?;
     let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         policy,
@@ -227,8 +230,8 @@ pub(crate) async fn run(
         signer: grants::open(&settings, &host.boot_id)?,
         attestation: Attestation::new(&kernel),
         audit_limits: reports.audit,
-        events: Events::open(&settings.events())?,
-        sinks: sinks::start(sinks, &settings.events(), &settings.cursors(), &exported)?,
+        events,
+        sinks,
         registry: Registry::default(),
         past: Past::open(&settings)?,
         empty: Default::default(),

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::Path,
 };
@@ -28,7 +28,7 @@ pub(crate) struct KernelFile {
 /// The file that a process executes, whatever became of its name; nothing if there is none any more.
 pub(crate) fn open_executable(pid: u32) -> Result<Option<File>, ProcError> {
     let path = format!("/proc/{pid}/exe");
-    match File::open(&path) {
+    match open_at_once(&path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
         Err(source) => Err(ProcError::Read { path, source }),
@@ -83,7 +83,12 @@ fn regular(place: OwnedFd) -> io::Result<File> {
     if !place.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
-    File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+    open_at_once(&format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
+/// Without waiting for whoever has a lease of it (fcntl(2), F_SETLEASE): that can be who is to be measured.
+fn open_at_once(path: &str) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 fn directory(path: &str) -> io::Result<OwnedFd> {

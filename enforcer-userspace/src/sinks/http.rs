@@ -19,6 +19,8 @@ use super::{
 
 /// How long a receiver may keep us waiting, from the connection to the end of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a receiver may ask us to wait.
+const MOST_WAIT: Duration = Duration::from_secs(3600);
 /// What is read of an answer.
 const MOST_ANSWER_BYTES: u64 = 4 << 20;
 /// The index that `_bulk` writes to, unless another is named.
@@ -163,23 +165,46 @@ impl Transport for HttpTransport {
         let mut response = request.send(body.as_bytes()).map_err(NotSent::later)?;
         let status = response.status();
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let answer = response.body_mut().with_config().limit(MOST_ANSWER_BYTES).read_to_string();
-        let answer = answer.map_err(NotSent::later)?;
+        let body = response.body_mut().with_config().limit(MOST_ANSWER_BYTES).lossy_utf8(true);
+        let answer = body.read_to_string();
         if status.is_success() {
             return match settings.speaks {
-                Speaks::ElasticBulk => bulk_outcome(&answer, batch.len()),
-                Speaks::SplunkHec | Speaks::Webhook | Speaks::Otlp => Ok(Sent::Taken),
+                Speaks::ElasticBulk => bulk_outcome(&answer.map_err(NotSent::later)?, batch.len()),
+                Speaks::Otlp => {
+                    say_rejected(&settings.url, &answer.unwrap_or_default());
+                    Ok(Sent::Taken)
+                }
+                Speaks::SplunkHec | Speaks::Webhook => Ok(Sent::Taken),
             };
         }
-        let start: String = answer.chars().take(200).collect();
-        let why = format!("{status}: {start}");
+        let why = format!("{status}: {}", harmless(&answer.unwrap_or_default()));
         Err(match status {
             // It is about what was sent. All else, such as a token that is not good any more, can be mended.
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
                 NotSent::Never { why }
             }
-            _ => NotSent::Later { why, after: after.map(Duration::from_secs) },
+            _ => NotSent::Later { why, after: after.map(|after| Duration::from_secs(after).min(MOST_WAIT)) },
         })
+    }
+}
+
+/// The beginning of what a receiver says, which is anything.
+fn harmless(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
+}
+
+/// An OTLP receiver that took a part has dropped the others, and is not to be sent them again.
+fn say_rejected(url: &str, answer: &str) {
+    let answer: Value = serde_json::from_str(answer).unwrap_or_default();
+    let partial = &answer["partialSuccess"];
+    // 64 bits are text in this JSON.
+    let rejected = match &partial["rejectedLogRecords"] {
+        Value::String(rejected) => rejected.parse().unwrap_or(0),
+        rejected => rejected.as_u64().unwrap_or(0),
+    };
+    if rejected > 0 {
+        let why = harmless(partial["errorMessage"].as_str().unwrap_or_default());
+        eprintln!("warning: `{url}` has dropped {rejected} events: {why}");
     }
 }
 
@@ -193,10 +218,10 @@ fn bulk_outcome(answer: &str, sent: usize) -> Result<Sent, NotSent> {
     let mut never = None;
     for item in items {
         let result = &item["create"];
-        let why = || format!("an event: {}", result["error"]);
+        let why = || format!("an event: {}", harmless(&result["error"].to_string()));
         match result["status"].as_u64() {
             Some(200..=299 | 409) => {}
-            Some(400..=428 | 430..=499) => never = Some(why()),
+            Some(400 | 413 | 422) => never = Some(why()),
             _ => return Err(NotSent::later(why())),
         }
     }
@@ -217,6 +242,7 @@ mod tests {
         assert!(matches!(answer(&[201, 409]), Ok(Sent::Taken)));
         assert!(matches!(answer(&[201, 429]), Err(NotSent::Later { .. })));
         assert!(matches!(answer(&[400, 503]), Err(NotSent::Later { .. })));
+        assert!(matches!(answer(&[400, 403]), Err(NotSent::Later { .. })), "a privilege can be given");
         assert!(matches!(answer(&[400, 201]), Err(NotSent::Never { .. })));
         assert!(matches!(answer(&[201]), Err(NotSent::Later { .. })), "one is missing");
         assert!(bulk_outcome("x", 0).is_err());

@@ -2,6 +2,7 @@
 
 mod file;
 mod http;
+mod journald;
 mod lines;
 mod render;
 mod settings;
@@ -43,10 +44,10 @@ pub(crate) fn load(path: &Path) -> Result<Vec<SinkSettings>, SinksError> {
     settings::load(path).map_err(|source| SinksError::Settings { path: path.to_owned(), source })
 }
 
-/// Starts the sinks, each where it stopped.
+/// Starts the sinks, each where it stopped. `events` is their file, and the number of the last one in it.
 pub(crate) fn start(
     sinks: Vec<SinkSettings>,
-    events: &Path,
+    events: (&Path, u64),
     cursors: &Path,
     host: &Host,
 ) -> Result<Vec<Sink>, SinksError> {

@@ -35,6 +35,7 @@ struct Entry {
     only: Only,
     file: Option<FileSettings>,
     stdout: Option<Nothing>,
+    journald: Option<Journald>,
     syslog: Option<Syslog>,
     http: Option<Http>,
 }
@@ -112,8 +113,21 @@ pub(crate) enum To {
     File(FileSettings),
     /// The daemon's standard output.
     Stdout,
+    Journald(Journald),
     Syslog(Syslog),
     Http(Http),
+}
+
+/// systemd's journal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Journald {
+    #[serde(default = "journal_socket")]
+    pub(crate) socket: PathBuf,
+}
+
+fn journal_socket() -> PathBuf {
+    "/run/systemd/journal/socket".into()
 }
 
 /// RFC 5424, over what the address says.
@@ -243,10 +257,11 @@ fn parse(text: &str) -> Result<Vec<SinkSettings>, SettingsError> {
 
 impl Entry {
     fn read(self) -> Result<SinkSettings, SettingsError> {
-        let Self { name, form, only, file, stdout, syslog, http } = self;
+        let Self { name, form, only, file, stdout, journald, syslog, http } = self;
         let ways = [
             file.map(To::File),
             stdout.map(|Nothing {}| To::Stdout),
+            journald.map(To::Journald),
             syslog.map(To::Syslog),
             http.map(To::Http),
         ];
@@ -254,7 +269,7 @@ impl Entry {
         match (ways.next(), ways.next()) {
             (Some(to), None) => Ok(SinkSettings { name, form, only, to }),
             _ => {
-                let what = "it has one of `file`, `stdout`, `syslog` and `http`".to_owned();
+                let what = "it has one of `file`, `stdout`, `journald`, `syslog` and `http`".to_owned();
                 Err(SettingsError::Sink { name, what })
             }
         }

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
@@ -25,8 +26,8 @@ use super::{
 
 /// How long a receiver may keep us waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest UDP datagram over IPv4.
-const MOST_DATAGRAM_BYTES: usize = 65_507;
+/// How long a receiver's host may leave what it was sent without an answer: less than what is on its way is waited for.
+const UNANSWERED_MS: u32 = 8000;
 
 pub(super) struct SyslogTransport {
     settings: Syslog,
@@ -120,6 +121,8 @@ fn tcp(place: &str) -> io::Result<TcpStream> {
             Ok(stream) => {
                 stream.set_write_timeout(Some(PATIENCE))?;
                 stream.set_read_timeout(Some(PATIENCE))?;
+                // A host that is gone says nothing: the connection has to break before what is on its way is taken for arrived.
+                setsockopt(&stream, sockopt::TcpUserTimeout, &UNANSWERED_MS).map_err(io::Error::from)?;
                 return Ok(stream);
             }
             Err(error) => failed = error,
@@ -152,16 +155,8 @@ impl Transport for SyslogTransport {
         };
         // One that fails is not kept.
         match &mut channel {
-            Channel::Unix(socket) => texts.iter().try_for_each(|text| socket.send(text).map(drop))?,
-            Channel::Udp(socket) => {
-                for text in &texts {
-                    if text.len() > MOST_DATAGRAM_BYTES {
-                        self.open = Some(channel);
-                        return Err(NotSent::Never { why: "it is longer than a datagram can be".to_owned() });
-                    }
-                    socket.send(text)?;
-                }
-            }
+            Channel::Unix(socket) => texts.iter().try_for_each(|text| datagram(socket.send(text)))?,
+            Channel::Udp(socket) => texts.iter().try_for_each(|text| datagram(socket.send(text)))?,
             Channel::Tcp(stream) => counted(stream, &texts)?,
             Channel::Tls(stream) => counted(stream.as_mut(), &texts)?,
         }
@@ -184,6 +179,16 @@ impl Transport for SyslogTransport {
     }
 }
 
+/// One that is too long is too long each time.
+fn datagram(sent: io::Result<usize>) -> Result<(), NotSent> {
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+            Err(NotSent::Never { why: "it is longer than a datagram can be".to_owned() })
+        }
+        sent => Ok(sent.map(drop)?),
+    }
+}
+
 /// Octet counting (RFC 6587, 3.4.1): a message may hold any byte.
 fn counted(stream: &mut impl Write, texts: &[Vec<u8>]) -> io::Result<()> {
     let mut bytes = Vec::new();
@@ -195,12 +200,12 @@ fn counted(stream: &mut impl Write, texts: &[Vec<u8>]) -> io::Result<()> {
     stream.flush()
 }
 
-/// A receiver says nothing; when there is something to read, it is that it has gone.
-fn is_open(stream: &TcpStream) -> io::Result<()> {
+/// A receiver has nothing to say; what it says all the same is in the way of hearing that it has gone.
+fn is_open(mut stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
-    let peeked = stream.peek(&mut [0]);
+    let read = stream.read(&mut [0; 256]);
     stream.set_nonblocking(false)?;
-    match peeked {
+    match read {
         Ok(0) => Err(ErrorKind::ConnectionAborted.into()),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),

@@ -141,7 +141,8 @@ fn read_line(reader: &mut BufReader<File>) -> io::Result<Option<String>> {
     if bytes.pop_if(|last| *last == b'\n').is_some() {
         return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
     }
-    reader.seek_relative(-i64::try_from(read).unwrap_or(0))?;
+    // Not within what is buffered: a half line may be taken back, and another be written in its place.
+    reader.seek(SeekFrom::Current(-i64::try_from(read).unwrap_or(0)))?;
     Ok(None)
 }
 

@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 
 use super::{
     http::HttpTransport,
+    journald::JournaldTransport,
     lines::Lines,
     settings::{SinkSettings, To},
     syslog::SyslogTransport,
@@ -67,6 +68,7 @@ pub(super) fn open(settings: &SinkSettings, host: &str) -> Box<dyn Transport> {
     match &settings.to {
         To::File(file) => Box::new(Lines::to_file(file.path.clone())),
         To::Stdout => Box::new(Lines::to_stdout()),
+        To::Journald(journald) => Box::new(JournaldTransport::new(journald.clone())),
         To::Syslog(syslog) => Box::new(SyslogTransport::new(syslog.clone(), host)),
         To::Http(http) => Box::new(HttpTransport::new(http.clone(), host)),
     }

@@ -76,12 +76,14 @@ impl Sink {
     pub(super) fn start(
         settings: SinkSettings,
         renderer: Renderer,
-        events: &Path,
+        (events, last): (&Path, u64),
         cursors: &Path,
         host: &str,
     ) -> Result<Self, PathError> {
         let cursor = cursors.join(&settings.name);
-        let after = read_cursor(&cursor)?;
+        let saved = read_cursor(&cursor)?;
+        // After a power failure the events may end before what was noted of them: their numbers are given out once more.
+        let after = saved.unwrap_or(0).min(last);
         let (progress, stop) = (Arc::<Progress>::default(), Arc::<AtomicBool>::default());
         progress.reached.store(after, Relaxed);
         let name = settings.name.clone();
@@ -92,12 +94,18 @@ impl Sink {
             renderer,
             cursor,
             on_its_way: VecDeque::new(),
+            has_begun: saved.is_some(),
+            broken: 0,
             safe: after,
             reached: after,
             progress: Arc::clone(&progress),
             stop: Arc::clone(&stop),
         };
-        let started = thread::Builder::new().name(format!("sink-{name}")).spawn(move || worker.run());
+        let run = move || {
+            let _said = SaidIfItFails(Arc::clone(&worker.progress));
+            worker.run();
+        };
+        let started = thread::Builder::new().name(format!("sink-{name}")).spawn(run);
         let thread = started.map_err(PathError::at("start a thread for", events))?.thread().clone();
         Ok(Self { name, progress, stop, thread })
     }
@@ -111,6 +119,18 @@ impl Drop for Sink {
     }
 }
 
+/// A sink that is no more must not look like one that has nothing to do.
+struct SaidIfItFails(Arc<Progress>);
+
+impl Drop for SaidIfItFails {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failures.fetch_add(1, Relaxed);
+            self.0.set_why(Some("its thread has failed: start the daemon anew".to_owned()));
+        }
+    }
+}
+
 struct Worker {
     settings: SinkSettings,
     renderer: Renderer,
@@ -119,6 +139,10 @@ struct Worker {
     cursor: PathBuf,
     /// Up to where and when something was sent that nobody has answered for.
     on_its_way: VecDeque<(Instant, u64)>,
+    /// Whether it is known where it began, so that what is missing since is missed.
+    has_begun: bool,
+    /// Connections that broke, one after the other.
+    broken: u32,
     /// Up to here nothing has to be sent again.
     safe: u64,
     /// Up to here all was sent, or left out.
@@ -141,7 +165,7 @@ impl Worker {
             self.settle();
             if batch.is_empty() {
                 if let Err(not_sent) = self.transport.check() {
-                    self.take_back(&not_sent);
+                    self.take_back(not_sent);
                     continue;
                 }
                 thread::park_timeout(LOOK);
@@ -153,7 +177,12 @@ impl Worker {
 
     /// Sends a batch until it is taken, or the connection that an earlier one went by has broken.
     fn deliver(&mut self, batch: &[Written]) {
-        let Some(last) = batch.last().map(|written| written.event.sequence) else { return };
+        let [first, last] = [batch.first(), batch.last()].map(|it| it.map_or(0, |it| it.event.sequence));
+        if !self.has_begun {
+            self.has_begun = true;
+            self.reached = first.saturating_sub(1);
+            self.save(self.reached);
+        }
         let messages = self.messages(batch);
         let mut waits = ExponentialBuilder::default()
             .with_min_delay(WAITS[0])
@@ -166,14 +195,13 @@ impl Worker {
             match sent {
                 Ok(how) => {
                     self.progress.sent.fetch_add(messages.len() as u64, Relaxed);
-                    self.progress.set_why(None);
                     return self.reach(last, how);
                 }
                 Err(NotSent::Never { why }) => {
                     self.fail(why);
                     return self.deliver_singly(&messages, last);
                 }
-                Err(not_sent) if !self.on_its_way.is_empty() => return self.take_back(&not_sent),
+                Err(not_sent) if !self.on_its_way.is_empty() => return self.take_back(not_sent),
                 Err(NotSent::Later { why, after }) => {
                     self.fail(why);
                     let wait = waits.next().unwrap_or(WAITS[1]).max(after.unwrap_or_default());
@@ -187,8 +215,9 @@ impl Worker {
         }
     }
 
-    /// One of these is not taken: the others are. Who does not take one is told of by its number only.
+    /// One of these is not taken, for what it is: the others are. Where none is, it is not about them.
     fn deliver_singly(&mut self, messages: &[Message], last: u64) {
+        let (mut how, mut refused) = (Sent::Taken, Vec::new());
         for message in messages {
             let mut waits = ExponentialBuilder::default()
                 .with_min_delay(WAITS[0])
@@ -198,16 +227,15 @@ impl Worker {
                 .build();
             loop {
                 match self.transport.send(std::slice::from_ref(message)) {
-                    Ok(_) => {
+                    Ok(sent) => {
                         self.progress.sent.fetch_add(1, Relaxed);
+                        if sent == Sent::OnItsWay {
+                            how = sent;
+                        }
                         break;
                     }
                     Err(NotSent::Never { why }) => {
-                        self.progress.refused.fetch_add(1, Relaxed);
-                        eprintln!(
-                            "warning: sink `{}` does not take {}: {why}",
-                            self.settings.name, message.uid
-                        );
+                        refused.push((&message.uid, why));
                         break;
                     }
                     Err(NotSent::Later { why, after }) => {
@@ -220,7 +248,18 @@ impl Worker {
                 }
             }
         }
-        self.reach(last, Sent::OnItsWay);
+        if let [(_, why), _, ..] = &refused[..]
+            && refused.len() == messages.len()
+        {
+            self.fail(format!("none of {} events is taken: {why}", messages.len()));
+            self.tail.seek(self.reached);
+            return self.wait(WAITS[1]);
+        }
+        self.progress.refused.fetch_add(refused.len() as u64, Relaxed);
+        for (uid, why) in refused {
+            eprintln!("warning: sink `{}` does not take {uid}: {why}", self.settings.name);
+        }
+        self.reach(last, how);
     }
 
     /// What is to be sent of a batch. What is missing before an event is said in its place.
@@ -229,8 +268,7 @@ impl Worker {
         let mut before = self.reached;
         for written in batch {
             let missing = written.event.sequence.saturating_sub(before + 1);
-            // Before the first event that a sink ever had, nothing is missing.
-            if missing > 0 && before > 0 {
+            if missing > 0 {
                 self.progress.lost.fetch_add(missing, Relaxed);
                 messages.push(self.renderer.missing(missing, &written.event));
             }
@@ -247,7 +285,10 @@ impl Worker {
         self.progress.reached.store(last, Relaxed);
         match how {
             Sent::OnItsWay => self.on_its_way.push_back((Instant::now(), last)),
-            Sent::Taken if self.on_its_way.is_empty() => self.save(last),
+            Sent::Taken if self.on_its_way.is_empty() => {
+                self.arrived();
+                self.save(last);
+            }
             Sent::Taken => {}
         }
     }
@@ -262,18 +303,29 @@ impl Worker {
             self.on_its_way.pop_front();
         }
         if let Some(safe) = safe {
+            self.arrived();
             self.save(safe);
         }
     }
 
+    fn arrived(&mut self) {
+        self.broken = 0;
+        self.progress.set_why(None);
+    }
+
     /// What was on its way may not have arrived: it is sent again.
-    fn take_back(&mut self, not_sent: &NotSent) {
-        let (NotSent::Later { why, .. } | NotSent::Never { why }) = not_sent;
-        self.fail(why.clone());
+    fn take_back(&mut self, not_sent: NotSent) {
+        let (why, after) = match not_sent {
+            NotSent::Later { why, after } => (why, after.unwrap_or_default()),
+            NotSent::Never { why } => (why, Duration::ZERO),
+        };
+        self.fail(why);
         self.on_its_way.clear();
         self.reached = self.safe;
         self.tail.seek(self.safe);
-        self.wait(WAITS[0]);
+        // One that takes connections and breaks them is not asked all the time.
+        self.wait(WAITS[0].saturating_mul(1 << self.broken.min(8)).min(WAITS[1]).max(after));
+        self.broken += 1;
     }
 
     fn save(&mut self, safe: u64) {
@@ -295,7 +347,7 @@ impl Worker {
 
     /// Waits, unless it is to stop.
     fn wait(&self, time: Duration) {
-        let until = Instant::now() + time;
+        let Some(until) = Instant::now().checked_add(time) else { return };
         while !self.stop.load(Relaxed)
             && let Some(left) = until.checked_duration_since(Instant::now())
         {
@@ -304,11 +356,11 @@ impl Worker {
     }
 }
 
-fn read_cursor(path: &Path) -> Result<u64, PathError> {
+fn read_cursor(path: &Path) -> Result<Option<u64>, PathError> {
     match fs::read_to_string(path) {
         // One that cannot be read: all that is kept is sent again.
-        Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(PathError::at("read", path)(error)),
     }
 }
