@@ -11,7 +11,7 @@ use crate::veristat;
 use crate::vm;
 
 /// For how long each fuzz target runs here, in seconds: long enough to see that it works, and what is broken badly.
-const BRIEFLY: u64 = 10;
+const BRIEFLY: u64 = 5;
 
 pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::new();
