@@ -115,9 +115,7 @@ impl Stamp {
 pub(crate) struct Measured {
     pub(crate) stamp: Stamp,
     pub(crate) sha256: [u8; 32],
-    /// Whether what is told by the same has the same name: it is not so young that it could have been renamed meanwhile.
-    pub(crate) aged: bool,
-    /// Whether the digest is that of every file that is told by the same, too.
+    /// Whether the digest is that of every file that is told by the same.
     pub(crate) settled: bool,
     /// Whether it is known that nobody could write to it meanwhile.
     unwritten: bool,
@@ -156,11 +154,10 @@ impl Hasher {
         };
         let notes_writes =
             NOTE_ALL_WRITES.contains(&fstatfs(file).map_err(io::Error::from)?.filesystem_type());
-        let aged = stamp.is_settled(SystemTime::now());
-        let settled = unwritten && notes_writes && aged;
+        let settled = unwritten && notes_writes && stamp.is_settled(SystemTime::now());
         if !settled {
             let sha256 = self.hash(file, &stamp, wanted)?;
-            return Ok(Measured { stamp, sha256, aged, settled, unwritten });
+            return Ok(Measured { stamp, sha256, settled, unwritten });
         }
         let known = self.known(&stamp);
         let mut digest = known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +168,7 @@ impl Hasher {
             }
             None => *digest.insert(self.hash(file, &stamp, wanted)?),
         };
-        Ok(Measured { stamp, sha256, aged, settled, unwritten })
+        Ok(Measured { stamp, sha256, settled, unwritten })
     }
 
     fn known(&self, stamp: &Stamp) -> Known {

@@ -54,7 +54,7 @@ pub use process::{Finished, Process, wrap};
 pub use scene::Scene;
 pub use server::{Pair, Server, arrives, far_end};
 pub use sniffer::{Left, Sniffer};
-pub use tool::{Tool, sha256, system};
+pub use tool::{Tool, notes_all_writes, sha256, system};
 
 /// How long anything may take that takes no time on an idle machine. Whoever waits for it lets it be [`scaled`].
 pub const DEADLINE: Duration = Duration::from_secs(30);

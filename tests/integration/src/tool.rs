@@ -104,3 +104,11 @@ pub fn system(command: &[&str]) -> String {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("it is text")
 }
+
+/// Whether a file is on a file system of which it is known that every first write gives it another time: only there is it known again.
+#[track_caller]
+pub fn notes_all_writes(path: &Path) -> bool {
+    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
+    let kind = statfs(path).expect("it is there").filesystem_type();
+    [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind)
+}

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use integration::{
-    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, Server, Tool, attempts, probe, say, sha256, slowness,
-    unique, wait_until,
+    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, Server, Tool, attempts, notes_all_writes, probe, say,
+    sha256, slowness, unique, wait_until,
 };
 
 #[test]
@@ -106,13 +106,6 @@ fn a_large_file_is_read_once_and_nobody_waits_for_it() {
         assert!(session.attempt(&spec), "what is only recorded refuses nothing");
     }
     sessions.into_iter().for_each(integration::Conversation::end);
-}
-
-/// Whether a file is on a file system of which that is known.
-fn notes_all_writes(path: &Path) -> bool {
-    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
-    let kind = statfs(path).expect("it is there").filesystem_type();
-    [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind)
 }
 
 #[test]

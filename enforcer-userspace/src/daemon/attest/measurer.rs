@@ -235,7 +235,6 @@ impl Measurer {
         });
         let exec = &answer.question.envelope.envelope.exec;
         let mut checked = exec.check(|path| measured.stamp.is_at(path), sha256);
-        let lasts = lasts(exec, &measured, &checked);
         let script = match &answer.question.script {
             Script::No => None,
             Script::Named(name) => Some(name.clone()),
@@ -268,7 +267,7 @@ impl Measurer {
         });
         answer.why = answer.why.take().or(caveat);
         // Of a script, which one it is decides each time.
-        Ok(lasts && !is_script)
+        Ok(measured.settled && !is_script)
     }
 
     /// Tells the kernel.
@@ -319,9 +318,9 @@ impl Measurer {
             if measured.settled {
                 self.note(id, sha256);
             }
-            let checked = exec.check(|path| measured.stamp.is_at(path), sha256);
-            if checked.is_ok()
-                && lasts(exec, &measured, &checked)
+            let listed = exec.check(|path| measured.stamp.is_at(path), sha256).is_ok();
+            if listed
+                && measured.settled
                 && let Err(error) = self.maps.remember(ImageKey { list, image: id }, LISTED)
             {
                 self.count_fault(&error.into());
@@ -355,17 +354,6 @@ impl Measurer {
     pub(super) fn digest(&self, image: &ImageId) -> Option<Sha256> {
         lock(&self.known).get(image).copied()
     }
-}
-
-/// Whether the answer holds for whatever is told by the same: its content is the same, or does not matter.
-fn lasts(exec: &Exec, measured: &Measured, checked: &Result<(), Unlisted>) -> bool {
-    let is_by_path = || match checked {
-        // Whatever is there is listed, also what has the digest of nothing.
-        Ok(()) => exec.check(|path| measured.stamp.is_at(path), Sha256([0; 32])).is_ok(),
-        Err(Unlisted::File) => true,
-        Err(Unlisted::Content) => false,
-    };
-    measured.settled || (measured.aged && is_by_path())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
