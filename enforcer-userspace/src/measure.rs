@@ -149,8 +149,9 @@ impl Hasher {
         let unwritten = match is_open_to_write(file) {
             Ok(true) => return Err(MeasureError::Writable),
             Ok(false) => true,
-            // A network file system does not know.
-            Err(_) => false,
+            // A network file system does not know (v6.1/fs/libfs.c, simple_nosetlease).
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => false,
+            Err(error) => return Err(error.into()),
         };
         let notes_writes =
             NOTE_ALL_WRITES.contains(&fstatfs(file).map_err(io::Error::from)?.filesystem_type());

@@ -172,6 +172,7 @@ impl Daemon {
                     session: seen.session,
                     process,
                     envelope: Arc::clone(&session.envelope),
+                    text: Some(session.text.clone()),
                 };
                 self.ask(question);
             }
@@ -232,6 +233,7 @@ impl Daemon {
     pub(super) fn record_image(&mut self, answer: &Answer) {
         let Answer { question, listed, .. } = answer;
         let mut line = EventLine::new(EventKind::ImageMeasured, &clock::wall(clock::boot_ns()));
+        line.session.clone_from(&question.text);
         if let Some(session) = self.registry.at_mut(question.session) {
             if let Some(digest) = answer.sha256 {
                 session.processes.measured(question.process, &digest.to_string());
@@ -293,6 +295,7 @@ impl Daemon {
                 session: ticket.session,
                 process: ProcessKey { tgid: ticket.tgid, start_ns: ticket.start_ns },
                 envelope: Arc::clone(&session.envelope),
+                text: Some(session.text.clone()),
             };
             self.ask(question);
         }

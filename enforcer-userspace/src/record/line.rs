@@ -283,14 +283,14 @@ pub(crate) struct LineDestination {
     pub(crate) port: u16,
 }
 
-impl EventLine<SessionText> {
-    /// An event without particulars. The writer gives it its sequence.
-    pub(crate) fn new(kind: EventKind, time: &jiff::Timestamp) -> Self {
+impl<S> EventLine<S> {
+    /// An event without particulars.
+    pub(crate) fn bare(kind: EventKind, time: String, sequence: u64) -> Self {
         Self {
             version: VERSION,
             kind,
-            time: format!("{time:.9}"),
-            sequence: 0,
+            time,
+            sequence,
             session: None,
             process: None,
             egress: None,
@@ -304,6 +304,13 @@ impl EventLine<SessionText> {
             record: None,
             detail: None,
         }
+    }
+}
+
+impl EventLine<SessionText> {
+    /// Likewise. The writer gives it its sequence.
+    pub(crate) fn new(kind: EventKind, time: &jiff::Timestamp) -> Self {
+        Self::bare(kind, format!("{time:.9}"), 0)
     }
 
     pub(crate) fn session(mut self, session: &Session) -> Self {

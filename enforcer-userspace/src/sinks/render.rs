@@ -31,25 +31,11 @@ impl Renderer {
 
     /// That so many are missing before an event.
     pub(super) fn missing(&self, events: u64, next: &Event) -> Message {
-        let lost = Event {
-            version: next.version,
-            kind: EventKind::RecordsLost,
-            time: next.time.clone(),
-            // Of the last that is missing.
-            sequence: next.sequence.saturating_sub(1),
-            session: None,
-            process: None,
-            egress: None,
-            guard: None,
-            image: None,
-            child_pid: None,
-            exit_code: None,
-            exit_signal: None,
-            lost: Some(events),
-            lost_records: None,
-            record: None,
-            detail: Some("gone from the event file before this sink had sent them".to_owned()),
-        };
+        // As the last that is missing.
+        let sequence = next.sequence.saturating_sub(1);
+        let mut lost = Event::bare(EventKind::RecordsLost, next.time.clone(), sequence);
+        lost.lost = Some(events);
+        lost.detail = Some("gone from the event file before this sink had sent them".to_owned());
         self.render(&lost, None)
     }
 

@@ -158,7 +158,9 @@ impl Worker {
                 Ok(batch) => batch,
                 Err(error) => {
                     self.fail(one_line(&error));
-                    thread::park_timeout(WAITS[1]);
+                    // What was read before that was not given out.
+                    self.tail.seek(self.reached);
+                    self.wait(WAITS[1]);
                     continue;
                 }
             };
@@ -184,12 +186,7 @@ impl Worker {
             self.save(self.reached);
         }
         let messages = self.messages(batch);
-        let mut waits = ExponentialBuilder::default()
-            .with_min_delay(WAITS[0])
-            .with_max_delay(WAITS[1])
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut waits = waits();
         let mut sent = if messages.is_empty() { Ok(Sent::Taken) } else { self.transport.send(&messages) };
         loop {
             match sent {
@@ -219,12 +216,7 @@ impl Worker {
     fn deliver_singly(&mut self, messages: &[Message], last: u64) {
         let (mut how, mut refused) = (Sent::Taken, Vec::new());
         for message in messages {
-            let mut waits = ExponentialBuilder::default()
-                .with_min_delay(WAITS[0])
-                .with_max_delay(WAITS[1])
-                .with_jitter()
-                .without_max_times()
-                .build();
+            let mut waits = waits();
             loop {
                 match self.transport.send(std::slice::from_ref(message)) {
                     Ok(sent) => {
@@ -322,6 +314,7 @@ impl Worker {
         self.fail(why);
         self.on_its_way.clear();
         self.reached = self.safe;
+        self.progress.reached.store(self.safe, Relaxed);
         self.tail.seek(self.safe);
         // One that takes connections and breaks them is not asked all the time.
         self.wait(WAITS[0].saturating_mul(1 << self.broken.min(8)).min(WAITS[1]).max(after));
@@ -354,6 +347,12 @@ impl Worker {
             thread::park_timeout(left);
         }
     }
+}
+
+/// How long to wait between one try and the next, for as long as it takes.
+fn waits() -> impl Iterator<Item = Duration> {
+    let waits = ExponentialBuilder::default().with_min_delay(WAITS[0]).with_max_delay(WAITS[1]);
+    waits.with_jitter().without_max_times().build()
 }
 
 fn read_cursor(path: &Path) -> Result<Option<u64>, PathError> {

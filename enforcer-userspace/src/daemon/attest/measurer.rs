@@ -26,6 +26,7 @@ use crate::{
     measure::{Hasher, MeasureError, Measured, Stamp, interpreter_of, loader_of},
     process::{Process, ProcessError},
     procfs::{self, ProcError},
+    record::SessionText,
     session::{EnvelopeInForce, ProcessKey},
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Question {
     pub(super) session: SessionRef,
     pub(super) process: ProcessKey,
     pub(super) envelope: Arc<EnvelopeInForce>,
+    /// The session for the record, which may be over before the answer is written down.
+    pub(super) text: Option<SessionText>,
 }
 
 impl Question {
@@ -68,6 +71,7 @@ impl Question {
             session,
             process,
             envelope: Arc::clone(envelope),
+            text: None,
         }
     }
 }
