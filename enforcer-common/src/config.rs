@@ -91,6 +91,34 @@ pub struct Offsets {
     pub inode_mtime_s: u32,
     /// Likewise.
     pub inode_mtime_ns: u32,
+    /// `sock.__sk_common.skc_dport`, network order.
+    pub sock_dport: u32,
+    /// `sock.__sk_common.skc_num`, host order: our own port.
+    pub sock_num: u32,
+    /// `sock.__sk_common.skc_daddr`.
+    pub sock_daddr: u32,
+    /// `sock.__sk_common.skc_rcv_saddr`.
+    pub sock_rcv_saddr: u32,
+    /// `sock.__sk_common.skc_v6_daddr`.
+    pub sock_v6_daddr: u32,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`.
+    pub sock_v6_rcv_saddr: u32,
+    /// `tcp_sock.bytes_sent`.
+    pub tcp_bytes_sent: u32,
+    /// `tcp_sock.bytes_retrans`: how much of it was sent again.
+    pub tcp_bytes_retrans: u32,
+    /// `tcp_sock.bytes_received`.
+    pub tcp_bytes_received: u32,
+    /// `tcp_sock.segs_out`.
+    pub tcp_segs_out: u32,
+    /// `tcp_sock.segs_in`.
+    pub tcp_segs_in: u32,
+    /// `sock.__sk_common.skc_flags`.
+    pub sock_flags: u32,
+    /// `inet_sock.inet_sport`, network order: our own port, also when the socket has given it back.
+    pub inet_sport: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
 /// Likewise, what only the guard reads. Apart, because a kernel that lacks one of these can still do everything else.
@@ -190,4 +218,4 @@ impl Meta {
 /// Sessions at one time on one host.
 pub const MAX_SESSIONS: u32 = 16_384;
 
-kernel_pod!(Offsets: 168, GuardOffsets: 64, Config: 248, Meta: 48);
+kernel_pod!(Offsets: 224, GuardOffsets: 64, Config: 304, Meta: 48);

@@ -45,6 +45,8 @@ wire_enum! {
         FaultImageStore = 18 => "fault_image_store",
         /// A process could not be stopped or killed at its exec: it is refused everything, and runs.
         FaultImageSignal = 19 => "fault_image_signal",
+        /// Datagrams that no total has: there was no room for one.
+        FaultFlowStore = 20 => "fault_flow_store",
     }
 }
 
@@ -65,6 +67,7 @@ impl Counter {
                 | Self::FaultSocketStorage
                 | Self::FaultImageStore
                 | Self::FaultImageSignal
+                | Self::FaultFlowStore
         )
     }
 }

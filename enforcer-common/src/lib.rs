@@ -17,6 +17,7 @@
 pub mod config;
 pub mod counter;
 pub mod decision;
+pub mod flow;
 pub mod guard;
 pub mod identity;
 pub mod image;
@@ -29,7 +30,7 @@ pub mod session;
 pub mod verdict;
 
 /// The version of everything that crosses between the kernel programs and user space.
-pub const ABI_VERSION: u16 = 6;
+pub const ABI_VERSION: u16 = 7;
 
 /// A raw number that stands for nothing we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

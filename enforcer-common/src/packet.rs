@@ -8,6 +8,8 @@ use crate::verdict::Reason;
 pub const IPV4_LEN: usize = 20;
 /// Bytes of an IPv6 header.
 pub const IPV6_LEN: usize = 40;
+/// Bytes of the header of a UDP datagram, and of an ICMP echo.
+pub const DATAGRAM_HEADER: usize = 8;
 /// Bytes of a transport header that are read of TCP; of the others, [`PORTS_LEN`].
 pub const TCP_LEN: usize = 14;
 /// The bytes with which the headers of TCP and UDP begin.

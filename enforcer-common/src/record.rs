@@ -23,6 +23,8 @@ wire_enum! {
         Exit = 4 => "exit",
         /// [`GuardRecord`].
         Guard = 5 => "guard",
+        /// [`ConnectionRecord`].
+        Connection = 6 => "connection",
     }
 }
 
@@ -59,6 +61,41 @@ wire_enum! {
         PacketOut = 6 => "packet-out",
         /// A packet that arrives.
         PacketIn = 7 => "packet-in",
+    }
+}
+
+wire_enum! {
+    /// What became of a TCP socket of a session.
+    pub enum ConnectionChange: u8 = "change of a connection" {
+        /// It waits for connections from now on.
+        Listens = 1 => "listens",
+        /// It is closed, or gone into TIME_WAIT: nothing more is carried.
+        Closed = 2 => "closed",
+    }
+}
+
+wire_enum! {
+    /// What a TCP socket was before (v6.1/include/net/tcp_states.h), as far as it matters what it was.
+    pub enum TcpState: u8 = "state of a TCP socket" {
+        /// Connected; `Closed` says how much it carried.
+        Established = 1 => "established",
+        /// It asked for a connection, and was not answered yet.
+        SynSent = 2 => "syn-sent",
+        /// It was asked for one, likewise.
+        SynReceived = 3 => "syn-received",
+        /// This side has closed, and the other one has not.
+        FinWait1 = 4 => "fin-wait-1",
+        FinWait2 = 5 => "fin-wait-2",
+        TimeWait = 6 => "time-wait",
+        Close = 7 => "close",
+        /// The other side has closed, and this one has not.
+        CloseWait = 8 => "close-wait",
+        LastAck = 9 => "last-ack",
+        /// It waited for connections.
+        Listen = 10 => "listen",
+        Closing = 11 => "closing",
+        NewSynReceived = 12 => "new-syn-received",
+        BoundInactive = 13 => "bound-inactive",
     }
 }
 
@@ -238,4 +275,42 @@ pub struct GuardRecord {
     pub pad2: [u8; 4],
 }
 
-kernel_pod!(GuardRecord: 216, RecordHeader: 40, EgressRecord: 128, ForkRecord: 88, ExecRecord: 408, ExitRecord: 72);
+/// A TCP socket of a session waits for connections, or is closed.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ConnectionRecord {
+    pub header: RecordHeader,
+    pub session: SessionRef,
+    /// The socket's, unique until reboot.
+    pub cookie: u64,
+    /// Of what was sent, without headers, and counted once however often it was sent.
+    pub bytes_out: u64,
+    /// Of what was received, likewise.
+    pub bytes_in: u64,
+    /// The process that runs; 0 of `Closed`, which may be anybody's.
+    pub tgid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    /// The inode of the network namespace that the socket is in; 0 if it cannot be read.
+    pub netns: u32,
+    /// Segments that were sent, also those that carry nothing.
+    pub packets_out: u32,
+    pub packets_in: u32,
+    /// Network order; IPv4 in the first four octets. The far end's; of one that listens, our own.
+    pub address: [u8; 16],
+    /// Network byte order, likewise.
+    pub port_be: [u8; 2],
+    /// Network byte order; our own.
+    pub local_port_be: [u8; 2],
+    /// [`crate::net::Family`] of `address`.
+    pub family: u8,
+    /// [`ConnectionChange`] as a number.
+    pub change: u8,
+    /// [`TcpState`] as a number: what it was before.
+    pub was: u8,
+    /// 1 if the socket is not of the session's own cgroup.
+    pub foreign: u8,
+    pub comm: [u8; COMM_LEN],
+}
+
+kernel_pod!(ConnectionRecord: 136, GuardRecord: 216, RecordHeader: 40, EgressRecord: 128, ForkRecord: 88, ExecRecord: 408, ExitRecord: 72);

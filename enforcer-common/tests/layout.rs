@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::mem::{offset_of, size_of};
 
 use enforcer_common::{
-    ABI_VERSION, config::*, guard::*, identity::*, image::*, record::*, rules::*, session::*,
+    ABI_VERSION, config::*, flow::*, guard::*, identity::*, image::*, record::*, rules::*, session::*,
 };
 
 macro_rules! describe {
@@ -43,6 +43,12 @@ fn layout_is_as_reviewed() {
             header, session, tgid, tid, uid, rule, envelope, target_tgid, family, number, hook, verdict, reason, refused,
             name_kind, name_len, pad, name, comm, pad2
         }
+        ConnectionRecord {
+            header, session, cookie, bytes_out, bytes_in, tgid, tid, uid, netns, packets_out, packets_in, address, port_be,
+            local_port_be, family, change, was, foreign, comm
+        }
+        FlowKey { period, session, cookie, remote_high, remote_low, remote_port, family, protocol, pad }
+        Flow { first_ns, last_ns, packets_out, bytes_out, packets_in, bytes_in, rule, envelope, tgid, local_port, pad }
         UnixKey { envelope, kind, len, name }
         Canary { tgid, pad, hits }
         Offsets {
@@ -51,7 +57,8 @@ fn layout_is_as_reviewed() {
             nsproxy_net_ns, css_set_dfl_cgrp, cgroup_kn, cgroup_level, cgroup_ancestors, kernfs_node_id, sock_cgroup,
             sock_net, sock_family, sock_protocol, sock_lock_owned, sock_socket, sock_kern_byte, sock_kern_mask, net_inum, socket_sk, socket_file,
             binprm_interp, binprm_file, file_inode, inode_sb, super_block_dev, inode_ino, inode_size, inode_ctime_s,
-            inode_ctime_ns, inode_mtime_s, inode_mtime_ns
+            inode_ctime_ns, inode_mtime_s, inode_mtime_ns, sock_dport, sock_num, sock_daddr, sock_rcv_saddr, sock_v6_daddr,
+            sock_v6_rcv_saddr, tcp_bytes_sent, tcp_bytes_retrans, tcp_bytes_received, tcp_segs_out, tcp_segs_in, sock_flags, inet_sport, pad
         }
         ImageId { inode, size_bytes, ctime_s, mtime_s, ctime_ns, mtime_ns, device, pad }
         ImageKey { list, image }

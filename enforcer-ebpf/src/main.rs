@@ -12,6 +12,7 @@ mod kernel;
 mod maps;
 
 mod cgroup;
+mod flow;
 mod image;
 mod rules;
 mod session;

@@ -14,6 +14,7 @@ use aya_ebpf::{
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
+    flow::{Flow, FlowKey, MAX_FLOWS},
     guard::{Canary, UnixKey},
     identity::{EnrolRequest, SessionRef, SocketTag, TaskTag},
     image::{self, ImageKey, Ticket},
@@ -53,6 +54,19 @@ pub(crate) static PROCS: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
 /// the session is active.
 #[map]
 pub(crate) static USAGE: Array<Usage> = Array::with_max_entries(MAX_SESSIONS, 0);
+
+/// Entry 0: the period that datagrams are counted in. Written by the daemon, which reads a period's entries when it is over.
+#[map]
+pub(crate) static FLOW_PERIOD: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What is counted of datagrams. Written by kernel programs; the daemon takes away what it has written down. Not preallocated: few
+/// hosts need much of it.
+#[map]
+pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+
+/// Slot to how many flows the session has in a period, which is the upper half. Written by kernel programs, atomically.
+#[map]
+pub(crate) static FLOWS_MADE: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
 
 /// What is kept for a socket: that a session uses it though it was not made in its cgroup, and what it was refused last. Written
 /// by kernel programs. Lives as long as the socket, and is there for few: others need nothing.

@@ -117,7 +117,8 @@ impl Selection {
 }
 
 fn goes_to(event: &EventLine<LineSession>, wanted: Destination) -> bool {
-    let to = event.egress.as_ref().and_then(|egress| egress.destination.as_ref());
+    let decided = event.egress.as_ref().and_then(|egress| egress.destination.as_ref());
+    let to = decided.or_else(|| event.flow.as_ref()?.destination.as_ref());
     to.is_some_and(|to| {
         to.address.parse::<IpAddr>().is_ok_and(|address| wanted.net.contains(&address))
             && wanted.port.is_none_or(|port| port == to.port)

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use enforcer_common::{
     counter::Counter,
     decision::{Decision, Standing, decide, decide_packet, spend},
+    flow::FlowKey,
     identity::SessionRef,
     net::{Address, Destination, Direction, Family, Protocol},
     packet::Packet,
@@ -20,6 +21,7 @@ use enforcer_common::{
 
 use crate::{
     counters, emit,
+    flow::{self, Datagram},
     kernel::{sock::Sock, task::Task},
     maps::SOCKETS,
     rules::KernelRules,
@@ -108,6 +110,20 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
         None => decide(&standing, None, &KernelRules),
     };
     let decision = pay(decision, &standing);
+    // Of datagrams to the same place the first of a period has a record, the others are in a total.
+    if matches!(operation, Operation::Send)
+        && is_in_total(
+            ctx,
+            &decision,
+            claim.session(),
+            (address, port),
+            known.map_or(0, Protocol::raw),
+            placement,
+        )
+    {
+        count(&decision);
+        return PROCEED;
+    }
     let attempt = Attempt {
         operation,
         // SAFETY: a helper on the context.
@@ -128,6 +144,33 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
         note_told(ctx.sock_addr, standing.control.0, high, low, u64::from(kind) << 16 | u64::from(port));
     }
     conclude(claim.session(), &decision, &attempt, &Process::current(placement))
+}
+
+/// Whether an allowed datagram is one of a total that a record has spoken of.
+#[inline(always)]
+fn is_in_total(
+    ctx: &SockAddrContext,
+    decision: &Decision,
+    session: SessionRef,
+    (address, port): (Address, u16),
+    protocol: u8,
+    placement: Placement,
+) -> bool {
+    if !matches!(decision.verdict, Verdict::Allow) || !matches!(placement, Placement::Home) {
+        return false;
+    }
+    // SAFETY: a helper on the context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let mut datagram = Datagram {
+        key: FlowKey::new(session, cookie, address, port, protocol),
+        bytes: 0,
+        rule: decision.rule,
+        envelope: decision.envelope,
+        tgid: task::current_tgid(),
+        local_port: 0,
+        is_out: 1,
+    };
+    flow::flow_is_known(&raw mut datagram) != 0
 }
 
 /// Whether something goes on that would be refused in another mode.

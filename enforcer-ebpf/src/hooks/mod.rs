@@ -2,6 +2,7 @@
 
 mod bind;
 mod connect;
+mod connection;
 mod enrol;
 mod exec;
 mod exit;

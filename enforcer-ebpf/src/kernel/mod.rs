@@ -6,6 +6,7 @@ pub(crate) mod cgroup;
 pub(crate) mod file;
 pub(crate) mod sock;
 pub(crate) mod task;
+pub(crate) mod tcp;
 pub(crate) mod unix;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;

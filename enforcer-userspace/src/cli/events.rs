@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     exit::{ExitStatus, Failure},
-    record::{EventKind, EventLine, LineEgress, LineGuard, LineImage, LineSession},
+    record::{
+        EventKind, EventLine, LineDestination, LineEgress, LineFlow, LineGuard, LineImage, LineSession,
+    },
     settings::Settings,
 };
 
@@ -59,6 +61,9 @@ fn render(line: &str) -> String {
     let what = match (event.kind, &event.egress) {
         (EventKind::Egress, Some(egress)) => describe(egress),
         (EventKind::Guard, _) => event.guard.as_ref().map_or_else(String::new, describe_guard),
+        (kind, _) if event.flow.is_some() => {
+            format!("{:<7} {}", kind_name(kind), event.flow.as_ref().map_or_else(String::new, describe_flow))
+        }
         (EventKind::Fork, _) => format!("fork    {comm} made {}", event.child_pid.unwrap_or(0)),
         (EventKind::Exec, _) => {
             let path = process.and_then(|process| process.path.as_deref()).unwrap_or("?");
@@ -104,18 +109,30 @@ fn render(line: &str) -> String {
 
 fn describe(egress: &LineEgress) -> String {
     let verdict = verdict(&egress.verdict, egress.refused);
-    let to = egress.destination.as_ref().map_or_else(String::new, |to| {
-        if to.address.contains(':') {
-            format!(" [{}]:{}", to.address, to.port)
-        } else {
-            format!(" {}:{}", to.address, to.port)
-        }
-    });
+    let to = far_end(egress.destination.as_ref());
     let why = match &egress.rule {
         Some(rule) => format!("{} {}", egress.reason, harmless(rule)),
         None => egress.reason.to_string(),
     };
     format!("{verdict}  {} {}{to}  {why}", egress.operation, egress.protocol)
+}
+
+fn far_end(to: Option<&LineDestination>) -> String {
+    to.map_or_else(String::new, |to| {
+        if to.address.contains(':') {
+            format!(" [{}]:{}", to.address, to.port)
+        } else {
+            format!(" {}:{}", to.address, to.port)
+        }
+    })
+}
+
+fn describe_flow(flow: &LineFlow) -> String {
+    let to = far_end(flow.destination.as_ref());
+    let time = flow.duration_ms.map_or_else(String::new, |ms| format!(", {ms} ms"));
+    let carried = format!("{} B out, {} B in{time}", flow.bytes_out, flow.bytes_in);
+    let rule = flow.rule.as_deref().map_or_else(String::new, |rule| format!("  {}", harmless(rule)));
+    format!("{}{to}  {carried}{rule}", flow.protocol)
 }
 
 fn describe_image(image: &LineImage) -> String {
@@ -171,6 +188,10 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::ImageMeasured => "image measured",
         EventKind::FileMeasured => "file measured",
         EventKind::TamperSign => "tamper sign",
+        EventKind::Listening => "listening",
+        EventKind::ListeningEnded => "listening ended",
+        EventKind::ConnectionClosed => "closed",
+        EventKind::Datagrams => "datagrams",
         EventKind::Egress => "egress",
         EventKind::Fork => "fork",
         EventKind::Exec => "exec",

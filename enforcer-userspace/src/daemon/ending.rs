@@ -124,6 +124,8 @@ impl Daemon {
         let Some(session) = self.registry.remove(id) else {
             return Ok(());
         };
+        let written = self.write_totals_of(&session);
+        self.survive(written);
         let why = self.remember_ended(&session);
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
         self.events.write(line.session(&session).detail(why));
@@ -142,6 +144,8 @@ impl Daemon {
     /// Takes out of the kernel what is left of sessions that ended some time ago.
     pub(super) fn end_lingering(&mut self) -> Result<(), DaemonError> {
         for Lingering { session, .. } in self.registry.take_lingering(clock::boot_ns()) {
+            let written = self.write_totals_of(&session);
+            self.survive(written);
             self.free_slot(session.grant.slot)?;
             self.kernel.sessions.remove_cgroup(session.grant.cgroup_id)?;
             self.remove_unused_rules(session.envelope.number);

@@ -291,6 +291,8 @@ impl Daemon {
 
     /// Takes enforcement away, with everything this instance made.
     pub(super) fn release(&mut self, keep_events: bool) -> dto::TornDown {
+        let written = self.write_all_totals();
+        self.survive(written);
         let sessions = self.registry.iter().map(|session| crate::teardown::Held {
             released: dto::Released {
                 id: session.grant.id.to_string(),

@@ -36,7 +36,7 @@ impl Daemon {
         let (verdict, reason) = match &record.body {
             Body::Egress(egress) => (egress.verdict, egress.reason),
             Body::Guard(guard) => (guard.verdict, guard.reason),
-            Body::Fork { .. } | Body::Exec { .. } | Body::Exit { .. } => return,
+            Body::Fork { .. } | Body::Exec { .. } | Body::Exit { .. } | Body::Connection(_) => return,
         };
         let session = self.registry.at(record.session);
         let agent = session.map_or("", |session| session.agent());

@@ -12,6 +12,7 @@ mod delegate;
 mod ending;
 mod error;
 mod events;
+mod flows;
 mod granted;
 mod grants;
 mod identity;
@@ -64,6 +65,7 @@ use attest::Attestation;
 use beside::Beside;
 pub(crate) use error::DaemonError;
 pub(crate) use events::Events;
+use flows::Totals;
 use granted::Policy;
 use identity::{Issuer, RotationError};
 use metrics::Metrics;
@@ -118,6 +120,7 @@ pub(crate) struct Daemon {
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
     losses: Losses,
+    totals: Totals,
     metrics: Metrics,
     /// Where work beside the loop says that it is done.
     done: mpsc::UnboundedSender<Beside>,
@@ -336,6 +339,7 @@ impl Daemon {
             Self::report_lost,
             Self::record_expiries,
             Self::recount,
+            Self::tend_totals,
             Self::end_empty,
             Self::end_finished,
             Self::end_lingering,

@@ -1,6 +1,9 @@
 //! A record from the kernel becomes a change of the process tree and a line.
 
-use enforcer_common::{identity::SessionRef, record::Placement};
+use enforcer_common::{
+    identity::SessionRef,
+    record::{ConnectionChange, Placement, TcpState},
+};
 
 use super::{Daemon, DaemonError, attest::Seen};
 use crate::{
@@ -97,7 +100,11 @@ impl Daemon {
                     session.processes.fork(tgid, child);
                 }
                 Body::Exec { path, .. } => session.processes.exec(tgid, comm.clone(), path.clone()),
-                Body::Fork { untagged: true, .. } | Body::Egress(_) | Body::Exit { .. } | Body::Guard(_) => {}
+                Body::Fork { untagged: true, .. }
+                | Body::Egress(_)
+                | Body::Exit { .. }
+                | Body::Guard(_)
+                | Body::Connection(_) => {}
             }
         }
         let session = self.registry.at(slot);
@@ -107,6 +114,11 @@ impl Daemon {
             Body::Exec { .. } => EventKind::Exec,
             Body::Exit { .. } => EventKind::Exit,
             Body::Guard(_) => EventKind::Guard,
+            Body::Connection(connection) => match (connection.change, connection.was) {
+                (ConnectionChange::Listens, _) => EventKind::Listening,
+                (ConnectionChange::Closed, TcpState::Listen) => EventKind::ListeningEnded,
+                (ConnectionChange::Closed, _) => EventKind::ConnectionClosed,
+            },
         };
         let mut line = EventLine::new(kind, &time);
         line.record = Some(LineRecord { cpu: number.cpu, sequence: number.sequence });
@@ -114,7 +126,7 @@ impl Daemon {
         let decided_by = match &body {
             Body::Egress(egress) => Some(egress.envelope),
             Body::Guard(guard) => Some(guard.envelope),
-            Body::Fork { .. } | Body::Exec { .. } | Body::Exit { .. } => None,
+            Body::Fork { .. } | Body::Exec { .. } | Body::Exit { .. } | Body::Connection(_) => None,
         };
         line.session = session.map(|session| {
             let decided = decided_by.and_then(|envelope| session.text_under(envelope));
@@ -132,6 +144,7 @@ impl Daemon {
                     process.uid = egress.uid;
                 }
                 line.egress = Some(LineEgress::new(&egress, session));
+                self.note_opening(slot, (time_ns, &line.time), &egress, process.as_ref());
             }
             Body::Guard(guard) => {
                 if let Some(process) = &mut process {
@@ -139,6 +152,13 @@ impl Daemon {
                     process.uid = Some(guard.uid);
                 }
                 line.guard = Some(LineGuard::new(&guard, session));
+            }
+            Body::Connection(connection) => {
+                if let Some(process) = &mut process {
+                    process.tid = connection.tid;
+                    process.uid = connection.uid;
+                }
+                self.add_connection(&mut line, slot, time_ns, &connection);
             }
             Body::Fork { child_tgid, untagged, .. } => {
                 line.child_pid = Some(child_tgid);
@@ -162,7 +182,7 @@ impl Daemon {
                 line.exit_signal = (signal != 0).then_some(signal.cast_signed());
             }
         }
-        line.process = process;
+        line.process = process.or(line.process);
         if kind == EventKind::Exit
             && let Some(session) = self.registry.at_mut(slot)
         {
@@ -197,7 +217,7 @@ impl Daemon {
     }
 }
 
-fn unattributed(slot: SessionRef) -> String {
+pub(super) fn unattributed(slot: SessionRef) -> String {
     if slot == SessionRef::UNKNOWN {
         "in one of enforcer's cgroups, in no session".to_owned()
     } else {

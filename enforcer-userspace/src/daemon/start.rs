@@ -242,6 +242,7 @@ pub(crate) async fn run(
         kernel,
         state,
         losses,
+        totals: super::flows::Totals::default(),
         metrics: Default::default(),
         done,
         registering: None,

@@ -69,6 +69,12 @@ pub(crate) const HOOKS: &[Hook] = &[
         kind: Kind::Iter("task_file"),
     },
     Hook {
+        hook: "tp_btf/inet_sock_set_state",
+        program: "track_connection",
+        covers: "records say what a TCP connection carried, and who listens",
+        kind: Kind::Tracepoint("inet_sock_set_state"),
+    },
+    Hook {
         hook: "cgroup/sock_create",
         program: "egress_socket",
         covers: "no raw, MPTCP, SCTP, UDP-Lite, ping sockets",

@@ -7,6 +7,7 @@
 mod attach;
 mod control;
 mod digest;
+mod flows;
 mod guard;
 mod images;
 mod maps;

@@ -26,6 +26,7 @@ use crate::exit::one_line;
 use super::{
     attach::{Coverage, HOOKS, Linked},
     digest,
+    flows::FlowMaps,
     guard::{GUARD, Guard},
     images::ImageMaps,
     maps::{self, MapsError, SessionMaps},
@@ -127,6 +128,7 @@ pub(crate) struct Kernel {
     pub(crate) rules: RuleMaps,
     pub(crate) tagger: Tagger,
     pub(crate) images: ImageMaps,
+    pub(crate) flows: FlowMaps,
     pub(crate) start: Start,
     pub(crate) guard: Guard,
     pub(crate) ring_fill: RingFill,
@@ -181,6 +183,7 @@ impl Kernel {
             rules: RuleMaps::open(pins)?,
             tagger: Tagger::open(pins)?,
             images: ImageMaps::open(pins)?,
+            flows: FlowMaps::open(pins)?,
             start,
             guard,
             ring_fill: RingFill::of(&maps::open_data(pins, "RECORDS")?)?,

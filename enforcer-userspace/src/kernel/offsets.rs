@@ -66,6 +66,20 @@ pub(crate) fn kernel_offsets() -> Result<Offsets, OffsetError> {
         inode_ctime_ns: first(&btf, "inode", CHANGED_NS)?,
         inode_mtime_s: first(&btf, "inode", MODIFIED_S)?,
         inode_mtime_ns: first(&btf, "inode", MODIFIED_NS)?,
+        sock_dport: find("sock", "__sk_common.skc_dport")?,
+        sock_num: find("sock", "__sk_common.skc_num")?,
+        sock_daddr: find("sock", "__sk_common.skc_daddr")?,
+        sock_rcv_saddr: find("sock", "__sk_common.skc_rcv_saddr")?,
+        sock_v6_daddr: find("sock", "__sk_common.skc_v6_daddr")?,
+        sock_v6_rcv_saddr: find("sock", "__sk_common.skc_v6_rcv_saddr")?,
+        tcp_bytes_sent: find("tcp_sock", "bytes_sent")?,
+        tcp_bytes_retrans: find("tcp_sock", "bytes_retrans")?,
+        tcp_bytes_received: find("tcp_sock", "bytes_received")?,
+        tcp_segs_out: find("tcp_sock", "segs_out")?,
+        tcp_segs_in: find("tcp_sock", "segs_in")?,
+        sock_flags: find("sock", "__sk_common.skc_flags")?,
+        inet_sport: find("inet_sock", "inet_sport")?,
+        pad: 0,
     })
 }
 

@@ -61,6 +61,7 @@ pub(crate) enum Body {
         wait_status: u32,
     },
     Guard(GuardDecision),
+    Connection(Connection),
 }
 
 /// What a process executes, as the kernel saw it.
@@ -147,6 +148,9 @@ macro_rules! field {
         <$int>::from_ne_bytes(array($bytes, START))
     }};
 }
+
+mod connection;
+pub(crate) use connection::Connection;
 
 /// Decodes one record.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
@@ -240,6 +244,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
                 body: Body::Exit { wait_status: field!(bytes, ExitRecord, wait_status: u32) },
             })
         }
+        RecordKind::Connection => connection::decode(bytes, time_ns, number),
         RecordKind::Guard => {
             let bytes = at_least(bytes, size_of::<GuardRecord>())?;
             let (rule, family) =
@@ -298,13 +303,16 @@ fn destination(bytes: &[u8]) -> Result<Option<(IpAddr, u16)>, DecodeError> {
     if family == 0 {
         return Ok(None);
     }
-    let octets = field!(bytes, EgressRecord, address: [u8; 16]);
-    let address = match Family::try_from(family)? {
-        Family::V4 => Address::v4([octets[0], octets[1], octets[2], octets[3]]),
-        Family::V6 => Address::v6(octets),
-    };
+    let address = address(family, field!(bytes, EgressRecord, address: [u8; 16]))?;
     let port = u16::from_be_bytes(field!(bytes, EgressRecord, port_be: [u8; 2]));
-    Ok(Some((address.into(), port)))
+    Ok(Some((address, port)))
+}
+
+fn address(family: u8, octets: [u8; 16]) -> Result<IpAddr, DecodeError> {
+    Ok(match Family::try_from(family)? {
+        Family::V4 => Address::v4([octets[0], octets[1], octets[2], octets[3]]).into(),
+        Family::V6 => Address::v6(octets).into(),
+    })
 }
 
 /// The name in a record of the guard: what is not text in it is replaced.
@@ -385,7 +393,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_decode_or_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..450), kind in 0u16..7, fix: bool) {
+        fn any_bytes_decode_or_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..450), kind in 0u16..8, fix: bool) {
             if fix && bytes.len() >= size_of::<RecordHeader>() {
                 head(&mut bytes, kind);
             }

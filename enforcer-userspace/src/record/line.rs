@@ -10,7 +10,7 @@ use enforcer_common::{
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Egress, GuardDecision, LineLoss, LineRecord, Loss, read::ReadLine};
+use super::{Egress, GuardDecision, LineFlow, LineLoss, LineRecord, Loss, read::ReadLine};
 use crate::session::{Context, EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
@@ -59,6 +59,14 @@ pub(crate) enum EventKind {
     FileMeasured,
     /// The audit log does not say any more what it said.
     TamperSign,
+    /// A TCP socket waits for connections from now on.
+    Listening,
+    /// It does not any more.
+    ListeningEnded,
+    /// A TCP connection is over, and this is what it carried.
+    ConnectionClosed,
+    /// What was exchanged with somebody in datagrams, in some seconds.
+    Datagrams,
 }
 
 /// An event. Written, its session is text already; read, it is a [`LineSession`].
@@ -79,6 +87,9 @@ pub(crate) struct EventLine<S = SessionText> {
     pub(crate) egress: Option<LineEgress>,
     #[serde(flatten)]
     pub(crate) guard: Option<LineGuard>,
+    /// What was carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) flow: Option<LineFlow>,
     /// What a process executes, in a session that may not execute everything; or a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<LineImage>,
@@ -133,7 +144,7 @@ impl Serialize for SessionText {
 }
 
 /// The process that acted.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LineProcess {
     pub(crate) pid: u32,
     /// Boot, id and start: the same for no two processes. Null of one whose start is not known.
@@ -154,7 +165,7 @@ pub(crate) struct LineProcess {
 }
 
 /// One process of a lineage. What is not known is null.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lineage {
     pub(crate) pid: u32,
     pub(crate) comm: Option<String>,
@@ -295,6 +306,7 @@ impl<S> EventLine<S> {
             process: None,
             egress: None,
             guard: None,
+            flow: None,
             image: None,
             child_pid: None,
             exit_code: None,

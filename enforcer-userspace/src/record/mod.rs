@@ -4,11 +4,13 @@
 
 mod decode;
 pub(crate) mod export;
+mod flow;
 mod line;
 mod losses;
 mod read;
 
-pub(crate) use decode::{Body, Egress, ExecImage, GuardDecision, Record, decode};
+pub(crate) use decode::{Body, Connection, Egress, ExecImage, GuardDecision, Record, decode};
+pub(crate) use flow::LineFlow;
 pub(crate) use line::{
     EventKind, EventLine, LineContent, LineDestination, LineEgress, LineGuard, LineImage, LineProcess,
     LineSession, Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,

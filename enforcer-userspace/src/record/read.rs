@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::{
-    EventKind, EventLine, LineDestination, LineEgress, LineGuard, LineImage, LineLoss, LineProcess,
+    EventKind, EventLine, LineDestination, LineEgress, LineFlow, LineGuard, LineImage, LineLoss, LineProcess,
     LineRecord, line::LineObject,
 };
 
@@ -20,6 +20,7 @@ pub(super) struct ReadLine<S> {
     sequence: u64,
     session: Option<S>,
     process: Option<LineProcess>,
+    flow: Option<LineFlow>,
     image: Option<LineImage>,
     child_pid: Option<u32>,
     exit_code: Option<i32>,
@@ -84,6 +85,7 @@ impl<S> From<ReadLine<S>> for EventLine<S> {
             process: read.process,
             egress,
             guard,
+            flow: read.flow,
             image: read.image,
             child_pid: read.child_pid,
             exit_code: read.exit_code,

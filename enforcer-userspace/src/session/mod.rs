@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod openings;
 mod reach;
 mod refusals;
 mod registry;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use crate::{chain::Hop, envelope::Envelope, record::SessionText};
 
 pub(crate) use context::{Context, ContextError};
+pub(crate) use openings::{Opening, OpeningKey, Openings};
 pub(crate) use reach::{Link, Reach};
 pub(crate) use refusals::{Attempt, Refusals, Refused};
 pub(crate) use registry::{Lingering, Registry};
@@ -151,6 +153,8 @@ pub(crate) struct Session {
     pub(crate) misplaced: BTreeSet<u32>,
     /// Since the daemon started.
     pub(crate) refusals: Refusals,
+    /// Connections that are open, likewise.
+    pub(crate) openings: Openings,
     /// The statement of what it is held to. None of one that nobody knows.
     pub(crate) hop: Option<Hop>,
 }
@@ -172,6 +176,7 @@ impl Session {
             processes,
             misplaced: BTreeSet::new(),
             refusals: Refusals::default(),
+            openings: Openings::default(),
             hop: None,
         }
     }

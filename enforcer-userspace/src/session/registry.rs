@@ -68,6 +68,12 @@ impl Registry {
         self.sessions.get_mut(&slot.slot).filter(|session| session.grant.slot == slot)
     }
 
+    /// Likewise, also one that lingers.
+    pub(crate) fn known_at_mut(&mut self, slot: SessionRef) -> Option<&mut Session> {
+        let lingering = self.lingering.get_mut(&slot.slot).map(|lingering| &mut lingering.session);
+        self.sessions.get_mut(&slot.slot).or(lingering).filter(|session| session.grant.slot == slot)
+    }
+
     pub(crate) fn get(&self, id: Uuid) -> Option<&Session> {
         self.sessions.get(self.by_id.get(&id)?)
     }

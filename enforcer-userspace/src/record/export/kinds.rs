@@ -71,6 +71,10 @@ pub(super) const fn shape(kind: EventKind) -> Shape {
     let (name, class, activity, category, types): (_, _, _, _, &[&str]) = match kind {
         EventKind::Egress => ("egress", Network, DECIDED, "network", &["connection"]),
         EventKind::Guard => ("guard", Network, DECIDED, "intrusion_detection", &[]),
+        EventKind::ConnectionClosed => ("connection-closed", Network, (2, "Close"), "network", &["connection", "end"]),
+        EventKind::Datagrams => ("datagrams", Network, (6, "Traffic"), "network", &["connection", "info"]),
+        EventKind::Listening => ("listening", Network, (7, "Listen"), "network", &["connection", "start"]),
+        EventKind::ListeningEnded => ("listening-ended", Network, (OTHER, "Stop Listening"), "network", &["connection", "end"]),
         EventKind::Fork => ("fork", Process, (1, "Launch"), "process", &["start"]),
         EventKind::Exec => ("exec", Process, (1, "Launch"), "process", &["change"]),
         EventKind::Exit => ("exit", Process, (2, "Terminate"), "process", &["end"]),

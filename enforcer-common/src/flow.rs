@@ -1,0 +1,89 @@
+//! What is counted of datagrams: for each socket of a session and each address that it exchanges them with, in periods that the daemon
+//! begins. An entry of a period that is over does not change any more, so the daemon reads it, and what it has written down it takes away.
+
+use crate::{identity::SessionRef, kernel_pod, net::Address, rules::Place};
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The period, as `FLOW_PERIOD` had it.
+    pub period: u64,
+    pub session: SessionRef,
+    /// The socket's; 0 of [`FlowKey::others`].
+    pub cookie: u64,
+    /// [`Place`] of the far end.
+    pub remote_high: u64,
+    pub remote_low: u64,
+    pub remote_port: u16,
+    /// [`crate::net::Family`] as a number; 0 of [`FlowKey::others`].
+    pub family: u8,
+    /// [`crate::net::Protocol`] as a number.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u32,
+}
+
+impl FlowKey {
+    /// The datagrams that this socket exchanges with this address.
+    #[inline(always)]
+    pub const fn new(
+        session: SessionRef,
+        cookie: u64,
+        remote: Address,
+        remote_port: u16,
+        protocol: u8,
+    ) -> Self {
+        let Place { high, low } = Place::of(remote);
+        Self {
+            period: 0,
+            session,
+            cookie,
+            remote_high: high,
+            remote_low: low,
+            remote_port,
+            family: remote.family().raw(),
+            protocol,
+            pad: 0,
+        }
+    }
+
+    /// All those of a session that found no place of their own.
+    #[inline(always)]
+    pub const fn others(self) -> Self {
+        Self { cookie: 0, remote_high: 0, remote_low: 0, remote_port: 0, family: 0, protocol: 0, ..self }
+    }
+}
+
+/// How much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// The first datagram, ns on the boot clock.
+    pub first_ns: u64,
+    /// The last one.
+    pub last_ns: u64,
+    /// As the kernel handles them: with segmentation offload, one may be several on the wire.
+    pub packets_out: u64,
+    /// Without headers.
+    pub bytes_out: u64,
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    /// The rule that let the last one through; [`crate::rules::NO_RULE`] if none decided.
+    pub rule: u32,
+    pub envelope: u32,
+    /// The process that sent one and is known by a record; 0: none is.
+    pub tgid: u32,
+    /// Our own port.
+    pub local_port: u16,
+    /// Always zero.
+    pub pad: u16,
+}
+
+/// Flows that are counted one by one, of all sessions, in two periods.
+pub const MAX_FLOWS: u32 = 32_768;
+
+/// Likewise of one session in one period: the datagrams of others are counted together.
+pub const MAX_FLOWS_OF_SESSION: u64 = 1_024;
+
+kernel_pod!(FlowKey: 48, Flow: 64);

@@ -1,0 +1,145 @@
+//! What is counted of datagrams. Counting changes no verdict: what finds no room is counted with a session's others, and if that fails
+//! as well, as a fault.
+
+use enforcer_common::{
+    counter::Counter,
+    flow::{Flow, FlowKey, MAX_FLOWS_OF_SESSION},
+};
+
+use crate::{
+    atomic, counters,
+    maps::{FLOW_PERIOD, FLOWS, FLOWS_MADE},
+    session,
+};
+
+const BPF_NOEXIST: u64 = 1;
+
+/// One datagram that was let through.
+#[repr(C)]
+pub(crate) struct Datagram {
+    pub(crate) key: FlowKey,
+    /// Without headers.
+    pub(crate) bytes: u64,
+    pub(crate) rule: u32,
+    pub(crate) envelope: u32,
+    /// Who sends it, if that is known; else 0.
+    pub(crate) tgid: u32,
+    pub(crate) local_port: u16,
+    /// 1: it leaves.
+    pub(crate) is_out: u16,
+}
+const _: () = assert!(size_of::<Datagram>() == 72);
+
+/// Adds a datagram to its total. Verified by itself, and on a stack frame of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_count(datagram: *mut Datagram) -> u64 {
+    // SAFETY: null, or what the caller has initialised; the kernel checks its size.
+    let Some(datagram) = (unsafe { datagram.as_mut() }) else { return 0 };
+    datagram.key.period = period();
+    if !add(datagram) {
+        if !has_room(datagram.key.session.slot, datagram.key.period) || !make(datagram) {
+            datagram.key = datagram.key.others();
+            if !add(datagram) && !make(datagram) {
+                counters::add(Counter::FaultFlowStore);
+            }
+        }
+    }
+    0
+}
+
+/// Whether a total that this process is known to send to speaks of what is decided: then it needs no record of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn flow_is_known(datagram: *mut Datagram) -> u64 {
+    // SAFETY: as in `flow_count`.
+    let Some(datagram) = (unsafe { datagram.as_mut() }) else { return 0 };
+    datagram.key.period = period();
+    let Some(flow) = FLOWS.get_ptr_mut(&datagram.key) else { return 0 };
+    // SAFETY: a live map value; another CPU may write to it meanwhile, and then there is a record too many.
+    let known = unsafe { &raw mut (*flow).tgid };
+    // SAFETY: likewise, here and below.
+    let (rule, envelope, tgid) = unsafe {
+        (
+            (&raw const (*flow).rule).read_volatile(),
+            (&raw const (*flow).envelope).read_volatile(),
+            known.read_volatile(),
+        )
+    };
+    if rule == datagram.rule && envelope == datagram.envelope && tgid == datagram.tgid {
+        return 1;
+    }
+    // SAFETY: as above.
+    unsafe { known.write_volatile(datagram.tgid) };
+    0
+}
+
+#[inline(always)]
+fn period() -> u64 {
+    FLOW_PERIOD.get_ptr(0).map_or(0, |period| {
+        // SAFETY: a live array value; the daemon writes it, and either of two periods will do.
+        unsafe { period.read_volatile() }
+    })
+}
+
+#[inline(always)]
+fn add(datagram: &Datagram) -> bool {
+    let Some(flow) = FLOWS.get_ptr_mut(&datagram.key) else { return false };
+    let now_ns = session::now_ns();
+    // SAFETY: a live map value, whose counters are accessed atomically only; of the rest, what was written last stands.
+    unsafe {
+        (&raw mut (*flow).last_ns).write_volatile(now_ns);
+        if (&raw const (*flow).rule).read_volatile() != datagram.rule {
+            (&raw mut (*flow).rule).write_volatile(datagram.rule);
+        }
+        if (&raw const (*flow).envelope).read_volatile() != datagram.envelope {
+            (&raw mut (*flow).envelope).write_volatile(datagram.envelope);
+        }
+        if datagram.is_out != 0 {
+            atomic::add(&raw mut (*flow).packets_out, 1);
+            atomic::add(&raw mut (*flow).bytes_out, datagram.bytes);
+        } else {
+            atomic::add(&raw mut (*flow).packets_in, 1);
+            atomic::add(&raw mut (*flow).bytes_in, datagram.bytes);
+        }
+    }
+    true
+}
+
+/// Makes a total of this datagram; false if there is no room. If another CPU was faster, it is added to that.
+#[inline(always)]
+fn make(datagram: &Datagram) -> bool {
+    let now_ns = session::now_ns();
+    let (out, into) = if datagram.is_out != 0 { (1, 0) } else { (0, 1) };
+    let flow = Flow {
+        first_ns: now_ns,
+        last_ns: now_ns,
+        packets_out: out,
+        bytes_out: out * datagram.bytes,
+        packets_in: into,
+        bytes_in: into * datagram.bytes,
+        rule: datagram.rule,
+        envelope: datagram.envelope,
+        tgid: datagram.tgid,
+        local_port: datagram.local_port,
+        pad: 0,
+    };
+    FLOWS.insert(&datagram.key, &flow, BPF_NOEXIST).is_ok() || add(datagram)
+}
+
+/// Takes one of the flows that a session may have in a period.
+#[inline(always)]
+fn has_room(slot: u32, period: u64) -> bool {
+    let Some(made) = FLOWS_MADE.get_ptr_mut(slot) else { return false };
+    let period = period << 32;
+    // SAFETY: a live array value that is accessed atomically only.
+    let seen = unsafe { made.read_volatile() };
+    if seen & !u64::from(u32::MAX) != period {
+        // If another CPU was faster, it has done this.
+        // SAFETY: as above.
+        unsafe { atomic::replace(made, seen, period) };
+    }
+    // SAFETY: as above.
+    let before = unsafe { atomic::fetch_add(made, 1) };
+    before & u64::from(u32::MAX) < MAX_FLOWS_OF_SESSION
+}
