@@ -55,10 +55,12 @@ const NOT_MADE_HERE: &[(&str, &str)] = &[
 /// All that there are. A kind that is missing in the run is missing in the test.
 const EVERY_KIND: &[&str] = &[
     "authority-changed",
+    "connection-closed",
     "credential-issued",
     "daemon-fault",
     "daemon-started",
     "daemon-stopped",
+    "datagrams",
     "egress",
     "envelope-accepted",
     "envelope-replaced",
@@ -69,6 +71,8 @@ const EVERY_KIND: &[&str] = &[
     "fork",
     "guard",
     "image-measured",
+    "listening",
+    "listening-ended",
     "records-lost",
     "request-refused",
     "session-ended",

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     credentials::SpiffeId,
-    record::{EventKind, LineEgress, LineGuard, LineProcess, LineSession},
+    record::{EventKind, LineDestination, LineEgress, LineFlow, LineGuard, LineProcess, LineSession},
 };
 
 /// The version whose fields these are.
@@ -29,6 +29,9 @@ pub(super) fn form<'a>(event: &'a Event, id: Uuid, host: &'a Host) -> Object<'a>
         .with("process", event.process.as_ref().map(|process| self::process(event, process)));
     if let Some(egress) = &event.egress {
         add_network(&mut object, egress);
+    }
+    if let Some(flow) = &event.flow {
+        add_flow(&mut object, flow);
     }
     if let Some(guard) = event.guard.as_ref().filter(|guard| facts::is_about_socket(guard)) {
         add_socket(&mut object, guard);
@@ -83,6 +86,11 @@ fn what(event: &Event, id: Uuid) -> Object<'_> {
         .with("provider", "enforcer")
         .with("module", "enforcer")
         .with("dataset", "enforcer.events")
+        .with("start", event.flow.as_ref().and_then(|flow| flow.since.as_deref()))
+        .with(
+            "duration",
+            event.flow.as_ref().and_then(|flow| flow.duration_ms).map(|ms| ms.saturating_mul(1_000_000)),
+        )
 }
 
 fn machine<'a>(event: &'a Event, host: &'a Host) -> Object<'a> {
@@ -128,28 +136,64 @@ fn process<'a>(event: &'a Event, process: &'a LineProcess) -> Object<'a> {
 }
 
 fn add_network<'a>(object: &mut Object<'a>, egress: &'a LineEgress) {
-    let inbound = matches!(egress.operation.as_ref(), "accept" | "packet-in");
-    let far = egress.destination.as_ref().map(|far| {
-        let ip = address(&far.address).map(|_| far.address.as_str());
-        Object::new().with("address", far.address.as_str()).with("ip", ip).with("port", far.port)
-    });
-    let here = Object::new().with("port", egress.local_port);
-    let ip = egress.destination.as_ref().and_then(|far| address(&far.address));
-    let (source, destination) = if inbound { (far, Some(here)) } else { (Some(here), far) };
-    object.add("source", source);
-    object.add("destination", destination);
     let direction = match egress.operation.as_ref() {
-        "connect" | "send" | "packet-out" => Some("egress"),
-        "accept" | "packet-in" => Some("ingress"),
+        "connect" | "send" | "packet-out" => Some(EGRESS),
+        "accept" | "packet-in" => Some(INGRESS),
         _ => None,
     };
-    let number = facts::protocol_number(&egress.protocol, ip);
-    let network = Object::new()
-        .with("transport", egress.protocol.as_ref())
+    let here = Object::new().with("port", egress.local_port);
+    let far = egress.destination.as_ref().map(far_end);
+    add_ends(object, direction, here, far);
+    object.add("network", network(&egress.protocol, egress.destination.as_ref(), direction));
+}
+
+const EGRESS: &str = "egress";
+const INGRESS: &str = "ingress";
+
+/// What each end sent is that end's.
+fn add_flow<'a>(object: &mut Object<'a>, flow: &'a LineFlow) {
+    let direction = match flow.direction.as_deref() {
+        Some("outbound") => Some(EGRESS),
+        Some("inbound") => Some(INGRESS),
+        _ => None,
+    };
+    let here = Object::new()
+        .with("port", flow.local_port)
+        .with("bytes", flow.bytes_out)
+        .with("packets", flow.packets_out);
+    let far = flow.destination.as_ref().map_or_else(Object::new, far_end);
+    let far = far.with("bytes", flow.bytes_in).with("packets", flow.packets_in);
+    add_ends(object, direction, here, Some(far));
+    let network = network(&flow.protocol, flow.destination.as_ref(), direction)
+        .with("bytes", flow.bytes_out.saturating_add(flow.bytes_in))
+        .with("packets", flow.packets_out.saturating_add(flow.packets_in));
+    object.add("network", network);
+}
+
+fn far_end(far: &LineDestination) -> Object<'_> {
+    let ip = address(&far.address).map(|_| far.address.as_str());
+    Object::new().with("address", far.address.as_str()).with("ip", ip).with("port", far.port)
+}
+
+fn add_ends<'a>(object: &mut Object<'a>, direction: Option<&str>, here: Object<'a>, far: Option<Object<'a>>) {
+    let (source, destination) =
+        if direction == Some(INGRESS) { (far, Some(here)) } else { (Some(here), far) };
+    object.add("source", source);
+    object.add("destination", destination);
+}
+
+fn network<'a>(
+    protocol: &'a str,
+    far: Option<&LineDestination>,
+    direction: Option<&'static str>,
+) -> Object<'a> {
+    let ip = far.and_then(|far| address(&far.address));
+    let number = facts::protocol_number(protocol, ip);
+    Object::new()
+        .with("transport", protocol)
         .with("iana_number", number.map(|number| number.to_string()))
         .with("type", ip.map(|ip| if ip.is_ipv4() { "ipv4" } else { "ipv6" }))
-        .with("direction", direction);
-    object.add("network", network);
+        .with("direction", direction)
 }
 
 fn add_socket<'a>(object: &mut Object<'a>, guard: &'a LineGuard) {
@@ -162,7 +206,11 @@ fn rule(event: &Event) -> Option<Object<'_>> {
     let (rule, reason) = match (&event.egress, &event.guard) {
         (Some(egress), _) => (&egress.rule, &egress.reason),
         (None, Some(guard)) => (&guard.rule, &guard.reason),
-        (None, None) => return None,
+        (None, None) => {
+            return event.flow.as_ref().map(|flow| {
+                Object::new().with("id", flow.rule.as_deref()).with("name", flow.rule.as_deref())
+            });
+        }
     };
     let session = event.session.as_ref();
     Some(
@@ -206,6 +254,14 @@ fn own(event: &Event) -> Object<'_> {
             .with("foreign", egress.foreign.then_some(true));
         own.add("socket", socket);
         own.add("placement", egress.placement.as_deref());
+    }
+    if let Some(flow) = &event.flow {
+        let socket = Object::new()
+            .with("cookie", flow.socket)
+            .with("netns", flow.netns)
+            .with("foreign", flow.foreign.then_some(true))
+            .with("tcp_state_before", flow.was.as_deref());
+        own.add("socket", socket);
     }
     if let Some(guard) = &event.guard {
         let object = Object::new()

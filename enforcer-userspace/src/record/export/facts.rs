@@ -8,7 +8,7 @@ use super::{
     Event,
     kinds::{self, Class},
 };
-use crate::record::{EventKind, LineGuard, LineProcess, Lineage};
+use crate::record::{EventKind, LineDestination, LineGuard, LineProcess, Lineage};
 
 /// Stands where a form wants something that nobody knows.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -173,15 +173,19 @@ pub(super) fn is_mail_address(text: &str) -> bool {
     all(local, &is_local) && all(first, &is_domain) && all(rest, &is_domain)
 }
 
+/// With a space before it.
+fn socket_address(to: &LineDestination) -> String {
+    match address(&to.address) {
+        Some(ip) => format!(" {}", std::net::SocketAddr::new(ip, to.port)),
+        None => format!(" {} port {}", to.address, to.port),
+    }
+}
+
 /// What happened, in one line.
 pub(super) fn message(event: &Event) -> String {
     let mut text = match (&event.egress, &event.guard) {
         (Some(egress), _) => {
-            let to = egress.destination.as_ref().map(|to| match address(&to.address) {
-                Some(ip) => std::net::SocketAddr::new(ip, to.port).to_string(),
-                None => format!("{} port {}", to.address, to.port),
-            });
-            let to = to.map_or_else(String::new, |to| format!(" {to}"));
+            let to = egress.destination.as_ref().map_or_else(String::new, socket_address);
             let outcome = Outcome::of(&egress.verdict, egress.refused).name();
             let mut text =
                 format!("{outcome}: {} {}{to}: {}", egress.operation, egress.protocol, egress.reason);
@@ -194,7 +198,14 @@ pub(super) fn message(event: &Event) -> String {
             text.extend(guard.object.name.iter().flat_map(|name| [" ", name.as_str()]));
             text
         }
-        (None, None) => kinds::shape(event.kind).name.to_owned(),
+        (None, None) => match &event.flow {
+            Some(flow) => {
+                let to = flow.destination.as_ref().map_or_else(String::new, socket_address);
+                let (name, out, into) = (kinds::shape(event.kind).name, flow.bytes_out, flow.bytes_in);
+                format!("{name}: {}{to}: {out} bytes out, {into} bytes in", flow.protocol)
+            }
+            None => kinds::shape(event.kind).name.to_owned(),
+        },
     };
     text.extend(event.image.iter().flat_map(|image| [", image ", image.verdict.as_ref()]));
     text.extend(event.detail.iter().flat_map(|detail| [": ", detail.as_str()]));

@@ -127,7 +127,7 @@ fn add_control<'a>(object: &mut Object<'a>, event: &'a Event, class: Class, seve
         Some(Outcome::Refused) if killed => (2, "Denied", 24, "Access Revoked"),
         Some(Outcome::Refused) => (2, "Denied", 2, "Blocked"),
         None if class == Class::Finding => (0, "Unknown", 15, "Detected"),
-        None if class == Class::Process => (1, "Allowed", 16, "No Action"),
+        None if class == Class::Process || event.flow.is_some() => (1, "Allowed", 16, "No Action"),
         None => (0, "Unknown", 0, "Unknown"),
     };
     object.add("action_id", action);
@@ -135,7 +135,7 @@ fn add_control<'a>(object: &mut Object<'a>, event: &'a Event, class: Class, seve
     object.add("disposition_id", disposition);
     object.add("disposition", disposition_name);
     object.add("is_alert", severity as u32 >= Severity::Medium as u32);
-    let decided = event.egress.is_some() || event.guard.is_some();
+    let decided = event.egress.is_some() || event.guard.is_some() || event.flow.is_some();
     if let Some(session) = event.session.as_ref().filter(|_| decided) {
         object.add("policy", objects::policy(session, outcome != Some(Outcome::Observed)));
     }
@@ -205,6 +205,11 @@ fn unmapped<'a>(event: &'a Event, host: &'a Host) -> Object<'a> {
         all.add("netns", egress.netns);
         all.add("foreign_socket", egress.foreign.then_some(true));
         all.add("placement", egress.placement.as_deref());
+    }
+    if let Some(flow) = &event.flow {
+        all.add("netns", flow.netns);
+        all.add("foreign_socket", flow.foreign.then_some(true));
+        all.add("tcp_state_before", flow.was.as_deref());
     }
     if let Some(guard) = &event.guard {
         all.add("operation", guard.operation.as_ref());

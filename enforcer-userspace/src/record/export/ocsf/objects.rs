@@ -101,12 +101,17 @@ pub(super) fn policy(session: &LineSession, is_applied: bool) -> Object<'_> {
         .with("is_applied", is_applied)
 }
 
+/// The rule that let a connection or datagrams through.
+fn allowing(rule: &str) -> Object<'_> {
+    Object::new().with("uid", rule).with("name", rule)
+}
+
 /// The rule that decided. Where none did, its name is the reason.
 pub(super) fn firewall_rule(event: &Event) -> Option<Object<'_>> {
     let (rule, reason, hook) = match (&event.egress, &event.guard) {
         (Some(egress), _) => (&egress.rule, &egress.reason, &egress.operation),
         (None, Some(guard)) => (&guard.rule, &guard.reason, &guard.operation),
-        (None, None) => return None,
+        (None, None) => return event.flow.as_ref().and_then(|flow| flow.rule.as_deref()).map(allowing),
     };
     let rule = rule.as_deref();
     Some(

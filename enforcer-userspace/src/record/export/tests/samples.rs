@@ -17,10 +17,12 @@ macro_rules! every_kind {
 
 every_kind!(
     AuthorityChanged,
+    ConnectionClosed,
     CredentialIssued,
     DaemonFault,
     DaemonStarted,
     DaemonStopped,
+    Datagrams,
     Egress,
     EnvelopeAccepted,
     EnvelopeReplaced,
@@ -31,6 +33,8 @@ every_kind!(
     Fork,
     Guard,
     ImageMeasured,
+    Listening,
+    ListeningEnded,
     RecordsLost,
     RequestRefused,
     SessionEnded,
@@ -84,6 +88,15 @@ fn decision() -> Value {
     })
 }
 
+fn flow() -> Value {
+    json!({"flow": {
+        "protocol": "tcp", "destination": {"address": "198.51.100.9", "port": 5432}, "local_port": 40000,
+        "direction": "inbound", "since": "2026-11-26T01:02:00.004005006Z", "duration_ms": 3000, "bytes_out": 7, "bytes_in": 5,
+        "packets_out": 4, "packets_in": 3, "was": "last-ack", "rule": "database", "socket": 77, "netns": 4026531840u32,
+        "foreign": true,
+    }})
+}
+
 pub(super) fn guarded(operation: &str, object: Value) -> Value {
     json!({
         "operation": operation, "verdict": "deny", "refused": true, "reason": "guarded", "rule": null, "object": object,
@@ -103,6 +116,10 @@ pub(super) fn sample(kind: EventKind) -> Value {
     all.push(match kind {
         EventKind::Egress => decision(),
         EventKind::Guard => guarded("task_kill", json!({"pid": 1, "number": 9})),
+        EventKind::ConnectionClosed
+        | EventKind::Datagrams
+        | EventKind::Listening
+        | EventKind::ListeningEnded => flow(),
         EventKind::Fork => json!({"child_pid": 32}),
         EventKind::Exec | EventKind::ImageMeasured => json!({"image": image("unlisted")}),
         EventKind::FileMeasured => json!({"image": image("as-named")}),
@@ -127,6 +144,7 @@ pub(super) fn sample(kind: EventKind) -> Value {
     let of_process = [
         EventKind::Egress,
         EventKind::Guard,
+        EventKind::ConnectionClosed,
         EventKind::Fork,
         EventKind::Exec,
         EventKind::Exit,
