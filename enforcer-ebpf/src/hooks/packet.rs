@@ -16,9 +16,8 @@ use aya_ebpf::{
 use enforcer_common::{
     counter::Counter,
     decision::{Claim, decide_packet, spend},
-    flow::FlowKey,
     identity::Told,
-    net::{Direction, Family, Protocol},
+    net::{Direction, Protocol},
     packet::{self, Packet},
     record::{Operation, Placement},
     rules::Place,
@@ -26,16 +25,16 @@ use enforcer_common::{
     verdict::{Reason, Verdict},
 };
 
+mod carried;
 mod facts;
 
+use carried::gate_count as count_datagram;
 use facts::{Facts, Judged};
 pub(super) use facts::{pack, unpack};
 
 use super::egress::{self, Attempt, Process};
 use crate::{
-    cgroup, counters,
-    flow::{self, Datagram},
-    image,
+    cgroup, counters, image,
     kernel::{sock::Sock, task::Task},
     maps::SOCKETS,
     rules::KernelRules,
@@ -239,41 +238,6 @@ extern "C" fn gate_spend(facts: *const Facts, session: u64, judged: *mut Judged)
     0
 }
 use gate_spend as spend_bytes;
-
-/// Adds a datagram that passes to its total. What TCP carries, the kernel counts.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn gate_count(
-    skb: *mut __sk_buff,
-    facts: *const Facts,
-    judged: *const Judged,
-    session: u64,
-) -> u64 {
-    // SAFETY: the callers' own.
-    let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_ref() }) else {
-        return 0;
-    };
-    if facts.protocol == Protocol::Tcp.raw() {
-        return 0;
-    }
-    // SAFETY: a helper on the context.
-    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
-    let address = facts.address();
-    let headers = packet::DATAGRAM_HEADER
-        + if facts.family == Family::V4.raw() { packet::IPV4_LEN } else { packet::IPV6_LEN };
-    let mut datagram = Datagram {
-        key: FlowKey::new(unpack(session), cookie, address, facts.remote_port, facts.protocol),
-        bytes: u64::from(facts.len).saturating_sub(headers as u64),
-        rule: judged.rule,
-        envelope: judged.envelope,
-        tgid: if facts.sent_by_current != 0 { task::current_tgid() } else { 0 },
-        local_port: facts.local_port,
-        is_out: facts.is_out() as u16,
-    };
-    flow::flow_count(&raw mut datagram);
-    0
-}
-use gate_count as count_datagram;
 
 /// Whether this is not what was recorded for the socket last, here or by `connect`: a program that tries the same again and again, and
 /// TCP does so by itself, makes one record. Without storage each is one.

@@ -5,14 +5,16 @@
 mod decode;
 pub(crate) mod export;
 mod flow;
+mod guarded;
 mod line;
 mod losses;
 mod read;
 
 pub(crate) use decode::{Body, Connection, Egress, ExecImage, GuardDecision, Record, decode};
 pub(crate) use flow::LineFlow;
+pub(crate) use guarded::LineGuard;
 pub(crate) use line::{
-    EventKind, EventLine, LineContent, LineDestination, LineEgress, LineGuard, LineImage, LineProcess,
-    LineSession, Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,
+    EventKind, EventLine, LineContent, LineDestination, LineEgress, LineImage, LineProcess, LineSession,
+    Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,
 };
 pub(crate) use losses::{LineLoss, LineRecord, Loss, Losses, Number};

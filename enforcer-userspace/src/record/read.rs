@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     EventKind, EventLine, LineDestination, LineEgress, LineFlow, LineGuard, LineImage, LineLoss, LineProcess,
-    LineRecord, line::LineObject,
+    LineRecord, guarded::LineObject,
 };
 
 /// All fields that a line can have.

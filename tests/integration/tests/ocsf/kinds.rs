@@ -1,0 +1,68 @@
+//! The kinds of events that there are.
+
+/// What a run on this host does not make: the kernel that the tests run on need not have a guard, and nothing may go wrong with the
+/// daemon or its records. Written as the daemon writes them.
+pub const NOT_MADE_HERE: &[(&str, &str)] = &[
+    (
+        "guard",
+        r#"{"version":1,"kind":"guard","time":"2026-11-26T01:02:03.000000001Z","sequence":9000001,"session":{"id":"01a20782-afe2-711f-9837-588be5ca7da2","agent":"guarded","owner":"alice@example.com","operator":"tests","model":"none","purpose":"test","envelope_digest":"ab"},"process":{"pid":71,"key":"0b9a5a3c-0000-4000-8000-000000000000:71:5","tid":71,"uid":0,"comm":"python3","path":"/usr/bin/python3","lineage":[{"pid":70,"comm":"sh","path":"/bin/sh"},{"pid":71,"comm":"python3","path":"/usr/bin/python3"}]},"operation":"task_kill","verdict":"deny","refused":true,"reason":"guarded","rule":null,"object":{"pid":1,"number":9}}"#,
+    ),
+    (
+        "guard",
+        r#"{"version":1,"kind":"guard","time":"2026-11-26T01:02:03.000000002Z","sequence":9000002,"session":{"id":"01a20782-afe2-711f-9837-588be5ca7da2","agent":"guarded","owner":"alice@example.com","operator":"tests","model":"none","purpose":"test","envelope_digest":"ab"},"process":{"pid":71,"key":null,"tid":71,"uid":0,"comm":"python3","path":null,"lineage":[]},"operation":"unix_stream_connect","verdict":"allow","refused":false,"reason":"allow-rule","rule":"the-named","object":{"number":0,"name":"/run/postgresql/.s.PGSQL.5432"}}"#,
+    ),
+    (
+        "guard",
+        r#"{"version":1,"kind":"guard","time":"2026-11-26T01:02:03.000000003Z","sequence":9000003,"process":{"pid":71,"key":null,"comm":"python3","path":null,"lineage":[]},"operation":"socket_create","verdict":"deny","refused":true,"reason":"guarded","rule":null,"object":{"family":17,"number":768}}"#,
+    ),
+    (
+        "egress",
+        r#"{"version":1,"kind":"egress","time":"2026-11-26T01:02:03.000000004Z","sequence":9000004,"session":{"id":"01a20782-afe2-711f-9837-588be5ca7da2","agent":"handed","owner":"team a","operator":"tests","model":"example/m","purpose":"test","task":"T-1","labels":{"a/b":"c"},"envelope_digest":"ab"},"process":null,"operation":"packet-out","protocol":"132","destination":{"address":"2001:db8::1","port":443},"verdict":"deny","refused":true,"reason":"header","rule":null,"socket":0,"foreign":true}"#,
+    ),
+    (
+        "daemon-fault",
+        r#"{"version":1,"kind":"daemon-fault","time":"2026-11-26T01:02:03.000000005Z","sequence":9000005,"detail":"write `sessions/x`: no space"}"#,
+    ),
+    (
+        "tamper-sign",
+        r#"{"version":1,"kind":"tamper-sign","time":"2026-11-26T01:02:03.000000007Z","sequence":9000007,"detail":"the audit log: it was rolled back"}"#,
+    ),
+    (
+        "records-lost",
+        r#"{"version":1,"kind":"records-lost","time":"2026-11-26T01:02:03.000000006Z","sequence":9000006,"lost":12,"detail":"the kernel's buffer was full"}"#,
+    ),
+];
+
+/// All that there are. A kind that is missing in the run is missing in the test.
+pub const EVERY_KIND: &[&str] = &[
+    "authority-changed",
+    "connection-closed",
+    "credential-issued",
+    "daemon-fault",
+    "daemon-started",
+    "daemon-stopped",
+    "datagrams",
+    "egress",
+    "envelope-accepted",
+    "envelope-replaced",
+    "escape-sign",
+    "exec",
+    "exit",
+    "file-measured",
+    "fork",
+    "guard",
+    "image-measured",
+    "listening",
+    "listening-ended",
+    "records-lost",
+    "request-refused",
+    "session-ended",
+    "session-expired",
+    "session-granted",
+    "session-quarantined",
+    "session-released",
+    "session-revoked",
+    "session-started",
+    "sockets-destroyed",
+    "tamper-sign",
+];
