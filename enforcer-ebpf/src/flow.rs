@@ -30,6 +30,38 @@ pub(crate) struct Datagram {
 }
 const _: () = assert!(size_of::<Datagram>() == 72);
 
+/// Reads a field of a flow, which other CPUs write.
+macro_rules! load {
+    ($flow:ident, $field:ident) => {{
+        // SAFETY: a field of a live map value.
+        let field = unsafe { &raw const (*$flow).$field };
+        // SAFETY: likewise; volatile, because others write to it.
+        unsafe { field.read_volatile() }
+    }};
+}
+
+/// Likewise writes it.
+macro_rules! store {
+    ($flow:ident, $field:ident, $value:expr) => {{
+        let value = $value;
+        // SAFETY: a field of a live map value.
+        let field = unsafe { &raw mut (*$flow).$field };
+        // SAFETY: likewise; volatile, because others read it.
+        unsafe { field.write_volatile(value) }
+    }};
+}
+
+/// Likewise adds to it.
+macro_rules! increase {
+    ($flow:ident, $field:ident, $by:expr) => {{
+        let by = $by;
+        // SAFETY: a field of a live map value.
+        let field = unsafe { &raw mut (*$flow).$field };
+        // SAFETY: likewise, and one that is accessed atomically only.
+        unsafe { atomic::add(field, by) }
+    }};
+}
+
 /// Adds a datagram to its total. Verified by itself, and on a stack frame of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -37,13 +69,12 @@ pub(crate) extern "C" fn flow_count(datagram: *mut Datagram) -> u64 {
     // SAFETY: null, or what the caller has initialised; the kernel checks its size.
     let Some(datagram) = (unsafe { datagram.as_mut() }) else { return 0 };
     datagram.key.period = period();
-    if !add(datagram) {
-        if !has_room(datagram.key.session.slot, datagram.key.period) || !make(datagram) {
-            datagram.key = datagram.key.others();
-            if !add(datagram) && !make(datagram) {
-                counters::add(Counter::FaultFlowStore);
-            }
-        }
+    if add(datagram) || (has_room(datagram.key.session.slot, datagram.key.period) && make(datagram)) {
+        return 0;
+    }
+    datagram.key = datagram.key.others();
+    if !add(datagram) && !make(datagram) {
+        counters::add(Counter::FaultFlowStore);
     }
     0
 }
@@ -55,22 +86,13 @@ pub(crate) extern "C" fn flow_is_known(datagram: *mut Datagram) -> u64 {
     // SAFETY: as in `flow_count`.
     let Some(datagram) = (unsafe { datagram.as_mut() }) else { return 0 };
     datagram.key.period = period();
-    let Some(flow) = FLOWS.get_ptr_mut(&datagram.key) else { return 0 };
-    // SAFETY: a live map value; another CPU may write to it meanwhile, and then there is a record too many.
-    let known = unsafe { &raw mut (*flow).tgid };
-    // SAFETY: likewise, here and below.
-    let (rule, envelope, tgid) = unsafe {
-        (
-            (&raw const (*flow).rule).read_volatile(),
-            (&raw const (*flow).envelope).read_volatile(),
-            known.read_volatile(),
-        )
-    };
-    if rule == datagram.rule && envelope == datagram.envelope && tgid == datagram.tgid {
+    let Some(flow) = FLOWS.get_ptr_mut(datagram.key) else { return 0 };
+    // Another CPU may write to it meanwhile, and then there is a record too many.
+    let is_same = load!(flow, rule) == datagram.rule && load!(flow, envelope) == datagram.envelope;
+    if is_same && load!(flow, tgid) == datagram.tgid {
         return 1;
     }
-    // SAFETY: as above.
-    unsafe { known.write_volatile(datagram.tgid) };
+    store!(flow, tgid, datagram.tgid);
     0
 }
 
@@ -84,24 +106,21 @@ fn period() -> u64 {
 
 #[inline(always)]
 fn add(datagram: &Datagram) -> bool {
-    let Some(flow) = FLOWS.get_ptr_mut(&datagram.key) else { return false };
-    let now_ns = session::now_ns();
-    // SAFETY: a live map value, whose counters are accessed atomically only; of the rest, what was written last stands.
-    unsafe {
-        (&raw mut (*flow).last_ns).write_volatile(now_ns);
-        if (&raw const (*flow).rule).read_volatile() != datagram.rule {
-            (&raw mut (*flow).rule).write_volatile(datagram.rule);
-        }
-        if (&raw const (*flow).envelope).read_volatile() != datagram.envelope {
-            (&raw mut (*flow).envelope).write_volatile(datagram.envelope);
-        }
-        if datagram.is_out != 0 {
-            atomic::add(&raw mut (*flow).packets_out, 1);
-            atomic::add(&raw mut (*flow).bytes_out, datagram.bytes);
-        } else {
-            atomic::add(&raw mut (*flow).packets_in, 1);
-            atomic::add(&raw mut (*flow).bytes_in, datagram.bytes);
-        }
+    let Some(flow) = FLOWS.get_ptr_mut(datagram.key) else { return false };
+    // Of these, what was written last stands.
+    store!(flow, last_ns, session::now_ns());
+    if load!(flow, rule) != datagram.rule {
+        store!(flow, rule, datagram.rule);
+    }
+    if load!(flow, envelope) != datagram.envelope {
+        store!(flow, envelope, datagram.envelope);
+    }
+    if datagram.is_out != 0 {
+        increase!(flow, packets_out, 1);
+        increase!(flow, bytes_out, datagram.bytes);
+    } else {
+        increase!(flow, packets_in, 1);
+        increase!(flow, bytes_in, datagram.bytes);
     }
     true
 }
@@ -124,7 +143,7 @@ fn make(datagram: &Datagram) -> bool {
         local_port: datagram.local_port,
         pad: 0,
     };
-    FLOWS.insert(&datagram.key, &flow, BPF_NOEXIST).is_ok() || add(datagram)
+    FLOWS.insert(datagram.key, flow, BPF_NOEXIST).is_ok() || add(datagram)
 }
 
 /// Takes one of the flows that a session may have in a period.

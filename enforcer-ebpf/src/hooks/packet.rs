@@ -18,19 +18,20 @@ use enforcer_common::{
     decision::{Claim, decide_packet, spend},
     identity::Told,
     net::{Direction, Protocol},
-    packet::{self, Packet},
     record::{Operation, Placement},
     rules::Place,
     session::ControlWord,
-    verdict::{Reason, Verdict},
+    verdict::Verdict,
 };
 
 mod carried;
 mod facts;
+mod header;
 
 use carried::gate_count as count_datagram;
 use facts::{Facts, Judged};
 pub(super) use facts::{pack, unpack};
+use header::gate_read as read;
 
 use super::egress::{self, Attempt, Process};
 use crate::{
@@ -337,49 +338,6 @@ extern "C" fn gate_tell(
     0
 }
 use gate_tell as tell;
-
-/// Reads the headers. The packet begins with its IP header here (v6.1/kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb).
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn gate_read(skb: *mut __sk_buff, facts: *mut Facts) -> u64 {
-    // SAFETY: as in `gate_decide`.
-    let Some(facts) = (unsafe { facts.as_mut() }) else {
-        return 0;
-    };
-    let direction = if facts.is_out() { Direction::Out } else { Direction::In };
-    match read_packet(&SkBuffContext::new(skb), direction) {
-        Ok(packet) => {
-            facts.remote = packet.remote.octets();
-            facts.remote_port = packet.remote_port;
-            facts.local_port = packet.local_port;
-            facts.protocol = packet.protocol.raw();
-            facts.family = packet.remote.family().raw();
-            facts.opens = packet.opens as u8;
-            facts.resets = packet.resets as u8;
-            facts.unread = 0;
-        }
-        Err(reason) => facts.unread = reason.raw(),
-    }
-    0
-}
-use gate_read as read;
-
-#[inline(always)]
-fn read_packet(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason> {
-    let unreadable = |_| Reason::Header;
-    let first: u8 = ctx.load(0).map_err(unreadable)?;
-    let (ip, at) = match packet::version(first) {
-        4 => (packet::ipv4(&ctx.load(0).map_err(unreadable)?)?, packet::IPV4_LEN),
-        6 => (packet::ipv6(&ctx.load(0).map_err(unreadable)?)?, packet::IPV6_LEN),
-        _ => return Err(Reason::Header),
-    };
-    match ip.protocol {
-        Protocol::Tcp => Ok(Packet::segment(direction, &ip, &ctx.load(at).map_err(unreadable)?)),
-        Protocol::Udp | Protocol::Icmp => {
-            Ok(Packet::datagram(direction, &ip, &ctx.load(at).map_err(unreadable)?))
-        }
-    }
-}
 
 /// The socket of a packet as what storage may be kept for; null if there is none.
 #[inline(always)]

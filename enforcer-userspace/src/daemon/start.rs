@@ -30,8 +30,8 @@ mod failing;
 pub(crate) use failing::StartError;
 
 use super::{
-    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, RotationError, Trust, audit,
-    granted::PolicyFileError, grants, seats, signals::Signals,
+    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, Trust, audit, grants, seats,
+    signals::Signals,
 };
 use crate::{
     cgroup::Cgroups,
@@ -41,19 +41,18 @@ use crate::{
         server,
     },
     credentials::TrustDomain,
-    exit::{ExitStatus, Failure},
-    host::{self, HostError},
-    kernel::{Kernel, KernelError, PinError, Pins, Start},
-    key_files::{self, KeyFileError},
+    host::{self},
+    kernel::{Kernel, Pins, Start},
+    key_files::{self},
     path_error::PathError,
     process,
-    procfs::{self, ProcError},
+    procfs::{self},
     record::{EventKind, EventLine, Losses, export},
     scrape,
     session::Registry,
     settings::Settings,
-    sinks::{self, SinksError},
-    state::{AuthoritiesError, Limits, State, StateError},
+    sinks::{self},
+    state::{Limits, State},
     workload,
 };
 

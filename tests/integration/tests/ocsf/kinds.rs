@@ -2,7 +2,7 @@
 
 /// What a run on this host does not make: the kernel that the tests run on need not have a guard, and nothing may go wrong with the
 /// daemon or its records. Written as the daemon writes them.
-pub const NOT_MADE_HERE: &[(&str, &str)] = &[
+pub(crate) const NOT_MADE_HERE: &[(&str, &str)] = &[
     (
         "guard",
         r#"{"version":1,"kind":"guard","time":"2026-11-26T01:02:03.000000001Z","sequence":9000001,"session":{"id":"01a20782-afe2-711f-9837-588be5ca7da2","agent":"guarded","owner":"alice@example.com","operator":"tests","model":"none","purpose":"test","envelope_digest":"ab"},"process":{"pid":71,"key":"0b9a5a3c-0000-4000-8000-000000000000:71:5","tid":71,"uid":0,"comm":"python3","path":"/usr/bin/python3","lineage":[{"pid":70,"comm":"sh","path":"/bin/sh"},{"pid":71,"comm":"python3","path":"/usr/bin/python3"}]},"operation":"task_kill","verdict":"deny","refused":true,"reason":"guarded","rule":null,"object":{"pid":1,"number":9}}"#,
@@ -34,7 +34,7 @@ pub const NOT_MADE_HERE: &[(&str, &str)] = &[
 ];
 
 /// All that there are. A kind that is missing in the run is missing in the test.
-pub const EVERY_KIND: &[&str] = &[
+pub(crate) const EVERY_KIND: &[&str] = &[
     "authority-changed",
     "connection-closed",
     "credential-issued",
