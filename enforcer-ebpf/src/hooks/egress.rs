@@ -19,6 +19,7 @@ use enforcer_common::{
     verdict::{Reason, Verdict},
 };
 
+use super::packet::{pack, unpack};
 use crate::{
     counters, emit,
     flow::{self, Datagram},
@@ -112,14 +113,7 @@ pub(crate) fn decide_named(ctx: &SockAddrContext, family: Family, operation: Ope
     let decision = pay(decision, &standing);
     // Of datagrams to the same place the first of a period has a record, the others are in a total.
     if matches!(operation, Operation::Send)
-        && is_in_total(
-            ctx,
-            &decision,
-            claim.session(),
-            (address, port),
-            known.map_or(0, Protocol::raw),
-            placement,
-        )
+        && is_in_total(ctx, &decision, claim.session(), family, known.map_or(0, Protocol::raw), placement)
     {
         count(&decision);
         return PROCEED;
@@ -152,25 +146,52 @@ fn is_in_total(
     ctx: &SockAddrContext,
     decision: &Decision,
     session: SessionRef,
-    (address, port): (Address, u16),
+    family: Family,
     protocol: u8,
     placement: Placement,
 ) -> bool {
     if !matches!(decision.verdict, Verdict::Allow) || !matches!(placement, Placement::Home) {
         return false;
     }
+    let rule = u64::from(decision.rule) << 32 | u64::from(decision.envelope);
+    let known = match family {
+        Family::V4 => egress_is_known4(ctx.sock_addr, pack(session), rule, protocol.into()),
+        Family::V6 => egress_is_known6(ctx.sock_addr, pack(session), rule, protocol.into()),
+    };
+    known != 0
+}
+
+/// A function of its own for its stack frame, of which Linux 6.1 allows 512 bytes in all; and for each family, since a context has the
+/// address of one only.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_is_known4(ctx: *mut bpf_sock_addr, session: u64, rule: u64, protocol: u64) -> u64 {
+    is_known(ctx, Family::V4, session, rule, protocol)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_is_known6(ctx: *mut bpf_sock_addr, session: u64, rule: u64, protocol: u64) -> u64 {
+    is_known(ctx, Family::V6, session, rule, protocol)
+}
+
+#[inline(always)]
+fn is_known(ctx: *mut bpf_sock_addr, family: Family, session: u64, rule: u64, protocol: u64) -> u64 {
+    // SAFETY: the context of the running program, which is not null.
+    let Some(fields) = (unsafe { ctx.as_ref() }) else { return 0 };
+    let (address, port) = named_address(fields, family);
     // SAFETY: a helper on the context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     let mut datagram = Datagram {
-        key: FlowKey::new(session, cookie, address, port, protocol),
+        key: FlowKey::new(unpack(session), cookie, address, port, protocol as u8),
         bytes: 0,
-        rule: decision.rule,
-        envelope: decision.envelope,
+        rule: (rule >> 32) as u32,
+        envelope: rule as u32,
         tgid: task::current_tgid(),
         local_port: 0,
         is_out: 1,
     };
-    flow::flow_is_known(&raw mut datagram) != 0
+    flow::flow_is_known(&raw mut datagram)
 }
 
 /// Whether something goes on that would be refused in another mode.
