@@ -11,6 +11,8 @@ use crate::setup::{self, Need};
 pub(crate) enum Bench {
     /// A connect inside a session, by how many rules its envelope has; a minute or two, and 3 GB of memory
     Rules,
+    /// How many of the kernel's records the daemon takes in on one processor, and exports; three minutes, and some gigabytes of disk
+    Records,
 }
 
 pub(crate) fn run(bench: Bench) -> Result<()> {
@@ -21,6 +23,7 @@ pub(crate) fn run(bench: Bench) -> Result<()> {
     run_command(cargo().args(["build", "--release", "--package", "enforcer-userspace"]))?;
     let name = match bench {
         Bench::Rules => "rules",
+        Bench::Records => "records",
     };
     run_command(
         cargo()

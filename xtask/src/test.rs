@@ -1,6 +1,8 @@
 //! `cargo xtask test`: the list that continuous integration runs, cheapest first.
 
-use anyhow::{Result, bail};
+use std::thread;
+
+use anyhow::{Result, anyhow, bail};
 
 use crate::adversary;
 use crate::command::{Steps, build_tested, cargo, is_root, run as run_command, tested};
@@ -49,8 +51,15 @@ pub(crate) fn run() -> Result<()> {
     })?;
     steps.step("adversary", || adversary::run(false, &[]))?;
     steps.step("verifier", veristat::check_here)?;
-    steps.step("fuzz, briefly", || fuzz::run(None, BRIEFLY))?;
-    steps.step("virtual machines", || vm::run(&vm::Options::default()))?;
+    // The machines leave a third of the processors unused, and nothing in them is a matter of a moment.
+    steps.step("virtual machines, and fuzz, briefly", || {
+        thread::scope(|scope| {
+            let fuzz = scope.spawn(|| fuzz::run(None, BRIEFLY));
+            let machines = vm::run(&vm::Options::default());
+            let fuzzed = fuzz.join().map_err(|_panic| anyhow!("`fuzz` panicked"))?;
+            machines.and(fuzzed)
+        })
+    })?;
     eprintln!("xtask test: ok: {}", steps.summary());
     Ok(())
 }

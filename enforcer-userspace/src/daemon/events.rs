@@ -15,6 +15,8 @@ use crate::{
     state::Log,
 };
 
+/// Lines that are gathered are written when they have so many bytes, at the latest.
+const GATHERED_BYTES: usize = 64 << 10;
 /// Lines that a follower may be behind.
 const FOLLOWER_LINES: usize = 8192;
 
@@ -25,8 +27,11 @@ pub(crate) struct Events {
     live: broadcast::Sender<Arc<str>>,
     /// Takes every line that got a sequence. Nothing, before it is opened and after it is closed.
     pub(super) log: Option<Log>,
-    /// The line that is being written.
-    line: Vec<u8>,
+    /// Lines that are not in the file yet, and where each ends: while records are taken, many are written at once.
+    waiting: Vec<u8>,
+    ends: Vec<usize>,
+    gathers: bool,
+    /// Of the last line in the file.
     sequence: u64,
     /// Records that were none.
     undecodable: u64,
@@ -49,7 +54,9 @@ impl Events {
             sink,
             live,
             log: None,
-            line: Vec::new(),
+            waiting: Vec::new(),
+            ends: Vec::new(),
+            gathers: false,
             sequence,
             undecodable: 0,
             unwritten: 0,
@@ -57,51 +64,87 @@ impl Events {
         })
     }
 
-    /// Writes a line, or counts it.
+    /// Writes a line, or counts it; while lines are gathered, with others.
     pub(crate) fn write(&mut self, line: EventLine) {
         if self.unsaid > 0 {
+            // By itself: if it is not taken, the file takes nothing still.
             let mut missing = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
                 .detail("the event file could not be written");
             missing.lost = Some(self.unsaid);
-            if !self.try_write(missing) {
-                self.count_unwritten();
+            self.flush();
+            self.add(missing);
+            if !self.try_flush() {
+                // What it would have said is counted already; this line is one more.
+                self.count_unwritten(1);
                 return;
             }
             self.unsaid = 0;
         }
-        if !self.try_write(line) {
-            self.count_unwritten();
+        self.add(line);
+        if !self.gathers || self.waiting.len() >= GATHERED_BYTES {
+            self.flush();
         }
     }
 
-    fn try_write(&mut self, mut line: EventLine) -> bool {
-        line.sequence = self.sequence + 1;
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, &line).expect("a line holds only text and numbers");
-        self.line.push(b'\n');
-        if let Err(error) = self.sink.write(&self.line) {
+    /// From now on lines are gathered, until they are many; or no more.
+    pub(super) const fn gather(&mut self, gathers: bool) {
+        self.gathers = gathers;
+    }
+
+    /// Writes the lines that were gathered, or counts them.
+    pub(super) fn flush(&mut self) {
+        let lines = self.ends.len() as u64;
+        if !self.try_flush() {
+            self.count_unwritten(lines);
+        }
+    }
+
+    fn add(&mut self, mut line: EventLine) {
+        line.sequence = self.sequence + self.ends.len() as u64 + 1;
+        serde_json::to_writer(&mut self.waiting, &line).expect("a line holds only text and numbers");
+        self.waiting.push(b'\n');
+        self.ends.push(self.waiting.len());
+    }
+
+    /// Whether all that waited is in the file; otherwise none of it is, and it is forgotten.
+    fn try_flush(&mut self) -> bool {
+        if self.ends.is_empty() {
+            return true;
+        }
+        let written = self.sink.write(&self.waiting);
+        let is_written = written.is_ok();
+        match written {
+            Ok(()) => self.hand_on(),
             // Said once for each stretch of missing lines, so that a full disk does not fill another log.
-            if self.unsaid == 0 {
-                eprintln!("warning: {}", one_line(&error));
-            }
-            return false;
+            Err(error) if self.unsaid == 0 => eprintln!("warning: {}", one_line(&error)),
+            Err(_said) => {}
         }
-        self.sequence += 1;
-        if let Some(log) = &self.log {
-            log.append(self.sequence, self.line.strip_suffix(b"\n").unwrap_or(&self.line));
-        }
-        if self.live.receiver_count() > 0 {
-            let text = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-            let text = str::from_utf8(text).expect("JSON is text");
-            // Whoever followed may have gone.
-            drop(self.live.send(text.into()));
-        }
-        true
+        self.waiting.clear();
+        self.ends.clear();
+        is_written
     }
 
-    fn count_unwritten(&mut self) {
-        self.unwritten += 1;
-        self.unsaid += 1;
+    /// To the audit log, and to whoever follows.
+    fn hand_on(&mut self) {
+        let mut start = 0;
+        for end in &self.ends {
+            self.sequence += 1;
+            let line = self.waiting.get(start..end - 1).unwrap_or_default();
+            start = *end;
+            if let Some(log) = &self.log {
+                log.append(self.sequence, line);
+            }
+            if self.live.receiver_count() > 0 {
+                let text = str::from_utf8(line).expect("JSON is text");
+                // Whoever followed may have gone.
+                drop(self.live.send(text.into()));
+            }
+        }
+    }
+
+    const fn count_unwritten(&mut self, lines: u64) {
+        self.unwritten += lines;
+        self.unsaid += lines;
     }
 
     /// A record that is no record: counted, never dropped in silence.
@@ -110,7 +153,8 @@ impl Events {
     }
 
     /// The lines so far, and those to come.
-    pub(crate) fn feed(&self) -> Result<Feed, PathError> {
+    pub(crate) fn feed(&mut self) -> Result<Feed, PathError> {
+        self.flush();
         Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
     }
 

@@ -159,6 +159,7 @@ impl Daemon {
         let mut stop = None;
         loop {
             // After whatever happened, and before anybody waits for more.
+            self.events.flush();
             self.update_leases();
             // A registration is not left half done.
             if self.registering.is_none() {
@@ -355,6 +356,7 @@ impl Daemon {
     /// Takes the records that are waiting, for a short time. Whether all were taken.
     fn catch_up(&mut self, ring: &mut Ring) -> bool {
         let all = ring.drain(Instant::now() + CATCH_UP, |bytes| self.take_record(bytes));
+        self.events.flush();
         let ended = self.end_finished();
         self.survive(ended);
         all

@@ -23,6 +23,7 @@ impl Daemon {
                 self.events.count_undecodable();
             }
             Ok(record) => {
+                self.events.gather(true);
                 let sign = self.escape_sign(&record);
                 self.remember_refusal(&record);
                 self.count_verdict(&record);
@@ -32,6 +33,7 @@ impl Daemon {
                 if let Some(sign) = sign {
                     self.events.write(sign);
                 }
+                self.events.gather(false);
                 if let Some(seen) = seen {
                     self.take_up(seen);
                 }

@@ -11,6 +11,7 @@
 //! send NAME TEXT
 //! send-to NAME ADDRESS TEXT
 //! send-with NAME ADDRESS LEVEL TYPE HEX TEXT   with a control message
+//! scan NAME COUNT TEXT         a datagram to each of so many addresses of 127.1.0.0/16, port 9
 //! ping NAME ADDRESS            an echo request, and its answer
 //! fill NAME BYTES              so much of the pattern, as long as it takes
 //! take-in NAME BYTES           reads so much
@@ -103,6 +104,7 @@ impl Held {
                 let control = ([level, kind].map(signed), bytes(value));
                 done(sys::sendmsg_with(self.socket(name), text.as_bytes(), to, control.0, &control.1))
             }
+            ["scan", name, count, text] => done(scan(self.socket(name), crate::number(count), text)),
             ["ping", name, address] => done(ping(self.socket(name), address)),
             ["fill", name, count] => done(fill(self.socket(name), crate::number(count) as usize)),
             ["take-in", name, count] => take_in(self.socket(name), crate::number(count) as usize),
@@ -174,6 +176,15 @@ fn set_patience(socket: &OwnedFd, patience: Duration) -> io::Result<()> {
     let time = TimeVal::milliseconds(patience.as_millis() as i64);
     setsockopt(socket, sockopt::ReceiveTimeout, &time)?;
     Ok(setsockopt(socket, sockopt::SendTimeout, &time)?)
+}
+
+fn scan(socket: &OwnedFd, count: u32, text: &str) -> io::Result<()> {
+    for at in 1..=count {
+        let [.., high, low] = at.to_be_bytes();
+        let to = std::net::SocketAddr::from(([127, 1, high, low], 9));
+        sys::sendto(socket, text.as_bytes(), libc::MSG_NOSIGNAL, to.into())?;
+    }
+    Ok(())
 }
 
 /// Nobody answers but the kernel, so it is enough that an echo reply comes back from there.
