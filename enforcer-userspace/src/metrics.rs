@@ -12,6 +12,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
+use serde::{Deserialize, Serialize};
 
 /// The media type of what [`encode`] makes.
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -69,12 +70,16 @@ pub(crate) struct Snapshot {
 }
 
 /// How far a sink is, in events.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SinkCounts {
     pub(crate) name: String,
+    /// Events that were taken, or are on their way.
     pub(crate) sent: u64,
+    /// Events that were written and not sent yet, or left out.
     pub(crate) behind: u64,
+    /// Events that the receiver does not take.
     pub(crate) refused: u64,
+    /// Events that were gone before they could be sent.
     pub(crate) lost: u64,
     /// Tries that failed.
     pub(crate) failures: u64,

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     control::dto,
     exit::{ExitStatus, Failure},
+    metrics::SinkCounts,
     settings::Settings,
 };
 
@@ -52,7 +53,8 @@ fn render(status: &dto::Status) -> String {
             let _infallible = writeln!(out, "          {error}");
         }
     }
-    for dto::SinkInfo { name, sent, behind, refused, lost, why, .. } in &status.sinks {
+    for dto::SinkInfo { counts, why } in &status.sinks {
+        let SinkCounts { name, sent, behind, refused, lost, failures: _ } = counts;
         let trouble = why.as_ref().map_or_else(String::new, |why| format!(": {}", text::harmless(why)));
         let line = format!(
             "sink      {name}: {sent} sent, {behind} behind, {refused} refused, {lost} lost{trouble}"

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use about::{Above, Chain, RefusalInfo, Refusals, Session, Whoami};
 
-use crate::session::Context;
+use crate::{metrics::SinkCounts, session::Context};
 
 /// The version of every document here.
 pub(crate) const VERSION: u32 = 1;
@@ -224,17 +224,8 @@ pub(crate) struct Status {
 /// How far a sink is.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SinkInfo {
-    pub(crate) name: String,
-    /// Events that were taken, or are on their way.
-    pub(crate) sent: u64,
-    /// Events that were written and not sent yet, or left out.
-    pub(crate) behind: u64,
-    /// Events that the receiver does not take.
-    pub(crate) refused: u64,
-    /// Events that were gone before they could be sent.
-    pub(crate) lost: u64,
-    /// Tries that failed.
-    pub(crate) failures: u64,
+    #[serde(flatten)]
+    pub(crate) counts: SinkCounts,
     /// Why the last try failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,

@@ -9,6 +9,7 @@ use crate::{
     clock,
     control::{dto, server::Refusal},
     kernel::{Absence, Guard},
+    metrics::SinkCounts,
     procfs,
     session::{Session, Status},
     sinks::Sink,
@@ -158,15 +159,15 @@ fn describe(session: &Session, status: Status, usage: &Usage, boot_id: &str) -> 
 
 pub(super) fn sink_info(sink: &Sink, last: u64) -> dto::SinkInfo {
     let progress = &sink.progress;
-    dto::SinkInfo {
+    let counts = SinkCounts {
         name: sink.name.clone(),
         sent: progress.sent.load(Ordering::Relaxed),
         behind: last.saturating_sub(progress.reached.load(Ordering::Relaxed)),
         refused: progress.refused.load(Ordering::Relaxed),
         lost: progress.lost.load(Ordering::Relaxed),
         failures: progress.failures.load(Ordering::Relaxed),
-        why: progress.why(),
-    }
+    };
+    dto::SinkInfo { counts, why: progress.why() }
 }
 
 fn guard_info(guard: &Guard) -> dto::GuardInfo {

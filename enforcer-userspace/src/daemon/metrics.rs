@@ -7,9 +7,8 @@ use enforcer_common::{ABI_VERSION, counter::Counter};
 use super::{Daemon, DaemonError, answers::sink_info};
 use crate::{
     clock,
-    control::dto,
     exit::one_line,
-    metrics::{self, SinkCounts, Snapshot, Verdicts},
+    metrics::{self, Snapshot, Verdicts},
     procfs,
     record::{Body, Record},
     scrape::Scrape,
@@ -23,12 +22,6 @@ const FRESH: Duration = Duration::from_secs(1);
 pub(super) struct Metrics {
     verdicts: Verdicts,
     last: Option<(Instant, String)>,
-}
-
-fn counts(sink: &dto::SinkInfo) -> SinkCounts {
-    let dto::SinkInfo { name, sent, behind, refused, lost, failures, why: _ } = sink;
-    let [sent, behind, refused, lost, failures] = [*sent, *behind, *refused, *lost, *failures];
-    SinkCounts { name: name.clone(), sent, behind, refused, lost, failures }
 }
 
 impl Daemon {
@@ -85,7 +78,7 @@ impl Daemon {
             ring: Some(self.kernel.ring_fill.read()),
             guard: self.kernel.guard.state(),
             programs: self.kernel.program_times()?,
-            sinks: self.sinks.iter().map(|sink| counts(&sink_info(sink, self.events.sequence()))).collect(),
+            sinks: self.sinks.iter().map(|sink| sink_info(sink, self.events.sequence()).counts).collect(),
             ..Snapshot::default()
         };
         for session in self.registry.iter() {
