@@ -20,6 +20,7 @@ mod key_files;
 mod measure;
 mod metrics;
 mod path_error;
+mod precedence;
 mod privilege;
 mod process;
 mod procfs;

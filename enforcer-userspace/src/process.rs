@@ -1,7 +1,7 @@
-//! Processes and the kernel: one that is held by a descriptor of the kernel's (a pidfd): what is done to it is done to this one, though its number may be
-//! given out again; and this one's place among all.
+//! Processes that are held by a descriptor of the kernel's (a pidfd): what is done to one is done to this one, though its number may be
+//! given out again.
 
-#![expect(unsafe_code, reason = "pidfd_open, pidfd_send_signal and setpriority have no safe wrapper")]
+#![expect(unsafe_code, reason = "pidfd_open and pidfd_send_signal have no safe wrapper")]
 
 use std::{
     io,
@@ -19,20 +19,6 @@ pub(crate) struct ProcessError {
     pid: u32,
     #[source]
     source: io::Error,
-}
-
-/// How nice the daemon is, and who tells it to end a session: one process of this niceness gets nine times what one of niceness 0 does
-/// (Linux, `sched_prio_to_weight`).
-const OUR_NICENESS: i32 = -10;
-
-/// Puts this process before those of sessions where processors are short: twenty that fork all the while must not keep the daemon from
-/// hearing of it, and from ending them. With autogroups (sched(7)) it counts among the processes of one terminal or unit only.
-pub(crate) fn go_before_others() -> io::Result<()> {
-    // SAFETY: a system call that takes three numbers; 0 is the caller.
-    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, OUR_NICENESS) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// A process, whatever becomes of its number.

@@ -6,7 +6,7 @@ use super::{Format, ask, id_in_path, print_json, text};
 use crate::{
     control::dto,
     exit::{ExitStatus, Failure},
-    process,
+    precedence,
     settings::Settings,
 };
 
@@ -34,7 +34,7 @@ pub(super) struct QuarantineArgs {
 /// A session that takes all processors must not keep the command that ends it from being sent. Only root may; where we may not, the command
 /// is no less right, and its receipt says when it was in force.
 fn go_first() {
-    _ = process::go_before_others();
+    _ = precedence::go_before_others();
 }
 
 pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Result<ExitStatus, Failure> {

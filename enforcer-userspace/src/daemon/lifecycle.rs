@@ -307,11 +307,13 @@ impl Daemon {
         let sessions = sessions.collect();
         self.kernel.let_go();
         self.close_audit();
+        self.sinks.iter().for_each(|sink| sink.keep_place(keep_events));
         let torn_down = crate::teardown::remove_all(&self.settings, &self.cgroups, sessions, keep_events);
         if !torn_down.ended {
             let held = self.kernel.hold_links();
             self.survive(held.map_err(DaemonError::from));
             self.reopen_audit();
+            self.sinks.iter().for_each(|sink| sink.keep_place(true));
         }
         torn_down
     }

@@ -45,7 +45,7 @@ use crate::{
     kernel::{Kernel, Pins, Start},
     key_files::{self},
     path_error::PathError,
-    process,
+    precedence,
     procfs::{self},
     record::{EventKind, EventLine, Losses, export},
     scrape,
@@ -81,7 +81,7 @@ pub(crate) async fn run(
     reports: Reports<'_>,
 ) -> Result<(), StartError> {
     // Threads that are started from here on do as this one does.
-    if let Err(error) = process::go_before_others() {
+    if let Err(error) = precedence::go_before_others() {
         eprintln!("warning: go before other processes: {error}");
     }
     // A daemon that trusts fewer keys than it was told does not come up.

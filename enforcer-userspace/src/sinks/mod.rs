@@ -1,5 +1,6 @@
 //! Where events go: the event file, and from it to any number of other places.
 
+mod cursor;
 mod file;
 mod http;
 mod journald;

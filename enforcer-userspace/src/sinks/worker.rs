@@ -5,8 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -15,15 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 
 use super::{
+    cursor::Cursor,
     render::Renderer,
     settings::SinkSettings,
     tail::{Tail, Written},
     transport::{self, Message, NotSent, Sent, Transport},
 };
-use crate::{exit::one_line, path_error::PathError};
+use crate::{exit::one_line, path_error::PathError, precedence};
 
 /// What is sent at once.
 const MOST_EVENTS: usize = 500;
@@ -67,6 +67,7 @@ impl Progress {
 pub(crate) struct Sink {
     pub(crate) name: String,
     pub(crate) progress: Arc<Progress>,
+    cursor: Cursor,
     stop: Arc<AtomicBool>,
     thread: Thread,
 }
@@ -80,34 +81,24 @@ impl Sink {
         cursors: &Path,
         host: &str,
     ) -> Result<Self, PathError> {
-        let cursor = cursors.join(&settings.name);
-        let saved = read_cursor(&cursor)?;
-        // After a power failure the events may end before what was noted of them: their numbers are given out once more.
-        let after = saved.unwrap_or(0).min(last);
-        let (progress, stop) = (Arc::<Progress>::default(), Arc::<AtomicBool>::default());
-        progress.reached.store(after, Relaxed);
         let name = settings.name.clone();
-        let mut worker = Worker {
-            transport: transport::open(&settings, host),
-            tail: Tail::new(events, after),
-            settings,
-            renderer,
-            cursor,
-            on_its_way: VecDeque::new(),
-            has_begun: saved.is_some(),
-            broken: 0,
-            safe: after,
-            reached: after,
-            progress: Arc::clone(&progress),
-            stop: Arc::clone(&stop),
-        };
+        let cursor = Cursor::at(cursors.join(&name));
+        let transport = transport::open(&settings, host);
+        let mut worker = Worker::new(settings, renderer, transport, (events, last), cursor.clone())?;
+        let (progress, stop) = (Arc::clone(&worker.progress), Arc::clone(&worker.stop));
         let run = move || {
+            precedence::go_with_others();
             let _said = SaidIfItFails(Arc::clone(&worker.progress));
             worker.run();
         };
         let started = thread::Builder::new().name(format!("sink-{name}")).spawn(run);
         let thread = started.map_err(PathError::at("start a thread for", events))?.thread().clone();
-        Ok(Self { name, progress, stop, thread })
+        Ok(Self { name, progress, cursor, stop, thread })
+    }
+
+    /// Whether it notes from now on where it is. Who removes the notes has it stop first.
+    pub(crate) fn keep_place(&self, keep: bool) {
+        self.cursor.keep(keep);
     }
 }
 
@@ -136,13 +127,13 @@ struct Worker {
     renderer: Renderer,
     tail: Tail,
     transport: Box<dyn Transport>,
-    cursor: PathBuf,
+    cursor: Cursor,
     /// Up to where and when something was sent that nobody has answered for.
     on_its_way: VecDeque<(Instant, u64)>,
     /// Whether it is known where it began, so that what is missing since is missed.
     has_begun: bool,
-    /// Connections that broke, one after the other.
-    broken: u32,
+    /// How long to wait after each connection that breaks, one after the other.
+    breaks: ExponentialBackoff,
     /// Up to here nothing has to be sent again.
     safe: u64,
     /// Up to here all was sent, or left out.
@@ -152,6 +143,34 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(
+        settings: SinkSettings,
+        renderer: Renderer,
+        transport: Box<dyn Transport>,
+        (events, last): (&Path, u64),
+        cursor: Cursor,
+    ) -> Result<Self, PathError> {
+        let saved = cursor.read()?;
+        // After a power failure the events may end before what was noted of them: their numbers are given out once more.
+        let after = saved.unwrap_or(0).min(last);
+        let progress = Arc::<Progress>::default();
+        progress.reached.store(after, Relaxed);
+        Ok(Self {
+            transport,
+            tail: Tail::new(events, after),
+            settings,
+            renderer,
+            cursor,
+            on_its_way: VecDeque::new(),
+            has_begun: saved.is_some(),
+            breaks: waits(),
+            safe: after,
+            reached: after,
+            progress,
+            stop: Arc::default(),
+        })
+    }
+
     fn run(&mut self) {
         while !self.stop.load(Relaxed) {
             let batch = match self.tail.next(MOST_EVENTS, MOST_BYTES) {
@@ -232,7 +251,8 @@ impl Worker {
                     }
                     Err(NotSent::Later { why, after }) => {
                         self.fail(why);
-                        self.wait(waits.next().unwrap_or(WAITS[1]).max(after.unwrap_or_default()));
+                        let wait = waits.next().unwrap_or(WAITS[1]).max(after.unwrap_or_default());
+                        self.wait(wait);
                         if self.stop.load(Relaxed) {
                             return;
                         }
@@ -301,7 +321,7 @@ impl Worker {
     }
 
     fn arrived(&mut self) {
-        self.broken = 0;
+        self.breaks = waits();
         self.progress.set_why(None);
     }
 
@@ -317,15 +337,15 @@ impl Worker {
         self.progress.reached.store(self.safe, Relaxed);
         self.tail.seek(self.safe);
         // One that takes connections and breaks them is not asked all the time.
-        self.wait(WAITS[0].saturating_mul(1 << self.broken.min(8)).min(WAITS[1]).max(after));
-        self.broken += 1;
+        let wait = self.breaks.next().unwrap_or(WAITS[1]).max(after);
+        self.wait(wait);
     }
 
     fn save(&mut self, safe: u64) {
         self.safe = safe;
         // What is not written down is sent again.
-        if let Err(error) = write_cursor(&self.cursor, safe) {
-            self.fail(format!("write `{}`: {error}", self.cursor.display()));
+        if let Err(error) = self.cursor.write(safe) {
+            self.fail(one_line(&error));
         }
     }
 
@@ -350,22 +370,11 @@ impl Worker {
 }
 
 /// How long to wait between one try and the next, for as long as it takes.
-fn waits() -> impl Iterator<Item = Duration> {
-    let waits = ExponentialBuilder::default().with_min_delay(WAITS[0]).with_max_delay(WAITS[1]);
+fn waits() -> ExponentialBackoff {
+    // With the jitter it is up to twice as long.
+    let waits = ExponentialBuilder::default().with_min_delay(WAITS[0]).with_max_delay(WAITS[1] / 2);
     waits.with_jitter().without_max_times().build()
 }
 
-fn read_cursor(path: &Path) -> Result<Option<u64>, PathError> {
-    match fs::read_to_string(path) {
-        // One that cannot be read: all that is kept is sent again.
-        Ok(text) => Ok(text.trim().parse().ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(PathError::at("read", path)(error)),
-    }
-}
-
-fn write_cursor(path: &Path, after: u64) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, format!("{after}\n"))?;
-    fs::rename(&temporary, path)
-}
+#[cfg(test)]
+mod tests;

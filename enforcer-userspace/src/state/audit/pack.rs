@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{super::sync_dir, AuditError, files::LogDir, queue::Queue};
-use crate::{exit::one_line, path_error::PathError};
+use crate::{exit::one_line, path_error::PathError, precedence};
 
 /// What zstd takes for a good balance of time and size.
 const LEVEL: i32 = 3;
@@ -34,6 +34,7 @@ impl Packer {
         let stop = Arc::new(AtomicBool::new(false));
         let (path, stopped) = (dir.path().to_owned(), Arc::clone(&stop));
         let run = move || {
+            precedence::go_behind_others();
             for first in closed {
                 if stopped.load(Relaxed) {
                     return;
