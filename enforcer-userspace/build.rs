@@ -1,6 +1,6 @@
 //! Puts the BPF object where the crate embeds it: `OUT_DIR/enforcer-ebpf.o`. The object is built here, or taken from the
 //! file that `ENFORCER_BPF_OBJECT` names (for packagers, and for machines that cannot build BPF). Beside it, the Rust form of
-//! the protocol that credentials are fetched by.
+//! the protocols that credentials are fetched by, and that events may be sent by.
 
 use std::env;
 use std::error::Error;
@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use bpf_toolchain::{BuildError, HINT, LINKER_ENV, Toolchain, check_object, target_dir};
 
 const OBJECT_ENV: &str = "ENFORCER_BPF_OBJECT";
-const PROTOCOL: &str = "proto/workload.proto";
+const PROTOCOLS: [&str; 2] = ["proto/workload.proto", "proto/otlp.proto"];
 
 fn main() -> ExitCode {
-    match protocol().and_then(|()| object()).and_then(|object| embed(&object)) {
+    match protocols().and_then(|()| object()).and_then(|object| embed(&object)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut message = error.what.to_string();
@@ -45,10 +45,12 @@ impl Failure {
 }
 
 /// Compiled here as well: the usual compiler for such files is not installed everywhere.
-fn protocol() -> Result<(), Failure> {
-    println!("cargo::rerun-if-changed={PROTOCOL}");
-    let hint = "the file is a part of this crate: restore it";
-    let files = protox::compile([PROTOCOL], ["proto"]).map_err(|error| Failure::new(error, hint))?;
+fn protocols() -> Result<(), Failure> {
+    for protocol in PROTOCOLS {
+        println!("cargo::rerun-if-changed={protocol}");
+    }
+    let hint = "the files are a part of this crate: restore them";
+    let files = protox::compile(PROTOCOLS, ["proto"]).map_err(|error| Failure::new(error, hint))?;
     tonic_prost_build::configure()
         .build_client(false)
         .compile_fds(files)

@@ -2,7 +2,7 @@
 //!
 //! `ureq` and not the asynchronous clients: a sink has a thread of its own, and is to wait there.
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use ring::hmac;
 use serde_json::{Value, json};
@@ -13,8 +13,9 @@ use ureq::{
 };
 
 use super::{
+    otlp,
     settings::{Http, Speaks},
-    transport::{Message, NotSent, Sent, Transport},
+    transport::{Message, NotSent, Sent, Transport, harmless, secret},
 };
 
 /// How long a receiver may keep us waiting, from the connection to the end of its answer.
@@ -44,16 +45,18 @@ impl HttpTransport {
         self.agent.as_ref().ok_or_else(|| NotSent::later("there is no client"))
     }
 
-    fn body(&self, batch: &[Message]) -> String {
-        match self.settings.speaks {
+    fn body(&self, batch: &[Message]) -> Vec<u8> {
+        let text: String = match self.settings.speaks {
             Speaks::SplunkHec => batch.iter().map(|message| hec(message, &self.host)).collect(),
             Speaks::ElasticBulk => {
                 let index = self.settings.index.as_deref().unwrap_or(INDEX);
                 batch.iter().map(|message| bulk(message, index)).collect()
             }
             Speaks::Webhook => batch.iter().map(|message| format!("{}\n", message.text)).collect(),
-            Speaks::Otlp => otlp(batch, &self.host).to_string(),
-        }
+            Speaks::Otlp => otlp::json(batch, &self.host).to_string(),
+            Speaks::OtlpProtobuf => return otlp::protobuf(batch, &self.host),
+        };
+        text.into_bytes()
     }
 }
 
@@ -111,30 +114,10 @@ fn bulk(message: &Message, index: &str) -> String {
     format!("{}\n{event}\n", json!({ "create": { "_index": index, "_id": message.uid } }))
 }
 
-/// opentelemetry/proto/logs/v1/logs.proto, as JSON.
-fn otlp(batch: &[Message], host: &str) -> Value {
-    let text = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
-    let records = batch.iter().map(|message| {
-        let time = message.time.parse::<jiff::Timestamp>().unwrap_or_default().as_nanosecond().to_string();
-        let (number, name) = if message.is_refusal { (13, "WARN") } else { (9, "INFO") };
-        json!({
-            "timeUnixNano": time, "observedTimeUnixNano": time,
-            "severityNumber": number, "severityText": name,
-            "eventName": message.kind,
-            "attributes": [text("log.record.uid", &message.uid)],
-            "body": { "stringValue": message.text },
-        })
-    });
-    json!({ "resourceLogs": [{
-        "resource": { "attributes": [text("service.name", "enforcer"), text("host.name", host)] },
-        "scopeLogs": [{ "scope": { "name": "enforcer" }, "logRecords": records.collect::<Vec<_>>() }],
-    }] })
-}
-
 /// The signature of a webhook's request: over the time, a point, and the body, so that an old one cannot be sent again later.
-fn sign(key: &[u8], time: &str, body: &str) -> String {
+fn sign(key: &[u8], time: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-    let tag = hmac::sign(&key, format!("{time}.{body}").as_bytes());
+    let tag = hmac::sign(&key, &[time.as_bytes(), b".", body].concat());
     tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -142,14 +125,12 @@ impl Transport for HttpTransport {
     fn send(&mut self, batch: &[Message]) -> Result<Sent, NotSent> {
         let body = self.body(batch);
         let settings = self.settings.clone();
-        let secret = |path: &Option<std::path::PathBuf>| -> io::Result<Option<String>> {
-            // Read each time: it may have been changed.
-            path.as_ref().map(|path| Ok(fs::read_to_string(path)?.trim().to_owned())).transpose()
-        };
-        let (token, key) = (secret(&settings.token_file)?, secret(&settings.hmac_key_file)?);
+        let token = settings.token_file.as_deref().map(secret).transpose()?;
+        let key = settings.hmac_key_file.as_deref().map(secret).transpose()?;
         let media_type = match settings.speaks {
             Speaks::SplunkHec | Speaks::Otlp => "application/json",
             Speaks::ElasticBulk | Speaks::Webhook => "application/x-ndjson",
+            Speaks::OtlpProtobuf => "application/x-protobuf",
         };
         let mut request = self.agent()?.post(&settings.url).header("content-type", media_type);
         if let Some(token) = token {
@@ -162,55 +143,48 @@ impl Transport for HttpTransport {
             request = request.header("x-enforcer-timestamp", &time);
             request = request.header("x-enforcer-signature", format!("sha256={signature}"));
         }
-        let mut response = request.send(body.as_bytes()).map_err(NotSent::later)?;
+        let mut response = request.send(&body[..]).map_err(NotSent::later)?;
         let status = response.status();
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = response.body_mut().with_config().limit(MOST_ANSWER_BYTES).lossy_utf8(true);
-        let answer = body.read_to_string();
+        let answer = response.body_mut().with_config().limit(MOST_ANSWER_BYTES).read_to_vec();
         if status.is_success() {
-            return match settings.speaks {
-                Speaks::ElasticBulk => bulk_outcome(&answer.map_err(NotSent::later)?, batch.len()),
-                Speaks::Otlp => {
-                    say_rejected(&settings.url, &answer.unwrap_or_default());
-                    Ok(Sent::Taken)
+            match settings.speaks {
+                Speaks::ElasticBulk => return bulk_outcome(&answer.map_err(NotSent::later)?, batch.len()),
+                Speaks::Otlp => say_rejected(&settings.url, otlp::rejected_json(&answer.unwrap_or_default())),
+                Speaks::OtlpProtobuf => {
+                    say_rejected(&settings.url, otlp::rejected_protobuf(&answer.unwrap_or_default()));
                 }
-                Speaks::SplunkHec | Speaks::Webhook => Ok(Sent::Taken),
-            };
-        }
-        let why = format!("{status}: {}", harmless(&answer.unwrap_or_default()));
-        Err(match status {
-            // It is about what was sent. All else, such as a token that is not good any more, can be mended.
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-                NotSent::Never { why }
+                Speaks::SplunkHec | Speaks::Webhook => {}
             }
-            _ => NotSent::Later { why, after: after.map(|after| Duration::from_secs(after).min(MOST_WAIT)) },
-        })
+            return Ok(Sent::Taken);
+        }
+        let why = format!("{status}: {}", harmless(&String::from_utf8_lossy(&answer.unwrap_or_default())));
+        Err(refused(status, why, after))
     }
 }
 
-/// The beginning of what a receiver says, which is anything.
-fn harmless(text: &str) -> String {
-    text.chars().take(200).flat_map(char::escape_debug).collect()
+/// What becomes of a request that was not taken.
+fn refused(status: StatusCode, why: String, after: Option<u64>) -> NotSent {
+    match status {
+        // It is about what was sent. All else, such as a token that is not good any more, can be mended.
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+            NotSent::Never { why }
+        }
+        _ => NotSent::Later { why, after: after.map(|after| Duration::from_secs(after).min(MOST_WAIT)) },
+    }
 }
 
 /// An OTLP receiver that took a part has dropped the others, and is not to be sent them again.
-fn say_rejected(url: &str, answer: &str) {
-    let answer: Value = serde_json::from_str(answer).unwrap_or_default();
-    let partial = &answer["partialSuccess"];
-    // 64 bits are text in this JSON.
-    let rejected = match &partial["rejectedLogRecords"] {
-        Value::String(rejected) => rejected.parse().unwrap_or(0),
-        rejected => rejected.as_u64().unwrap_or(0),
-    };
+fn say_rejected(url: &str, (rejected, why): (u64, String)) {
     if rejected > 0 {
-        let why = harmless(partial["errorMessage"].as_str().unwrap_or_default());
-        eprintln!("warning: `{url}` has dropped {rejected} events: {why}");
+        eprintln!("warning: `{url}` has dropped {rejected} events: {}", harmless(&why));
     }
 }
 
 /// `_bulk` answers for each event. One that is there already was sent before; one that was refused for what it is, is refused again.
-fn bulk_outcome(answer: &str, sent: usize) -> Result<Sent, NotSent> {
-    let answer: Value = serde_json::from_str(answer).map_err(|_| NotSent::later("the answer is no JSON"))?;
+fn bulk_outcome(answer: &[u8], sent: usize) -> Result<Sent, NotSent> {
+    let answer: Value =
+        serde_json::from_slice(answer).map_err(|_| NotSent::later("the answer is no JSON"))?;
     let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     if items.len() != sent {
         return Err(NotSent::later(format!("{} of {sent} events were answered for", items.len())));
@@ -237,23 +211,37 @@ mod tests {
         let answer = |statuses: &[u16]| {
             let items: Vec<_> =
                 statuses.iter().map(|status| json!({ "create": { "status": status } })).collect();
-            bulk_outcome(&json!({ "items": items }).to_string(), 2)
+            bulk_outcome(json!({ "items": items }).to_string().as_bytes(), 2)
         };
         assert!(matches!(answer(&[201, 409]), Ok(Sent::Taken)));
         assert!(matches!(answer(&[201, 429]), Err(NotSent::Later { .. })));
         assert!(matches!(answer(&[400, 503]), Err(NotSent::Later { .. })));
-        assert!(matches!(answer(&[400, 403]), Err(NotSent::Later { .. })), "a privilege can be given");
+        for status in 401..=404 {
+            let what = "a privilege can be given, and an index be made";
+            assert!(matches!(answer(&[201, status]), Err(NotSent::Later { .. })), "{status}: {what}");
+            assert!(matches!(answer(&[400, status]), Err(NotSent::Later { .. })), "{status}: {what}");
+        }
         assert!(matches!(answer(&[400, 201]), Err(NotSent::Never { .. })));
         assert!(matches!(answer(&[201]), Err(NotSent::Later { .. })), "one is missing");
-        assert!(bulk_outcome("x", 0).is_err());
+        assert!(bulk_outcome(b"x", 0).is_err());
+    }
+
+    #[test]
+    fn nobody_has_us_wait_for_ever() {
+        let wait = |seconds| match refused(StatusCode::TOO_MANY_REQUESTS, String::new(), Some(seconds)) {
+            NotSent::Later { after, .. } => after,
+            NotSent::Never { .. } => None,
+        };
+        assert_eq!(wait(7), Some(Duration::from_secs(7)));
+        assert_eq!(wait(u64::MAX), Some(MOST_WAIT));
     }
 
     #[test]
     fn signatures_are_those_of_the_rfc() {
         // RFC 4231, test case 2, with our point in it: openssl dgst -sha256 -hmac Jefe.
-        let signature = sign(b"Jefe", "1", "x");
+        let signature = sign(b"Jefe", "1", b"x");
         assert_eq!(signature.len(), 64);
-        assert_ne!(signature, sign(b"Jefe", "1", "y"));
-        assert_ne!(signature, sign(b"Jefe", "2", "x"));
+        assert_ne!(signature, sign(b"Jefe", "1", b"y"));
+        assert_ne!(signature, sign(b"Jefe", "2", b"x"));
     }
 }

@@ -5,6 +5,8 @@ mod file;
 mod http;
 mod journald;
 mod lines;
+mod nats;
+mod otlp;
 mod render;
 mod settings;
 mod syslog;

@@ -1,5 +1,7 @@
 //! Where events go beside the event file, as a document says it.
 
+mod check;
+
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -38,6 +40,7 @@ struct Entry {
     journald: Option<Journald>,
     syslog: Option<Syslog>,
     http: Option<Http>,
+    nats: Option<Nats>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,6 +119,7 @@ pub(crate) enum To {
     Journald(Journald),
     Syslog(Syslog),
     Http(Http),
+    Nats(Nats),
 }
 
 /// systemd's journal.
@@ -159,6 +163,9 @@ pub(crate) struct Http {
     /// Certificates that may sign the receiver's, PEM.
     #[serde(default = "system_certificates")]
     pub(crate) ca: PathBuf,
+    /// Who listens may read a token.
+    #[serde(default)]
+    pub(crate) allow_plain_text: bool,
 }
 
 /// What the receiver understands.
@@ -173,6 +180,37 @@ pub(crate) enum Speaks {
     Webhook,
     /// OTLP/HTTP logs, as JSON.
     Otlp,
+    /// OTLP/HTTP logs, as protobuf.
+    OtlpProtobuf,
+}
+
+/// A subject that a stream of NATS JetStream takes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Nats {
+    /// `tls://HOST:PORT` or `nats://HOST:PORT`.
+    pub(crate) url: String,
+    #[serde(default = "nats_subject")]
+    pub(crate) subject: String,
+    /// A file with a user's JWT and seed.
+    #[serde(default)]
+    pub(crate) credentials_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) token_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Certificates that may sign the server's, PEM.
+    #[serde(default = "system_certificates")]
+    pub(crate) ca: PathBuf,
+    /// Who listens may read a token or a password.
+    #[serde(default)]
+    pub(crate) allow_plain_text: bool,
+}
+
+fn nats_subject() -> String {
+    "enforcer.events".into()
 }
 
 /// Debian's.
@@ -233,17 +271,7 @@ fn parse(text: &str) -> Result<Vec<SinkSettings>, SettingsError> {
         if sinks.iter().take(at).any(|other| other.name == *name) {
             return Err(SettingsError::Twice { name: name.clone() });
         }
-        if let To::Http(http) = &sink.to {
-            if http.hmac_key_file.is_some() != (http.speaks == Speaks::Webhook) {
-                return Err(wrong("a webhook has an `hmacKeyFile`, and nothing else has"));
-            }
-            if http.index.is_some() && http.speaks != Speaks::ElasticBulk {
-                return Err(wrong("only `elastic-bulk` has an `index`"));
-            }
-            if !http.url.starts_with("https://") && !http.url.starts_with("http://") {
-                return Err(wrong("its URL is neither `https://` nor `http://`"));
-            }
-        }
+        check::check(&sink.to).map_err(|what| wrong(&what))?;
         if let Some(kind) = sink.only.kinds.iter().find(|kind| !is_kind(kind)) {
             return Err(wrong(&format!("`{kind}` is no kind of event")));
         }
@@ -257,19 +285,21 @@ fn parse(text: &str) -> Result<Vec<SinkSettings>, SettingsError> {
 
 impl Entry {
     fn read(self) -> Result<SinkSettings, SettingsError> {
-        let Self { name, form, only, file, stdout, journald, syslog, http } = self;
+        let Self { name, form, only, file, stdout, journald, syslog, http, nats } = self;
         let ways = [
             file.map(To::File),
             stdout.map(|Nothing {}| To::Stdout),
             journald.map(To::Journald),
             syslog.map(To::Syslog),
             http.map(To::Http),
+            nats.map(To::Nats),
         ];
         let mut ways = ways.into_iter().flatten();
         match (ways.next(), ways.next()) {
             (Some(to), None) => Ok(SinkSettings { name, form, only, to }),
             _ => {
-                let what = "it has one of `file`, `stdout`, `journald`, `syslog` and `http`".to_owned();
+                let what =
+                    "it has one of `file`, `stdout`, `journald`, `syslog`, `http` and `nats`".to_owned();
                 Err(SettingsError::Sink { name, what })
             }
         }

