@@ -1,11 +1,10 @@
 //! Events are entries of the journal: of a real journald, which runs for the test alone and is read by `journalctl`.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use integration::{DEADLINE, Daemon, Envelope, Process, probe, say, system, unique, wait_until};
+use integration::{DEADLINE, Daemon, Process, say, system, wait_until};
 use serde_json::Value;
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
@@ -53,19 +52,12 @@ fn each_event_is_an_entry() {
         return say(&format!("skipped: there is no `{JOURNALD}`"));
     }
     let journal = Journal::start();
-    let mut daemon = Daemon::start();
-    daemon.stop();
-    let path = daemon.layout().file("sinks.yaml");
-    let text = format!(
-        "apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n  - name: journal\n    form: ocsf-1.3\n    journald: {{ socket: \"{}\" }}\n",
+    let daemon = Daemon::with_sinks(&format!(
+        "  - name: journal\n    form: ocsf-1.3\n    journald: {{ socket: \"{}\" }}\n",
         journal.socket().display()
-    );
-    fs::write(&path, text).expect("the directory is ours");
-    daemon.restart_with(&["--sinks", path.to_str().expect("it is text")]);
-    let run = daemon.run(&Envelope::of("acts"), &probe(&["net", &unique("journal"), "tcp/127.0.0.1:9"]));
-    run.finish(DEADLINE).success();
-    daemon.wait_idle();
-    let last = daemon.events().last().expect("there are some").at("/sequence").as_u64().expect("a number");
+    ));
+    daemon.make_events();
+    let last = daemon.last_event();
     let entries = wait_until(DEADLINE, "all events are entries", || {
         let entries = journal.entries();
         let there: BTreeSet<u64> = entries

@@ -1,38 +1,17 @@
 //! Events reach whoever collects them, in order and none left out, whatever happens to the receiver or to the daemon.
 
+#[path = "sinks/oteltap.rs"]
+mod oteltap;
 #[path = "sinks/receiver.rs"]
 mod receiver;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use integration::{DEADLINE, Daemon, Envelope, LOAD_DEADLINE, probe, unique, wait_until};
+use integration::{DEADLINE, Daemon, Envelope, LOAD_DEADLINE, expect_in_order, probe, unique, wait_until};
+use oteltap::Oteltap;
 use receiver::{Mood, Receiver, Request};
 use serde_json::Value;
-
-/// A daemon with one sink.
-fn daemon_with(settings: &str) -> Daemon {
-    let mut daemon = Daemon::start();
-    daemon.stop();
-    restart_with(&mut daemon, settings);
-    daemon
-}
-
-fn restart_with(daemon: &mut Daemon, settings: &str) {
-    let path = daemon.layout().file("sinks.yaml");
-    let text = format!("apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n{settings}");
-    fs::write(&path, text).expect("the directory is ours");
-    daemon.restart_with(&["--sinks", path.to_str().expect("it is text")]);
-}
-
-/// Something happens: a session begins, is refused something, and ends.
-fn act(daemon: &Daemon) {
-    let lines = daemon
-        .run(&Envelope::of("acts"), &probe(&["net", &unique("sinks"), "tcp/127.0.0.1:9"]))
-        .finish(DEADLINE);
-    lines.success();
-    daemon.wait_idle();
-}
 
 /// The numbers of the events in what a collector was sent.
 fn numbers(taken: &[Request], event: impl Fn(&Value) -> Option<u64>) -> Vec<u64> {
@@ -44,38 +23,40 @@ fn numbers(taken: &[Request], event: impl Fn(&Value) -> Option<u64>) -> Vec<u64>
 /// Each of the daemon's events is there: the first time in its turn, and again only after a try of which nothing was heard.
 #[track_caller]
 fn expect_all(daemon: &Daemon, numbers: impl Fn() -> Vec<u64>) {
-    let last = daemon.events().last().expect("there are some").at("/sequence").as_u64().expect("a number");
+    let last = daemon.last_event();
     let all: BTreeSet<u64> = (1..=last).collect();
     let there = wait_until(LOAD_DEADLINE, "all events have arrived", || {
         let there = numbers();
         (there.iter().copied().filter(|number| *number <= last).collect::<BTreeSet<_>>() == all)
             .then_some(there)
     });
-    let mut seen = BTreeSet::new();
-    let first_times: Vec<u64> = there.into_iter().filter(|number| seen.insert(*number)).collect();
-    assert!(first_times.is_sorted(), "in order: {first_times:?}");
+    expect_in_order(&there);
 }
 
 #[test]
 fn a_receiver_in_any_mood_gets_all_of_it() {
     let receiver = Receiver::new();
     let address = receiver.address();
-    let daemon = daemon_with(&format!(
+    let daemon = Daemon::with_sinks(&format!(
         "  - name: hec\n    http: {{ url: \"http://{address}/services/collector/event\", as: splunk-hec }}\n"
     ));
     let mut taken = Vec::new();
-    act(&daemon);
-    for mood in [Mood::Fails, Mood::IsBusy, Mood::TakesAndDies, Mood::Stalls, Mood::Takes] {
+    daemon.make_events();
+    for mood in [Mood::Fails, Mood::IsBusy, Mood::TakesAndDies, Mood::Stalls] {
         receiver.is(mood);
-        act(&daemon);
-        receiver.wait_for_tries(1);
+        let before = receiver.tried();
+        daemon.make_events();
+        wait_until(LOAD_DEADLINE, "it is tried", || (receiver.tried() > before).then_some(()));
+        receiver.is(Mood::Takes);
+        // So that the wait after a failure is a short one again.
+        wait_until(LOAD_DEADLINE, "it has caught up", || (daemon.sink("hec")["behind"] == 0).then_some(()));
     }
     taken.extend(receiver.taken());
     let settings = ["sink      hec: "];
     let status = daemon.layout().outcome(&["status"]).success().join("\n");
     assert!(settings.iter().all(|line| status.contains(line)), "{status}");
     drop(receiver);
-    act(&daemon);
+    daemon.make_events();
     let receiver = Receiver::at(address);
     expect_all(&daemon, || {
         let all = [taken.clone(), receiver.taken()].concat();
@@ -100,17 +81,17 @@ fn a_daemon_that_is_killed_goes_on_where_it_was() {
         "  - name: bulk\n    http: {{ url: \"http://{}/_bulk\", as: elastic-bulk, index: agents }}\n",
         receiver.address()
     );
-    let mut daemon = daemon_with(&settings);
+    let mut daemon = Daemon::with_sinks(&settings);
     for _ in 0..3 {
-        act(&daemon);
+        daemon.make_events();
         daemon.kill9();
-        restart_with(&mut daemon, &settings);
+        daemon.restart_with_sinks(&settings);
     }
     receiver.is(Mood::Fails);
-    act(&daemon);
+    daemon.make_events();
     daemon.stop();
     receiver.is(Mood::Takes);
-    restart_with(&mut daemon, &settings);
+    daemon.restart_with_sinks(&settings);
     expect_all(&daemon, || numbers(&receiver.taken(), |value| value["sequence"].as_u64()));
     let first = receiver.taken().swap_remove(0);
     let create: Value = serde_json::from_str(first.body.lines().next().expect("a line")).expect("it is JSON");
@@ -125,18 +106,17 @@ fn a_filter_lets_through_what_it_says_and_a_webhook_is_signed() {
     daemon.stop();
     let key = daemon.layout().file("hook.key");
     fs::write(&key, "secret\n").expect("the directory is ours");
-    restart_with(
-        &mut daemon,
+    daemon.restart_with_sinks(
         &format!(
             "  - name: hook\n    http: {{ url: \"http://{}/\", as: webhook, hmacKeyFile: \"{}\" }}\n    only: {{ verdicts: [deny], agents: [\"act*\"] }}\n",
             receiver.address(),
             key.display()
         ),
     );
-    act(&daemon);
+    daemon.make_events();
     let other = Envelope::of("other");
     daemon.run(&other, &probe(&["net", &unique("sinks"), "tcp/127.0.0.1:9"])).finish(DEADLINE).success();
-    act(&daemon);
+    daemon.make_events();
     let refused =
         |of: &str| daemon.events().iter().filter(|event| event.is_of(of) && event.kind() == "egress").count();
     let expect = refused("acts");
@@ -178,11 +158,9 @@ fn a_sink_can_be_tried() {
     let receiver = Receiver::new();
     let address = receiver.address();
     let daemon = Daemon::start();
-    let path = daemon.layout().file("sinks.yaml");
-    let text = format!(
-        "apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n  - name: otlp\n    http: {{ url: \"http://{address}/v1/logs\", as: otlp }}\n"
-    );
-    fs::write(&path, text).expect("the directory is ours");
+    let path = daemon.write_sinks(&format!(
+        "  - name: otlp\n    http: {{ url: \"http://{address}/v1/logs\", as: otlp }}\n"
+    ));
     let path = path.to_str().expect("it is text");
     let tried = daemon.layout().outcome(&["sink", "test", "otlp", "--sinks", path]).success().join("\n");
     assert!(tried.contains("has taken an event"), "{tried}");
@@ -194,4 +172,100 @@ fn a_sink_can_be_tried() {
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");
     let unknown = daemon.layout().outcome(&["sink", "test", "other", "--sinks", path]);
     assert!(unknown.stderr.contains("there is no sink `other`"), "{unknown:?}");
+}
+
+/// How nice each of a process's threads is, by its name.
+fn niceness(pid: i32) -> BTreeMap<String, i64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    let read = |stat: String| {
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        // The first of these is the third of proc(5).
+        Some((name.to_owned(), fields.split(' ').nth(16)?.parse().ok()?))
+    };
+    stats.filter_map(read).collect()
+}
+
+#[test]
+fn what_a_receiver_drops_is_said_and_sinks_go_with_others_and_leave_nothing() {
+    let receiver = Receiver::new();
+    let address = receiver.address();
+    let mut daemon = Daemon::with_sinks(&format!(
+        "  - {{ name: otlp, http: {{ url: \"http://{address}/v1/logs\", as: otlp }} }}\n"
+    ));
+    receiver.is(Mood::DropsTwo);
+    daemon.make_events();
+    let log = daemon.layout().file("daemon.log");
+    let said = wait_until(DEADLINE, "it is said what was dropped", || {
+        let said = fs::read_to_string(&log).expect("it has a log");
+        said.contains("has dropped 2 events").then_some(said)
+    });
+    assert!(said.contains("too old") && !said.contains('\u{1b}'), "what it says is made harmless: {said}");
+    assert_eq!(daemon.sink("otlp")["refused"], 0, "it has answered for them");
+    let niceness = niceness(daemon.pid());
+    assert_eq!(niceness.get("sink-otlp"), Some(&0), "{niceness:?}");
+    assert_eq!(niceness.get("audit-pack"), Some(&10), "{niceness:?}");
+    assert_eq!(niceness.get("enforcer"), Some(&-10), "control: the daemon goes before others: {niceness:?}");
+    // While it has something to note.
+    let run = daemon.run(&Envelope::of("acts"), &probe(&["net", &unique("sinks"), "tcp/127.0.0.1:9"]));
+    daemon.teardown();
+    drop(run);
+    wait_until(DEADLINE, "the state directory is gone", || {
+        (!daemon.layout().state_dir().exists()).then_some(())
+    });
+}
+
+/// The event that a record of OpenTelemetry's has in it.
+fn body(record: &Value) -> Value {
+    let text = record["body"]["stringValue"].as_str().expect("the body is text");
+    serde_json::from_str(text).expect("it is JSON")
+}
+
+#[test]
+fn a_receiver_of_opentelemetry_reads_all_of_it() {
+    let mut oteltap = Oteltap::new();
+    let daemon = Daemon::with_sinks(&format!(
+        "  - {{ name: otlp, http: {{ url: \"http://127.0.0.1:{}/v1/logs\", as: otlp-protobuf }} }}\n",
+        oteltap.port
+    ));
+    let numbers = |oteltap: &Oteltap| {
+        oteltap.records().iter().filter_map(|record| body(record)["sequence"].as_u64()).collect()
+    };
+    daemon.make_events();
+    // It says that it has taken what it has not printed yet, and is killed when it has.
+    expect_all(&daemon, || numbers(&oteltap));
+    oteltap.kill9();
+    daemon.make_events();
+    wait_until(DEADLINE, "it is said that it is gone", || {
+        daemon.sink("otlp")["why"].as_str().is_some_and(|why| why.contains("refused")).then_some(())
+    });
+    oteltap.start();
+    daemon.make_events();
+    expect_all(&daemon, || numbers(&oteltap));
+    let records = oteltap.records();
+    let uid = |record: &Value| -> String {
+        let attribute = &record["attributes"][0];
+        assert_eq!(attribute["key"], "log.record.uid", "{record}");
+        attribute["value"]["stringValue"].as_str().expect("text").to_owned()
+    };
+    let uids: BTreeMap<String, u64> = records
+        .iter()
+        .map(|record| (uid(record), body(record)["sequence"].as_u64().expect("a number")))
+        .collect();
+    let events: BTreeSet<u64> = uids.values().copied().collect();
+    assert_eq!(uids.len(), events.len(), "an event has one uid, however often it comes: {uids:?}");
+    for record in &records {
+        let event = body(record);
+        let time: jiff::Timestamp = event["time"].as_str().expect("text").parse().expect("a time");
+        assert_eq!(record["timeUnixNano"], time.as_nanosecond().to_string(), "{record}");
+        assert_eq!(record["observedTimeUnixNano"], record["timeUnixNano"]);
+        assert_eq!(record["eventName"], event["kind"]);
+        let severity = if event["refused"] == true { (13, "WARN") } else { (9, "INFO") };
+        assert_eq!(
+            (&record["severityNumber"], &record["severityText"]),
+            (&severity.0.into(), &severity.1.into())
+        );
+    }
+    let refused = |record: &&Value| record["severityText"] == "WARN" && record["eventName"] == "egress";
+    assert!(records.iter().filter(refused).count() >= 3, "each session was refused something");
 }

@@ -1,21 +1,20 @@
-//! Events reach rsyslog, a real one, by each way that it listens; and all of them, though it is killed meanwhile.
+//! Events reach rsyslog, a real one, by each way that it listens; and all of them, though it is killed meanwhile, or its host falls
+//! silent.
+
+#[path = "syslog/far_host.rs"]
+mod far_host;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use integration::{DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, probe, system, unique, wait_until};
+use far_host::FarHost;
+use integration::{
+    Certificate, DEADLINE, Daemon, LOAD_DEADLINE, Process, expect_in_order, fetched, free_port, wait_until,
+};
 use serde_json::Value;
-
-/// Where the set-up has unpacked what rsyslog consists of.
-fn unpacked(package: &str, path: &str) -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("two folders up");
-    let path = workspace.join("target/tools").join(package).join(path);
-    assert!(path.exists(), "`cargo xtask setup` fetches `{}`", path.display());
-    path
-}
 
 /// An rsyslog, its files, and where it listens.
 struct Rsyslog {
@@ -23,61 +22,37 @@ struct Rsyslog {
     udp: u16,
     tcp: u16,
     tls: u16,
+    /// Where it runs, if that is not here.
+    far: Option<FarHost>,
     process: Option<Process>,
 }
 
 impl Rsyslog {
     fn new() -> Self {
+        Self::at(None)
+    }
+
+    fn at(far: Option<FarHost>) -> Self {
         let directory = tempfile::tempdir().expect("there is room");
-        let free_tcp = || {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-            listener.local_addr().expect("it is bound").port()
-        };
         let udp =
             UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free");
         let mut rsyslog =
-            Self { directory, udp: udp.port(), tcp: free_tcp(), tls: free_tcp(), process: None };
-        rsyslog.make_certificates();
+            Self { directory, udp: udp.port(), tcp: free_port(), tls: free_port(), far, process: None };
+        Certificate::make_in(rsyslog.directory.path());
         rsyslog.start();
         rsyslog
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        self.far.as_ref().map_or(Ipv4Addr::LOCALHOST, |far| far.address)
     }
 
     fn file(&self, name: &str) -> String {
         self.directory.path().join(name).to_str().expect("it is text").to_owned()
     }
 
-    fn make_certificates(&self) {
-        let file = |name| self.file(name);
-        fs::write(file("san"), "subjectAltName=IP:127.0.0.1\n").expect("the directory is ours");
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        let authority = ["openssl", "req", "-x509", "-days", "2", "-subj", "/CN=ca", "-keyout"];
-        system(&[&authority[..], &[&file("ca.key"), "-out", &file("ca.pem")], &key].concat());
-        let request = ["openssl", "req", "-subj", "/CN=rsyslog", "-keyout"];
-        system(&[&request[..], &[&file("key.pem"), "-out", &file("csr.pem")], &key].concat());
-        let (ca, ca_key, csr, san, out) =
-            (file("ca.pem"), file("ca.key"), file("csr.pem"), file("san"), file("cert.pem"));
-        system(&[
-            "openssl",
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            &csr,
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-CAcreateserial",
-            "-extfile",
-            &san,
-            "-out",
-            &out,
-        ]);
-    }
-
     fn start(&mut self) {
-        let Self { udp, tcp, tls, .. } = *self;
+        let (Self { udp, tcp, tls, .. }, address) = (&*self, self.address());
         let [ca, cert, key, out, socket, work] =
             ["ca.pem", "cert.pem", "key.pem", "out", "socket", "."].map(|name| self.file(name));
         let config = format!(
@@ -88,35 +63,39 @@ module(load="imtcp")
 module(load="imuxsock" sysSock.use="off")
 template(name="raw" type="string" string="%inputname% %app-name% %syslogfacility-text% %msgid% %msg%\n")
 ruleset(name="keep") {{ action(type="omfile" file="{out}" template="raw" asyncWriting="off") }}
-input(type="imudp" address="127.0.0.1" port="{udp}" ruleset="keep" name="by-udp")
-input(type="imtcp" address="127.0.0.1" port="{tcp}" ruleset="keep" name="by-tcp")
-input(type="imtcp" address="127.0.0.1" port="{tls}" ruleset="keep" name="by-tls"
+input(type="imudp" address="{address}" port="{udp}" ruleset="keep" name="by-udp")
+input(type="imtcp" address="{address}" port="{tcp}" ruleset="keep" name="by-tcp")
+input(type="imtcp" address="{address}" port="{tls}" ruleset="keep" name="by-tls"
     streamDriver.name="ossl" streamDriver.mode="1" streamDriver.authMode="anon")
 input(type="imuxsock" socket="{socket}" ruleset="keep" usePIDFromSystem="off" useSpecialParser="off" parseHostname="on")
 "#
         );
         fs::write(self.file("conf"), config).expect("the directory is ours");
-        let libraries = ["libestr0", "libfastjson4"].map(|it| unpacked(it, "usr/lib/x86_64-linux-gnu"));
+        let libraries =
+            ["libestr0", "libfastjson4"].map(|it| fetched(&format!("{it}/usr/lib/x86_64-linux-gnu")));
         // All modules in one place, as it wants them.
         let modules = self.directory.path().join("modules");
         if !modules.is_dir() {
             fs::create_dir(&modules).expect("the directory is ours");
             for package in ["rsyslog", "rsyslog-openssl"] {
-                let from = unpacked(package, "usr/lib/x86_64-linux-gnu/rsyslog");
+                let from = fetched(&format!("{package}/usr/lib/x86_64-linux-gnu/rsyslog"));
                 for entry in fs::read_dir(from).expect("it is a folder").flatten() {
                     fs::copy(entry.path(), modules.join(entry.file_name())).expect("the directory is ours");
                 }
             }
         }
-        let mut command = Command::new(unpacked("rsyslog", "usr/sbin/rsyslogd"));
+        let mut command = Command::new(fetched("rsyslog/usr/sbin/rsyslogd"));
         command.args(["-n", "-f", &self.file("conf"), "-i", &self.file("pid"), "-M"]).arg(&modules);
         let libraries: Vec<String> = libraries.iter().map(|path| path.display().to_string()).collect();
         command.env("LD_LIBRARY_PATH", libraries.join(":")).stderr(Stdio::inherit());
         drop(fs::remove_file(&socket));
+        if let Some(far) = &self.far {
+            far.namespace.put(&mut command);
+        }
         self.process = Some(Process::spawn(command));
         wait_until(DEADLINE, "rsyslog listens", || {
             let bound = Path::new(&socket).exists();
-            (bound && std::net::TcpStream::connect(("127.0.0.1", self.tls)).is_ok()).then_some(())
+            (bound && TcpStream::connect((address, self.tls)).is_ok()).then_some(())
         });
     }
 
@@ -139,60 +118,69 @@ input(type="imuxsock" socket="{socket}" ruleset="keep" usePIDFromSystem="off" us
     }
 }
 
-fn act(daemon: &Daemon) {
-    let run = daemon.run(&Envelope::of("acts"), &probe(&["net", &unique("syslog"), "tcp/127.0.0.1:9"]));
-    run.finish(DEADLINE).success();
-    daemon.wait_idle();
-}
-
 #[track_caller]
 fn expect_all(daemon: &Daemon, rsyslog: &Rsyslog, input: &str) {
-    let last = daemon.events().last().expect("there are some").at("/sequence").as_u64().expect("a number");
+    let last = daemon.last_event();
     wait_until(LOAD_DEADLINE, &format!("all {last} events have come {input}"), || {
         let there: BTreeSet<u64> = rsyslog.numbers(input).into_iter().collect();
         (1..=last).all(|number| there.contains(&number)).then_some(())
     });
-    let mut seen = BTreeSet::new();
-    let first_times: Vec<u64> =
-        rsyslog.numbers(input).into_iter().filter(|number| seen.insert(*number)).collect();
-    assert!(first_times.is_sorted(), "in order {input}: {first_times:?}");
+    expect_in_order(&rsyslog.numbers(input));
 }
 
 #[test]
 fn rsyslog_gets_all_of_it_by_each_way() {
     let mut rsyslog = Rsyslog::new();
-    let mut daemon = Daemon::start();
-    daemon.stop();
-    let path = daemon.layout().file("sinks.yaml");
     let Rsyslog { udp, tcp, tls, .. } = rsyslog;
     let (ca, socket) = (rsyslog.file("ca.pem"), rsyslog.file("socket"));
-    let text = format!(
-        "apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n\
-         \x20 - {{ name: unix, syslog: {{ address: \"unix:{socket}\" }} }}\n\
+    let daemon = Daemon::with_sinks(&format!(
+        "  - {{ name: unix, syslog: {{ address: \"unix:{socket}\" }} }}\n\
          \x20 - {{ name: udp, syslog: {{ address: \"udp://127.0.0.1:{udp}\" }} }}\n\
          \x20 - {{ name: tcp, syslog: {{ address: \"tcp://127.0.0.1:{tcp}\" }} }}\n\
          \x20 - {{ name: tls, syslog: {{ address: \"tls://127.0.0.1:{tls}\", ca: \"{ca}\" }} }}\n\
          \x20 - {{ name: stranger, syslog: {{ address: \"tls://127.0.0.1:{tls}\" }} }}\n"
-    );
-    fs::write(&path, text).expect("the directory is ours");
-    daemon.restart_with(&["--sinks", path.to_str().expect("it is text")]);
-    act(&daemon);
+    ));
+    daemon.make_events();
     for input in ["by-udp", "by-tcp", "by-tls", "imuxsock"] {
         expect_all(&daemon, &rsyslog, input);
     }
+    // Nobody whom the host vouches for: it is told nothing.
+    wait_until(DEADLINE, "a stranger is noticed", || {
+        daemon.sink("stranger")["why"].as_str()?.contains("certificate").then_some(())
+    });
     // While it is dead, and just before.
     for _ in 0..2 {
-        act(&daemon);
+        daemon.make_events();
         rsyslog.kill9();
-        act(&daemon);
+        daemon.make_events();
         rsyslog.start();
     }
-    act(&daemon);
+    daemon.make_events();
     for input in ["by-tcp", "by-tls"] {
         expect_all(&daemon, &rsyslog, input);
     }
-    // Nobody whom the host vouches for: it is told nothing.
-    let status = daemon.layout().outcome(&["status"]).success();
-    let stranger = status.iter().find(|line| line.contains("stranger")).expect("it is listed");
-    assert!(stranger.contains(" 0 sent") && stranger.contains("certificate"), "{stranger}");
+    assert_eq!(daemon.sink("stranger")["sent"], 0);
+}
+
+#[test]
+fn a_host_that_falls_silent_is_not_taken_for_one_that_has_it_all() {
+    let mut rsyslog = Rsyslog::at(Some(FarHost::new()));
+    let (address, port) = (rsyslog.address(), rsyslog.tcp);
+    let daemon = Daemon::with_sinks(&format!(
+        "  - {{ name: far, syslog: {{ address: \"tcp://{address}:{port}\" }} }}\n"
+    ));
+    daemon.make_events();
+    expect_all(&daemon, &rsyslog, "by-tcp");
+    rsyslog.far.as_ref().expect("it is there").fall_silent();
+    rsyslog.kill9();
+    // Into a connection that is as good as before, for all that anybody says.
+    daemon.make_events();
+    let why = wait_until(DEADLINE, "the connection breaks", || {
+        let sink = daemon.sink("far");
+        sink["why"].as_str().map(str::to_owned)
+    });
+    assert!(why.contains("timed out"), "{why}");
+    rsyslog.far.as_ref().expect("it is there").come_back();
+    rsyslog.start();
+    expect_all(&daemon, &rsyslog, "by-tcp");
 }
