@@ -72,7 +72,7 @@ pub(crate) fn test(settings: &SinkSettings, host: &str) -> Result<Duration, Stri
         "version": crate::record::LINE_VERSION, "kind": "sink-test", "time": format!("{time:.9}"), "host": host,
     });
     let message = Message {
-        uid: format!("{host}-test-{}", time.as_nanosecond()),
+        uid: format!("{}-test-{}", host.escape_debug(), time.as_nanosecond()),
         time: format!("{time:.9}"),
         is_refusal: false,
         kind: "sink-test".to_owned(),

@@ -10,7 +10,6 @@ use proto::{
 };
 
 /// What the build script makes of `proto/otlp.proto`.
-#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
 #[expect(unreachable_pub, reason = "generated")]
 mod proto {
     tonic::include_proto!("enforcer.otlp");

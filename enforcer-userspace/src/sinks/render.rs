@@ -57,7 +57,10 @@ impl Renderer {
         };
         let uid = export::uid(event, &self.host);
         Message {
-            uid: uid.map_or_else(|| format!("{}-{}", self.host.name, event.sequence), |uid| uid.to_string()),
+            uid: uid.map_or_else(
+                || format!("{}-{}", self.host.name.escape_debug(), event.sequence),
+                |uid| uid.to_string(),
+            ),
             time: event.time.clone(),
             is_refusal: is_refusal(event),
             kind: name_of(event),

@@ -204,7 +204,7 @@ pub(crate) struct Nats {
     /// Certificates that may sign the server's, PEM.
     #[serde(default = "system_certificates")]
     pub(crate) ca: PathBuf,
-    /// Who listens may read a token or a password.
+    /// Who listens may read what proves who we are.
     #[serde(default)]
     pub(crate) allow_plain_text: bool,
 }

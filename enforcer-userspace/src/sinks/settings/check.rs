@@ -48,9 +48,8 @@ fn check_nats(nats: &Nats) -> Result<(), String> {
         return Err("it has one of `credentialsFile`, `tokenFile` and `passwordFile`".to_owned());
     }
     let is_secret = check_url(&nats.url, "tls", "nats")?;
-    // A seed signs what the server asks, and is not sent.
+    // Of credentials the seed is not sent; but there are users to whom the server asks no signature.
     if let Some(path) = proof
-        && nats.credentials_file.is_none()
         && !is_secret
         && !nats.allow_plain_text
     {
@@ -128,7 +127,7 @@ mod tests {
             ("nats://nats.example:4222", "tokenFile: /t", false),
             ("nats://nats.example:4222", "user: u, passwordFile: /t", false),
             ("nats://nats.example:4222", "user: u, passwordFile: /t, allowPlainText: true", true),
-            ("nats://nats.example:4222", "credentialsFile: /t", true),
+            ("nats://nats.example:4222", "credentialsFile: /t", false),
             ("nats://nats.example:4222", "subject: x", true),
             ("nats://127.0.0.1:4222", "tokenFile: /t", true),
             ("tls://nats.example:4222", "tokenFile: /t", true),
