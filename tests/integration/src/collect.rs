@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{DEADLINE, Daemon, Envelope, probe, unique};
+use crate::{DEADLINE, Daemon, Envelope, Layout, probe, unique};
 
 /// What the set-up has put below `target/tools`.
 #[track_caller]
@@ -33,28 +33,30 @@ pub fn expect_in_order(numbers: &[u64]) -> BTreeSet<u64> {
     seen
 }
 
+impl Layout {
+    /// Writes down which sinks there are: items of the list, two spaces in.
+    #[track_caller]
+    pub fn write_sinks(&self, sinks: &str) -> PathBuf {
+        let path = self.file("sinks.yaml");
+        let text = format!("apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n{sinks}");
+        fs::write(&path, text).expect("the directory is ours");
+        path
+    }
+}
+
 impl Daemon {
     /// A daemon with sinks: items of the list, two spaces in.
     #[track_caller]
     pub fn with_sinks(sinks: &str) -> Self {
-        let mut daemon = Self::start();
-        daemon.stop();
-        daemon.restart_with_sinks(sinks);
-        daemon
+        let layout = Layout::new();
+        let path = layout.write_sinks(sinks);
+        Self::start_with(layout, &["--sinks", path.to_str().expect("it is text")])
     }
 
     #[track_caller]
     pub fn restart_with_sinks(&mut self, sinks: &str) {
-        let path = self.write_sinks(sinks);
+        let path = self.layout().write_sinks(sinks);
         self.restart_with(&["--sinks", path.to_str().expect("it is text")]);
-    }
-
-    #[track_caller]
-    pub fn write_sinks(&self, sinks: &str) -> PathBuf {
-        let path = self.layout().file("sinks.yaml");
-        let text = format!("apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n{sinks}");
-        fs::write(&path, text).expect("the directory is ours");
-        path
     }
 
     /// Something happens: a session begins, is refused something, and ends.

@@ -135,8 +135,14 @@ impl Daemon {
     /// A daemon, ready, in these places.
     #[track_caller]
     pub fn start_in(layout: Layout) -> Self {
+        Self::start_with(layout, &[])
+    }
+
+    /// Likewise, with these options.
+    #[track_caller]
+    pub fn start_with(layout: Layout, options: &[&str]) -> Self {
         let mut daemon = Self { layout, child: None, established: false };
-        daemon.restart();
+        daemon.restart_with(options);
         daemon
     }
 

@@ -147,7 +147,7 @@ fn what_is_wrong_is_said_before_anything_is_sent() {
     let daemon = Daemon::start();
     fs::write(server.file("wrong"), "another-password\n").expect("the directory is ours");
     let stranger = format!("  - {{ name: stranger, nats: {{ url: \"{}\" }} }}\n", server.url());
-    let path = daemon.write_sinks(
+    let path = daemon.layout().write_sinks(
         &[
             server.sink("right", "password"),
             server.sink("wrong", "wrong"),

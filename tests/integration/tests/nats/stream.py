@@ -17,7 +17,8 @@ async def main(url, ca, user, password_file, action):
     client = await nats.connect(url, tls=tls, user=user, password=password, allow_reconnect=False)
     stream = client.jetstream()
     if action == "make":
-        await stream.add_stream(name=STREAM, subjects=["enforcer.>"])
+        # An hour: on a slow machine, what is sent again comes late.
+        await stream.add_stream(name=STREAM, subjects=["enforcer.>"], duplicate_window=3600)
     else:
         state = (await stream.stream_info(STREAM)).state
         for number in range(state.first_seq, state.last_seq + 1):
