@@ -6,7 +6,7 @@
 use std::{
     collections::HashSet,
     error::Error as _,
-    fs,
+    fs, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -84,15 +84,14 @@ impl Transport for NatsTransport {
 
 /// A connection, and what runs it.
 struct Link {
-    /// Taken when it is dropped.
-    runtime: Option<Runtime>,
+    thread: ThisThread,
     context: Context,
     broken: watch::Receiver<Option<String>>,
 }
 
 impl Link {
     fn open(settings: &Nats) -> Result<Self, NotSent> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = ThisThread::new()?;
         let (said, broken) = watch::channel(None);
         let connected = AtomicBool::new(false);
         let options = credentials(settings)?
@@ -115,7 +114,7 @@ impl Link {
                 }
             });
         let connect = async { timeout(PATIENCE, options.connect(settings.url.as_str())).await };
-        let connected = runtime.block_on(connect);
+        let connected = thread.run(connect);
         let client = match connected {
             Ok(Ok(client)) => client,
             Ok(Err(error)) if error.kind() == ConnectErrorKind::AuthorizationViolation => {
@@ -129,10 +128,10 @@ impl Link {
         };
         let context = {
             // What is not waited for any more is waited for there.
-            let _inside = runtime.enter();
+            let _inside = thread.runtime().enter();
             ContextBuilder::new().timeout(PATIENCE).backpressure_on_inflight(true).build(client)
         };
-        Ok(Self { runtime: Some(runtime), context, broken })
+        Ok(Self { thread, context, broken })
     }
 
     fn why_broken(&self) -> Option<String> {
@@ -140,9 +139,7 @@ impl Link {
     }
 
     fn turn(&self) {
-        if let Some(runtime) = &self.runtime {
-            runtime.block_on(async { sleep(TURN).await });
-        }
+        self.thread.run(async { sleep(TURN).await });
     }
 
     fn publish(
@@ -152,20 +149,36 @@ impl Link {
         taken: &mut HashSet<String>,
     ) -> Result<(), NotSent> {
         let left: Vec<&Message> = batch.iter().filter(|message| !taken.contains(&message.uid)).collect();
-        let Some(runtime) = &self.runtime else { return Err(NotSent::later("there is no connection")) };
         // The first one alone: where a stream takes none, or is not there, none of the others gets ahead of it.
         let (first, others) = left.split_at(left.len().min(1));
         [first, others].into_iter().try_for_each(|part| {
             let published = publish_all(&self.context, &mut self.broken, subject, part, taken);
-            runtime.block_on(published)
+            self.thread.run(published)
         })
     }
 }
 
-impl Drop for Link {
+/// What the client does, it does on this thread, while that waits for it.
+struct ThisThread(Option<Runtime>);
+
+impl ThisThread {
+    fn new() -> io::Result<Self> {
+        Ok(Self(Some(Builder::new_current_thread().enable_all().build()?)))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.0.as_ref().expect("only dropping takes it")
+    }
+
+    fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime().block_on(work)
+    }
+}
+
+impl Drop for ThisThread {
     fn drop(&mut self) {
-        // It may be asking for an address, which cannot be broken off.
-        if let Some(runtime) = self.runtime.take() {
+        // An address may still be asked for, which cannot be broken off, and is not waited for.
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
