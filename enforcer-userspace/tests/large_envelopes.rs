@@ -130,7 +130,7 @@ fn one_long_text_is_cut_in_messages() {
     );
     let text = format!("{HEAD}  mode: \"{}\"\n", "\\x61".repeat(TEN_MB / 4));
     refused(&text, &[&format!("FILE:11:9: spec.mode: expected `enforce` or `audit`, found `{cut}`")]);
-    let known = "mode, ttl, requires, loopback, egress, deny, listen, unix, exec, limits";
+    let known = "mode, ttl, requires, loopback, egress, deny, listen, unix, exec, limits, onFinding";
     refused(
         &format!("{HEAD}  ? {long}\n  : b\n"),
         &[&format!("FILE:11:5: spec: unknown field `{cut}`"), &format!("  hint: known fields: {known}")],

@@ -150,6 +150,10 @@ fn finding(excess: &Excess) -> Finding {
             let [says, other_says] = [inner, outer].map(|action| Some(action.name().to_owned()));
             Finding { kind: "on-mismatch", says, other_says, ..nothing }
         }
+        What::OnFinding { inner, outer } => {
+            let [says, other_says] = [inner, outer].map(|action| Some(action.name().to_owned()));
+            Finding { kind: "on-finding", says, other_says, ..nothing }
+        }
         What::Audit => Finding { kind: "audit", ..nothing },
         What::Ttl { inner, outer } => {
             let [says, other_says] = [inner, outer].map(|ttl| Some(envelope::ttl(ttl.as_secs())));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use enforcer_common::net::Destination;
 
-use super::{Image, Limits, OnMismatch, Rate, Requirement};
+use super::{Image, Limits, OnFinding, OnMismatch, Rate, Requirement};
 
 pub(crate) use excess::{difference, excess};
 pub(crate) use intersect::intersect;
@@ -92,6 +92,11 @@ pub(crate) enum What {
     OnMismatch {
         inner: OnMismatch,
         outer: OnMismatch,
+    },
+    /// Less becomes of a session about which there is a finding.
+    OnFinding {
+        inner: OnFinding,
+        outer: OnFinding,
     },
     /// The host need not offer this.
     Requires(Vec<Requirement>),

@@ -117,6 +117,11 @@ pub(super) const SPEC: &[Field] = &[
     optional("unix", rules(UNIX_RULE), "Which Unix sockets it may connect to."),
     optional("exec", Form::Map(EXEC), "What it may execute, and which files have to be what they were."),
     optional("limits", Form::Map(LIMITS), "How much of everything."),
+    optional(
+        "onFinding",
+        Form::Choice(&["record", "quarantine"]),
+        "What becomes of a session when something it does is a finding: that is recorded (if left out), or it is put in quarantine too.",
+    ),
 ];
 
 /// A list of rules; nothing at all is a list of no rules.

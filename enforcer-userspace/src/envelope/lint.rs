@@ -4,7 +4,9 @@
 use enforcer_common::net::Family;
 use enforcer_common::verdict::{Mode, Verdict};
 
-use super::{CompiledRules, Envelope, ListenRule, OnMismatch, PortRange, Prefix, Requirement, Rule, sets};
+use super::{
+    CompiledRules, Envelope, ListenRule, OnFinding, OnMismatch, PortRange, Prefix, Requirement, Rule, sets,
+};
 
 /// A warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,14 @@ impl Warnings {
                 0,
                 "in audit mode only deny rules with `mode: enforce` refuse anything".to_owned(),
                 "write `mode: enforce` once the records show what the agent needs",
+            );
+        }
+        if envelope.mode == Mode::Audit && envelope.on_finding == OnFinding::Quarantine {
+            self.add(
+                "quarantine-in-audit",
+                0,
+                "with `onFinding: quarantine`, a finding stops the session, in audit mode as well".to_owned(),
+                "leave it out for as long as the agent is only watched",
             );
         }
         let exec = &envelope.exec;
@@ -302,6 +312,8 @@ mod tests {
         ] {
             assert_eq!(codes(spec), [expect], "{spec}");
         }
+        assert_eq!(codes("onFinding: quarantine"), []);
+        assert_eq!(codes("mode: audit, onFinding: quarantine"), [("audit", 0), ("quarantine-in-audit", 0)]);
         assert_eq!(
             codes("egress: [{name: a, to: [db.test], ports: 443, protocol: tcp}]"),
             [("name-allows-nothing", 4), ("dead-name", 4)]

@@ -77,6 +77,7 @@ pub(crate) struct Envelope {
     pub(crate) unix: Option<Vec<UnixRule>>,
     pub(crate) exec: Exec,
     pub(crate) limits: Limits,
+    pub(crate) on_finding: OnFinding,
 }
 
 impl Envelope {
@@ -141,6 +142,27 @@ pub(crate) struct Metadata {
     pub(crate) model: String,
     /// Which edition of this agent's envelope it is.
     pub(crate) revision: u64,
+}
+
+/// What becomes of a session about which there is a finding. Ordered by strictness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum OnFinding {
+    /// It is recorded.
+    #[default]
+    Record,
+    /// The session is put in quarantine as well.
+    Quarantine,
+}
+
+impl OnFinding {
+    pub(crate) const ALL: [Self; 2] = [Self::Record, Self::Quarantine];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Quarantine => "quarantine",
+        }
+    }
 }
 
 /// Something that a host holds sessions to, or not.

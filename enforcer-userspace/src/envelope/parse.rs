@@ -9,8 +9,8 @@ use super::diagnostic::{Collector, Diagnostics, Problem};
 use super::fields::{Fields, Value};
 use super::language::{self, Field};
 use super::{
-    Envelope, Exec, HostPattern, Limits, ListenRule, Metadata, PortRange, Prefix, Requirement, Rule,
-    UnixRule, document, sets,
+    Envelope, Exec, HostPattern, Limits, ListenRule, Metadata, OnFinding, PortRange, Prefix, Requirement,
+    Rule, UnixRule, document, sets,
 };
 use enforcer_common::net::Protocol;
 use enforcer_common::verdict::{Mode, Verdict};
@@ -38,8 +38,8 @@ fn read_envelope(root: &Value<'_>, out: &mut Collector) -> Option<Envelope> {
     let metadata = fields.required(out, "metadata").and_then(|value| read_metadata(&value, out));
     let spec = fields.required(out, "spec").and_then(|value| read_spec(&value, out));
     ((), ()) = (version?, kind?);
-    let Spec { mode, ttl, requires, rules, listen, unix, exec, limits } = spec?;
-    Some(Envelope { metadata: metadata?, mode, ttl, requires, rules, listen, unix, exec, limits })
+    let Spec { mode, ttl, requires, rules, listen, unix, exec, limits, on_finding } = spec?;
+    Some(Envelope { metadata: metadata?, mode, ttl, requires, rules, listen, unix, exec, limits, on_finding })
 }
 
 fn read_metadata(value: &Value<'_>, out: &mut Collector) -> Option<Metadata> {
@@ -69,6 +69,7 @@ struct Spec {
     unix: Option<Vec<UnixRule>>,
     exec: Exec,
     limits: Limits,
+    on_finding: OnFinding,
 }
 
 /// The names of the rules read so far, and the line of each.
@@ -94,6 +95,9 @@ fn read_spec(value: &Value<'_>, out: &mut Collector) -> Option<Spec> {
         None => Some(Limits::default()),
         Some(value) => read_limits(&value, out),
     };
+    let on_finding = fields.parse_or(out, "onFinding", OnFinding::default(), |text| {
+        value::choice(text, &OnFinding::ALL.map(|action| (action.name(), action)))
+    });
     let (mut rules, mut listen) = (allow?, listen?);
     if let Some((rule, listen_rule)) = loopback? {
         rules.push(rule);
@@ -109,6 +113,7 @@ fn read_spec(value: &Value<'_>, out: &mut Collector) -> Option<Spec> {
         unix: unix?,
         exec: exec?,
         limits: limits?,
+        on_finding: on_finding?,
     })
 }
 

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::prefix::masked;
-use super::{Envelope, Limits, ListenRule, Metadata, PortRange, Prefix, Rule, parse};
+use super::{Envelope, Limits, ListenRule, Metadata, OnFinding, PortRange, Prefix, Rule, parse};
 
 /// A verdict, the rule it names, and whether the operation is refused.
 pub(super) type Answer = (Verdict, u32, bool);
@@ -240,6 +240,7 @@ pub(super) fn envelope(mode: Mode, rules: Vec<Rule>) -> Envelope {
         unix: None,
         exec: super::Exec::default(),
         limits: Limits::default(),
+        on_finding: OnFinding::Record,
     }
 }
 

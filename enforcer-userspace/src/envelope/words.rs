@@ -53,6 +53,9 @@ fn line(Excess { what, inner, outer }: &Excess, inner_path: &str, outer_path: &s
         What::OnMismatch { inner, outer } => {
             (format!("has `onMismatch: {}`", inner.name()), Some(format!("says `{}`", outer.name())))
         }
+        What::OnFinding { inner, outer } => {
+            (format!("has `onFinding: {}`", inner.name()), Some(format!("says `{}`", outer.name())))
+        }
         What::Audit => ("lets through what its rules deny".to_owned(), Some("is in enforce mode".to_owned())),
         What::Ttl { inner, outer } => {
             let last = |time: &std::time::Duration| ttl(time.as_secs());

@@ -7,7 +7,7 @@ use enforcer_common::net::Protocol;
 use enforcer_common::verdict::Verdict;
 
 use super::algebra::{is_loopback, listens_on_loopback};
-use super::{Envelope, Exec, Image, Limits, ListenRule, PortRange, Rate, Rule, UnixRule};
+use super::{Envelope, Exec, Image, Limits, ListenRule, OnFinding, PortRange, Rate, Rule, UnixRule};
 
 /// The text of an envelope that was read, or that `intersect` made: reading it gives the same, but for the lines of the rules.
 pub(crate) fn write(envelope: &Envelope) -> String {
@@ -55,6 +55,9 @@ pub(crate) fn write(envelope: &Envelope) -> String {
     }
     out.exec(&envelope.exec);
     out.limits(&envelope.limits);
+    if envelope.on_finding != OnFinding::default() {
+        out.line(1, "onFinding", envelope.on_finding.name());
+    }
     out.0
 }
 

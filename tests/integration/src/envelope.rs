@@ -23,6 +23,7 @@ pub struct Envelope {
     exec: Option<(&'static str, &'static str)>,
     images: Vec<String>,
     files: Vec<String>,
+    on_finding: Option<&'static str>,
 }
 
 impl Envelope {
@@ -46,6 +47,7 @@ impl Envelope {
             exec: None,
             images: vec![],
             files: vec![],
+            on_finding: None,
         }
     }
 
@@ -138,6 +140,12 @@ impl Envelope {
         self
     }
 
+    /// A finding about it puts a session in quarantine.
+    pub fn quarantine_on_finding(mut self) -> Self {
+        self.on_finding = Some("quarantine");
+        self
+    }
+
     /// Who answers for it.
     pub fn owner(mut self, owner: &str) -> Self {
         self.owner = owner.into();
@@ -183,6 +191,9 @@ impl Display for Envelope {
             writeln!(f, "    onMismatch: {on_mismatch}")?;
             writeln!(f, "    images: [{}]", self.images.join(", "))?;
             writeln!(f, "    files: [{}]", self.files.join(", "))?;
+        }
+        if let Some(action) = self.on_finding {
+            writeln!(f, "  onFinding: {action}")?;
         }
         if *no_unix { writeln!(f, "  unix: []") } else { Ok(()) }
     }

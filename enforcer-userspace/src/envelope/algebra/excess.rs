@@ -58,6 +58,9 @@ pub(super) fn excess_within(
             all.push(whole(What::Limit { which, inner, outer }));
         }
     }
+    if inner.on_finding < outer.on_finding {
+        all.push(whole(What::OnFinding { inner: inner.on_finding, outer: outer.on_finding }));
+    }
     // What it restricts, it requires.
     let needs = inner.needs();
     let missing: Vec<_> = outer.requires.iter().copied().filter(|need| !needs.contains(need)).collect();

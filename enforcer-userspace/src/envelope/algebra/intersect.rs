@@ -65,6 +65,7 @@ pub(super) fn intersect_within(a: &Envelope, b: &Envelope, max_steps: u64) -> Re
         unix: unix(a, b, &mut names),
         exec: a.exec.intersect(&b.exec),
         limits: stricter(&a.limits, &b.limits),
+        on_finding: a.on_finding.max(b.on_finding),
     })
 }
 

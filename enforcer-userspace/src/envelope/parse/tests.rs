@@ -93,6 +93,7 @@ fn every_field_is_read() {
         unix: None,
         exec: Exec::default(),
         limits: Limits::default(),
+        on_finding: OnFinding::Record,
     };
     assert_eq!(parse(VALID), Ok(expect));
 }

@@ -9,8 +9,8 @@ use proptest::sample::{select, subsequence};
 
 use super::super::exec::tests::exec;
 use super::super::{
-    Envelope, HostPattern, Limits, ListenRule, Metadata, PortRange, Prefix, Rate, Requirement, Rule,
-    UnixRule, parse,
+    Envelope, HostPattern, Limits, ListenRule, Metadata, OnFinding, PortRange, Prefix, Rate, Requirement,
+    Rule, UnixRule, parse,
 };
 use super::{port_range, prefix};
 
@@ -189,10 +189,11 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
         (prop::collection::vec(allow_rule(), 0..5), any::<bool>(), prop::collection::vec(deny_rule(), 0..4));
     let listen = prop::collection::vec(listen_rule(), 0..3);
     let unix = prop::option::of(prop::collection::vec(unix_rule(), 0..3));
+    let on_finding = select(OnFinding::ALL.to_vec());
     let requires = subsequence(Requirement::ALL.to_vec(), 0..=2);
     // Names are long, so that cutting them can make them equal.
     let long = any::<bool>();
-    (metadata(), mode, ttl, requires, rules, listen, unix, (limits(), exec()), long).prop_map(
+    (metadata(), mode, ttl, requires, rules, listen, unix, (limits(), exec(), on_finding), long).prop_map(
         |(
             metadata,
             mode,
@@ -201,7 +202,7 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
             (mut rules, with_loopback, deny),
             mut listen,
             mut unix,
-            (limits, exec),
+            (limits, exec, on_finding),
             long,
         )| {
             let loopback = with_loopback.then(|| parse::loopback_rules(0));
@@ -216,7 +217,7 @@ pub(in super::super) fn whole() -> impl Strategy<Value = Envelope> {
                 *name = if long { format!("{}{number}", "x-".repeat(30)) } else { format!("rule-{number}") };
             }
             listen.extend(loopback.map(|(_, rule)| rule));
-            Envelope { metadata, mode, ttl, requires, rules, listen, unix, exec, limits }
+            Envelope { metadata, mode, ttl, requires, rules, listen, unix, exec, limits, on_finding }
         },
     )
 }

@@ -127,6 +127,8 @@ fn every_other_dimension_is_compared() {
         ],
     );
     check("requires: [names], limits: {connectionRate: 1/s, bytesOut: 1B}", outer, &["- - AnyUnix"]);
+    check("onFinding: quarantine", "egress: []", &[]);
+    check("egress: []", "onFinding: quarantine", &["- - OnFinding { inner: Record, outer: Quarantine }"]);
     let longer = Envelope { ttl: Duration::from_secs(3601), ..read("egress: []") };
     assert_eq!(
         written(&excess(&longer, &read("egress: []")).unwrap()),
