@@ -18,6 +18,8 @@ pub(crate) const TRUST_DOMAIN: &str = "ENFORCER_TRUST_DOMAIN";
 pub(crate) const REGISTRATION_POLICY: &str = "ENFORCER_REGISTRATION_POLICY";
 /// Where events go beside the event file.
 pub(crate) const SINKS: &str = "ENFORCER_SINKS";
+/// Which detections there are, and when each is one.
+pub(crate) const DETECTIONS: &str = "ENFORCER_DETECTIONS";
 /// Where metrics are served, on a loopback address.
 pub(crate) const METRICS_LISTEN: &str = "ENFORCER_METRICS_LISTEN";
 /// Set by `run` for the command: where SPIFFE's libraries get credentials.

@@ -11,6 +11,7 @@ mod confinement;
 mod control;
 mod credentials;
 mod daemon;
+mod detect;
 mod env_vars;
 mod envelope;
 mod exit;

@@ -67,6 +67,8 @@ pub(crate) struct Snapshot {
     pub(crate) guard: &'static str,
     pub(crate) programs: Vec<ProgramTime>,
     pub(crate) sinks: Vec<SinkCounts>,
+    /// By detection.
+    pub(crate) findings: Vec<(&'static str, u64)>,
 }
 
 /// How far a sink is, in events.
@@ -151,6 +153,8 @@ impl Collector for Snapshot {
         let lost = sinks(|sink| sink.lost);
         out.counters("sink_lost", "Events that were gone before they could be sent to a sink", lost)?;
         out.counters("sink_failures", "Tries to send that failed", sinks(|sink| sink.failures))?;
+        let findings = self.findings.iter().map(|(detection, n)| ([("detection", *detection)], *n));
+        out.counters("findings", "Findings since the daemon started", findings)?;
         let runs = self.programs.iter().map(|it| ([("program", it.program.as_str())], it.runs));
         out.counters("program_runs", "Runs of a kernel program that were timed (bpf_stats)", runs)?;
         out.program_times(&self.programs)
@@ -222,6 +226,7 @@ mod tests {
             lost: vec![("ring", 7)],
             ring: Some((8, 16)),
             guard: "absent",
+            findings: vec![("refusal-burst", 5)],
             programs: vec![time],
             ..Snapshot::default()
         })
@@ -233,6 +238,7 @@ mod tests {
             "enforcer_records_lost_total{place=\"ring\"} 7",
             "enforcer_ring_used_bytes 8",
             "enforcer_guard{state=\"absent\"} 1",
+            "enforcer_findings_total{detection=\"refusal-burst\"} 5",
             "enforcer_program_runs_total{program=\"egress\"} 3",
             "enforcer_program_run_seconds_total{program=\"egress\"} 0.000002",
             "# EOF",

@@ -63,6 +63,11 @@ impl Settings {
         self.state_dir.join("grants.key")
     }
 
+    /// What agents have executed and reached so far.
+    pub(crate) fn baselines(&self) -> PathBuf {
+        self.state_dir.join("baselines")
+    }
+
     /// Up to where each sink has sent the events.
     pub(crate) fn cursors(&self) -> PathBuf {
         self.state_dir.join("sinks")

@@ -5,6 +5,7 @@
 
 mod audit;
 mod authorities;
+mod baselines;
 mod ended;
 mod grant_key;
 mod revisions;
@@ -28,6 +29,7 @@ use crate::{
 
 pub(crate) use audit::{AuditError, Limits, Log, LogDir, Opening, read_json};
 pub(crate) use authorities::{AuthoritiesError, AuthorityFiles};
+pub(crate) use baselines::BaselineFiles;
 pub(crate) use ended::EndedFile;
 pub(crate) use grant_key::{existing_key, own_key};
 pub(crate) use revisions::Revisions;

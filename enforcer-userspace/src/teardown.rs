@@ -164,7 +164,7 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
     let mut dirs = vec![settings.sessions(), settings.authorities()];
     if !keep_events {
         // Whoever keeps the events wants to be able to check the audit log, too.
-        dirs.extend([settings.cursors(), settings.audit()]);
+        dirs.extend([settings.cursors(), settings.audit(), settings.baselines()]);
     }
     for dir in dirs {
         note(left, absent_is_fine(fs::remove_dir_all(&dir), &dir));

@@ -34,6 +34,11 @@ pub(super) struct Args {
     /// Each sink goes on where it was when the daemon is started anew. `enforcer sink test` tries one.
     #[arg(long, value_name = "FILE", env = env_vars::SINKS)]
     sinks: Option<PathBuf>,
+    /// Which detections make findings of the events, and when
+    ///
+    /// Without it, all of them as `docs/detections.md` says.
+    #[arg(long, value_name = "FILE", env = env_vars::DETECTIONS)]
+    detections: Option<PathBuf>,
     /// Serve metrics here as well, such as `127.0.0.1:9477`, to any process that reaches it; a loopback address
     ///
     /// Operators have them at `/metrics` on the control socket in any case.
@@ -58,7 +63,8 @@ pub(super) fn execute(settings: Settings, args: &Args) -> Result<ExitStatus, Fai
         keep_for: args.audit_keep,
         keep_bytes: args.audit_keep_bytes,
     };
-    let reports = daemon::Reports { audit, metrics: args.metrics_listen, sinks: args.sinks.as_deref() };
+    let (sinks, detections) = (args.sinks.as_deref(), args.detections.as_deref());
+    let reports = daemon::Reports { audit, metrics: args.metrics_listen, sinks, detections };
     let run = daemon::run(settings, &args.trust_keys, args.trust_domain.clone(), policy, reports);
     runtime.block_on(run).map_err(daemon::StartError::into_failure)?;
     Ok(ExitStatus::Ok)

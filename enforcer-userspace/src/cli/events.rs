@@ -9,7 +9,8 @@ use super::{
 use crate::{
     exit::{ExitStatus, Failure},
     record::{
-        EventKind, EventLine, LineDestination, LineEgress, LineFlow, LineGuard, LineImage, LineSession,
+        EventKind, EventLine, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard, LineImage,
+        LineSession,
     },
     settings::Settings,
 };
@@ -73,6 +74,7 @@ fn render(line: &str) -> String {
             (_, Some(signal)) => format!("exit    {comm} by signal {signal}"),
             (code, None) => format!("exit    {comm} with {}", code.unwrap_or(0)),
         },
+        (EventKind::Finding, _) => event.finding.as_ref().map_or_else(String::new, describe_finding),
         (EventKind::RecordsLost, _) => {
             colour(&format!("LOST    {} records", event.lost.unwrap_or(0)), Colour::Yellow)
         }
@@ -158,6 +160,16 @@ fn describe_guard(guard: &LineGuard) -> String {
     format!("{}  {} {on}  {why}", verdict(&guard.verdict, guard.refused), guard.operation)
 }
 
+fn describe_finding(finding: &LineFinding) -> String {
+    let LineFinding { detection, title, count, evidence, .. } = finding;
+    let of = match (evidence.last(), *count) {
+        (Some(last), 1) => format!(", event {}", last.sequence),
+        (Some(last), _) => format!(", last event {}", last.sequence),
+        (None, _) => String::new(),
+    };
+    colour(&format!("FINDING {}: {}{of}", harmless(detection), harmless(title)), Colour::Yellow)
+}
+
 fn verdict(verdict: &str, refused: bool) -> String {
     match (verdict, refused) {
         ("allow", _) => colour("ALLOW ", Colour::Green),
@@ -188,6 +200,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::ImageMeasured => "image measured",
         EventKind::FileMeasured => "file measured",
         EventKind::TamperSign => "tamper sign",
+        EventKind::Finding => "finding",
         EventKind::Listening => "listening",
         EventKind::ListeningEnded => "listening ended",
         EventKind::ConnectionClosed => "closed",

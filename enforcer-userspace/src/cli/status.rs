@@ -62,6 +62,10 @@ fn render(status: &dto::Status) -> String {
         let line = if why.is_some() || *lost > 0 { colour(&line, Colour::Yellow) } else { line };
         let _infallible = writeln!(out, "{line}");
     }
+    let found: Vec<String> =
+        status.findings.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{n} {name}")).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { colour(&found.join(", "), Colour::Yellow) };
+    let _infallible = writeln!(out, "findings  {found}");
     let _infallible = writeln!(out, "counters");
     for (name, count) in &status.counters {
         let fault = status.faults.contains(name);

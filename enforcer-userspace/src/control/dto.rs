@@ -219,6 +219,9 @@ pub(crate) struct Status {
     pub(crate) faults: Vec<String>,
     #[serde(default)]
     pub(crate) sinks: Vec<SinkInfo>,
+    /// How many findings of each detection there were since the daemon started.
+    #[serde(default)]
+    pub(crate) findings: std::collections::BTreeMap<String, u64>,
 }
 
 /// How far a sink is.

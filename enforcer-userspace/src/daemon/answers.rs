@@ -66,6 +66,7 @@ impl Daemon {
             .chain(self.events.counters())
             .chain(self.events.log.iter().flat_map(|log| log.counters()))
             .chain(self.attestation.counters())
+            .chain(self.findings.counters())
             .chain([
                 ("fault_daemon", self.faults, true),
                 ("credentials_issued", self.issuer.issued(), false),
@@ -114,6 +115,7 @@ impl Daemon {
                 .collect(),
             counters: counters.into_iter().map(|(name, n, _)| (name.to_owned(), n)).collect(),
             sinks: self.sinks.iter().map(|sink| sink_info(sink, self.events.sequence())).collect(),
+            findings: self.findings.counts().map(|(name, n)| (name.to_owned(), n)).collect(),
         })
     }
 }

@@ -2,11 +2,15 @@
 
 use axum::http::StatusCode;
 
-use super::{Daemon, stands_inside};
-use crate::control::{
-    dto,
-    peer::{Peer, Writer},
-    server::{Refusal, Request},
+use super::Daemon;
+use crate::{
+    cgroup::Cgroups,
+    control::{
+        dto,
+        peer::{Peer, Writer},
+        server::{Refusal, Request},
+    },
+    procfs,
 };
 
 impl Daemon {
@@ -105,4 +109,9 @@ pub(super) fn vouch(peer: &Peer) -> Result<(), Unvouched> {
         }
         Writer::Peer => Ok(()),
     }
+}
+
+/// Whether a process is in a session's cgroup. What cannot be told counts as yes.
+pub(super) fn stands_inside(cgroups: &Cgroups, pid: u32) -> bool {
+    !matches!(procfs::cgroup2_of(pid), Ok(Some(path)) if !cgroups.holds(&path))
 }

@@ -19,7 +19,7 @@ use enforcer_common::{
 
 use uuid::Uuid;
 
-use super::{Beside, Daemon, DaemonError, lifecycle::list_name};
+use super::{Beside, Daemon, DaemonError, findings::Deeds, lifecycle::list_name};
 use crate::{
     clock,
     envelope::OnMismatch,
@@ -264,7 +264,9 @@ impl Daemon {
         });
         let end = if answer.killed { "; the process was killed" } else { "" };
         line.detail = answer.why.as_ref().map(|why| format!("{why}{end}"));
-        self.events.write(line);
+        let (slot, now_ns) = (question.session, clock::boot_ns());
+        let sequence = self.events.write_numbered(&mut line);
+        self.take_deeds(slot, now_ns, Deeds::Measured, &line, sequence);
     }
 
     /// Once a tick: who waits and was not asked about, because the record is lost or an earlier daemon had it; and tickets that nobody has.

@@ -1,6 +1,6 @@
 //! What takes time is done beside the loop, which hears of the outcome.
 
-use super::{Daemon, attest, cut, delegate, granted, register};
+use super::{Daemon, attest, cut, delegate, findings, granted, register};
 
 /// What is done beside the loop, because it takes time, when it is done.
 pub(super) enum Beside {
@@ -20,6 +20,8 @@ pub(super) enum Beside {
     Looked(attest::Looked),
     /// Likewise, of one that begins if they are right.
     LookedFirst(Box<attest::LookedFirst>),
+    /// What agents have done so far was written down.
+    Saved(findings::Saved),
 }
 
 impl Daemon {
@@ -41,6 +43,7 @@ impl Daemon {
             Beside::Measured(answer) => self.end_measuring(*answer),
             Beside::Looked(looked) => self.end_looking(looked),
             Beside::LookedFirst(looked) => self.end_looking_first(*looked),
+            Beside::Saved(saved) => self.end_saving(saved),
         }
     }
 }

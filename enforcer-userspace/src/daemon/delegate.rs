@@ -13,7 +13,6 @@ use super::{
     internal,
     lifecycle::{Asked, bad_context, check_said, no_room},
     reply_to,
-    trust::read_envelope,
 };
 use crate::{
     clock,
@@ -80,7 +79,7 @@ impl Daemon {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
         }
         self.require_every_hook()?;
-        let inner = read_envelope(&enrol.envelope, self.kernel.guard.is_active())?;
+        let inner = self.read_envelope(&enrol.envelope)?;
         check_said(&enrol.said, &enrol.command, &inner)?;
         let metadata = (&inner.metadata, &session.envelope.envelope.metadata);
         for (field, new, old) in [

@@ -126,6 +126,7 @@ impl Daemon {
         };
         let written = self.write_totals_of(&session);
         self.survive(written);
+        self.end_detecting(&session, true);
         let why = self.remember_ended(&session);
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
         self.events.write(line.session(&session).detail(why));

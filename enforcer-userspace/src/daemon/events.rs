@@ -33,6 +33,8 @@ pub(crate) struct Events {
     gathers: bool,
     /// Of the last line in the file.
     sequence: u64,
+    /// What that was when lines were given up; nothing if none were.
+    failed_after: Option<u64>,
     /// Records that were none.
     undecodable: u64,
     /// Lines that the file did not take, since the daemon started.
@@ -58,6 +60,7 @@ impl Events {
             ends: Vec::new(),
             gathers: false,
             sequence,
+            failed_after: None,
             undecodable: 0,
             unwritten: 0,
             unsaid: 0,
@@ -65,18 +68,24 @@ impl Events {
     }
 
     /// Writes a line, or counts it; while lines are gathered, with others.
-    pub(crate) fn write(&mut self, line: EventLine) {
+    pub(crate) fn write(&mut self, mut line: EventLine) {
+        self.write_numbered(&mut line);
+    }
+
+    /// Likewise. The number that it has, unless it is known already that it was not written: see [`Self::take_failed`].
+    pub(crate) fn write_numbered(&mut self, line: &mut EventLine) -> Option<u64> {
+        let unwritten = self.unwritten;
         if self.unsaid > 0 {
             // By itself: if it is not taken, the file takes nothing still.
             let mut missing = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
                 .detail("the event file could not be written");
             missing.lost = Some(self.unsaid);
             self.flush();
-            self.add(missing);
+            self.add(&mut missing);
             if !self.try_flush() {
                 // What it would have said is counted already; this line is one more.
                 self.count_unwritten(1);
-                return;
+                return None;
             }
             self.unsaid = 0;
         }
@@ -84,6 +93,12 @@ impl Events {
         if !self.gathers || self.waiting.len() >= GATHERED_BYTES {
             self.flush();
         }
+        (self.unwritten == unwritten).then_some(line.sequence)
+    }
+
+    /// After which number lines had others that did not get into the file, if there were any since this was asked last.
+    pub(super) const fn take_failed(&mut self) -> Option<u64> {
+        self.failed_after.take()
     }
 
     /// From now on lines are gathered, until they are many; or no more.
@@ -99,9 +114,9 @@ impl Events {
         }
     }
 
-    fn add(&mut self, mut line: EventLine) {
+    fn add(&mut self, line: &mut EventLine) {
         line.sequence = self.sequence + self.ends.len() as u64 + 1;
-        serde_json::to_writer(&mut self.waiting, &line).expect("a line holds only text and numbers");
+        serde_json::to_writer(&mut self.waiting, line).expect("a line holds only text and numbers");
         self.waiting.push(b'\n');
         self.ends.push(self.waiting.len());
     }
@@ -113,6 +128,9 @@ impl Events {
         }
         let written = self.sink.write(&self.waiting);
         let is_written = written.is_ok();
+        if !is_written {
+            self.failed_after.get_or_insert(self.sequence);
+        }
         match written {
             Ok(()) => self.hand_on(),
             // Said once for each stretch of missing lines, so that a full disk does not fill another log.

@@ -18,7 +18,6 @@ use super::{
     asker::{Unvouched, vouch},
     attest::Found,
     reply_to,
-    trust::read_envelope,
 };
 use crate::{
     control::{
@@ -173,7 +172,7 @@ impl Daemon {
             let message = format!("user {} has {MAX_SESSIONS_OF_USER} sessions already", peer.uid);
             return Err(Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "no-room", message));
         }
-        Ok((grants, read_envelope(&enrol.envelope, self.kernel.guard.is_active())?))
+        Ok((grants, self.read_envelope(&enrol.envelope)?))
     }
 
     /// Begins the session, by whom it was asked for, under the envelope that was compared.

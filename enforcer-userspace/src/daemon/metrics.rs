@@ -79,6 +79,7 @@ impl Daemon {
             guard: self.kernel.guard.state(),
             programs: self.kernel.program_times()?,
             sinks: self.sinks.iter().map(|sink| sink_info(sink, self.events.sequence()).counts).collect(),
+            findings: self.findings.counts().collect(),
             ..Snapshot::default()
         };
         for session in self.registry.iter() {

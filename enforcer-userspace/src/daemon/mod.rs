@@ -12,6 +12,7 @@ mod delegate;
 mod ending;
 mod error;
 mod events;
+mod findings;
 mod flows;
 mod granted;
 mod grants;
@@ -52,7 +53,6 @@ use crate::{
     exit::one_line,
     host::Host,
     kernel::{Kernel, Ring},
-    procfs,
     record::{EventKind, EventLine, Losses},
     scrape::Scrape,
     session::Registry,
@@ -65,6 +65,7 @@ use attest::Attestation;
 use beside::Beside;
 pub(crate) use error::DaemonError;
 pub(crate) use events::Events;
+use findings::Findings;
 use flows::Totals;
 use granted::Policy;
 use identity::{Issuer, RotationError};
@@ -120,6 +121,7 @@ pub(crate) struct Daemon {
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
     losses: Losses,
+    findings: Findings,
     totals: Totals,
     metrics: Metrics,
     /// Where work beside the loop says that it is done.
@@ -347,6 +349,7 @@ impl Daemon {
             Self::tend_credentials,
             Self::tend_images,
             Self::tend_audit,
+            Self::tend_findings,
         ] {
             let looked = look(self);
             self.survive(looked);
@@ -380,11 +383,6 @@ impl Daemon {
     fn note_removed_rules(&mut self) -> Result<(), DaemonError> {
         Ok(self.kernel.rules.take_note()?)
     }
-}
-
-/// Whether a process is in a session's cgroup. What cannot be told counts as yes.
-fn stands_inside(cgroups: &Cgroups, pid: u32) -> bool {
-    !matches!(procfs::cgroup2_of(pid), Ok(Some(path)) if !cgroups.holds(&path))
 }
 
 /// The refusal for a fault of ours.

@@ -5,7 +5,7 @@ use enforcer_common::{
     record::{ConnectionChange, Placement, TcpState},
 };
 
-use super::{Daemon, DaemonError, attest::Seen};
+use super::{Daemon, DaemonError, attest::Seen, findings::Deeds};
 use crate::{
     clock,
     record::{
@@ -28,10 +28,14 @@ impl Daemon {
                 self.remember_refusal(&record);
                 self.count_verdict(&record);
                 let seen = Seen::of(&record);
-                let line = self.line(record);
-                self.events.write(line);
-                if let Some(sign) = sign {
-                    self.events.write(sign);
+                let deeds = Deeds::of(&record);
+                let (slot, time_ns) = (record.session, record.time_ns);
+                let mut line = self.line(record);
+                let sequence = self.events.write_numbered(&mut line);
+                self.take_deeds(slot, time_ns, deeds, &line, sequence);
+                if let Some(mut sign) = sign {
+                    let sequence = self.events.write_numbered(&mut sign);
+                    self.take_deeds(slot, time_ns, Deeds::Escape, &sign, sequence);
                 }
                 self.events.gather(false);
                 if let Some(seen) = seen {

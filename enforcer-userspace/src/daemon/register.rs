@@ -226,6 +226,7 @@ impl Daemon {
                 self.survive(emptied.map_err(DaemonError::from));
             }
             self.abandon_slot(&session);
+            self.end_detecting(&session, false);
             let envelope = Arc::clone(&session.envelope);
             drop(session);
             let levels = self.note_levels();

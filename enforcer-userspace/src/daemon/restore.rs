@@ -11,7 +11,8 @@ use enforcer_common::{config::MAX_SESSIONS, identity::SessionRef, session::Sessi
 
 use super::{Daemon, DaemonError, apply::replaced_line, cut::Which, lifecycle};
 use crate::{
-    clock, envelope,
+    clock,
+    envelope::{self, OnFinding},
     exit::one_line,
     procfs,
     record::{EventKind, EventLine},
@@ -86,7 +87,7 @@ impl Daemon {
         let standing = standing.filter(|_| began);
         let envelopes = standing.and_then(|control| {
             let (envelope, other) = file.envelopes(control.envelope)?;
-            Some((self.read_envelope(envelope)?, other.and_then(|other| self.read_envelope(other))))
+            Some((self.envelope_of_file(envelope)?, other.and_then(|other| self.envelope_of_file(other))))
         });
         let (Some(control), Some((envelope, other))) = (standing, envelopes) else {
             if file.registering && !file.borrowed_cgroup {
@@ -129,6 +130,11 @@ impl Daemon {
             let why = "its envelope restricts Unix sockets, and there is no guard any more";
             self.note(EventKind::SessionRevoked, format!("session {id}: {why}"));
         }
+        if session.envelope.envelope.on_finding == OnFinding::Quarantine && !self.findings.finds_deeds() {
+            let why =
+                "its envelope says `onFinding: quarantine`, and every detection that it is about is off";
+            self.note(EventKind::DaemonFault, format!("session {id}: {why}"));
+        }
         // An expiry that an earlier daemon saw is not recorded again.
         session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
         if let Some(envelope) = other {
@@ -148,9 +154,10 @@ impl Daemon {
 
     /// Remembers a session that nobody saw end: the host was started again, or somebody took it out of the kernel.
     fn remember_gone(&mut self, file: &SessionFile) {
-        let Some(envelope) = self.read_envelope(&file.envelope) else { return };
+        let Some(envelope) = self.envelope_of_file(&file.envelope) else { return };
         let why = if file.boot_id == self.host.boot_id { "gone" } else { "host-restarted" };
         let session = Session::new(grant_of(file.clone()), envelope);
+        self.end_detecting(&session, true);
         let mut info = self.describe(&session, clock::boot_ns());
         // Clocks are of one boot, but for that in its id.
         if let Some((seconds, nanos)) = file.id.get_timestamp().map(|time| time.to_unix()) {
@@ -179,7 +186,7 @@ impl Daemon {
     }
 
     /// The envelope that a file holds, if this release still reads it.
-    fn read_envelope(&self, file: &EnvelopeFile) -> Option<Arc<EnvelopeInForce>> {
+    fn envelope_of_file(&self, file: &EnvelopeFile) -> Option<Arc<EnvelopeInForce>> {
         let digest = lifecycle::digest(&file.text);
         let known = self.registry.envelope(&digest).filter(|known| known.number == file.number);
         if known.is_some() {
@@ -226,7 +233,12 @@ impl Daemon {
     }
 
     pub(super) fn note(&mut self, kind: EventKind, detail: impl Into<String>) {
-        self.events.write(EventLine::new(kind, &clock::wall(clock::boot_ns())).detail(detail));
+        let now_ns = clock::boot_ns();
+        let mut line = EventLine::new(kind, &clock::wall(now_ns)).detail(detail);
+        let sequence = self.events.write_numbered(&mut line);
+        if kind == EventKind::TamperSign {
+            self.take_tamper_sign(now_ns, &line, sequence);
+        }
     }
 }
 

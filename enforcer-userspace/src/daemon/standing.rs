@@ -53,8 +53,20 @@ impl Daemon {
         self.change(id, SessionState::Quarantined, dto::Then::Freeze, to);
     }
 
+    /// Likewise, because of a finding: nobody waits for it.
+    pub(super) fn quarantine_for(&mut self, id: Uuid, why: &str) -> Result<(), Refusal> {
+        let state = SessionState::Quarantined;
+        let mut receipt = self.try_change(id, state, Some(why))?;
+        for descendant in self.registry.descendants(id) {
+            self.change_descendant(descendant, state, dto::Then::Freeze, &mut receipt);
+        }
+        let stop = self.stop_processes(id, dto::Then::Freeze);
+        self.begin_stop(id, stop);
+        Ok(())
+    }
+
     fn change(&mut self, id: &str, state: SessionState, then: dto::Then, to: To) {
-        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state)?))) {
+        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state, None)?))) {
             Ok((id, mut revoked)) => {
                 for descendant in self.registry.descendants(id) {
                     revoked.descendants.push(descendant.to_string());
@@ -77,7 +89,7 @@ impl Daemon {
         receipt: &mut dto::Revoked,
     ) {
         if state == SessionState::Revoked
-            && let Err(refusal) = self.try_change(id, state)
+            && let Err(refusal) = self.try_change(id, state, None)
         {
             receipt.errors.push(format!("session {id}: {}", refusal.message));
         }
@@ -85,7 +97,13 @@ impl Daemon {
         self.begin_stop(id, stop);
     }
 
-    fn try_change(&mut self, id: Uuid, state: SessionState) -> Result<dto::Revoked, Refusal> {
+    /// Why: of what nobody asked for.
+    fn try_change(
+        &mut self,
+        id: Uuid,
+        state: SessionState,
+        why: Option<&str>,
+    ) -> Result<dto::Revoked, Refusal> {
         let session = self.registry.get(id).ok_or_else(ended)?;
         if session.state == SessionState::Revoked && state != SessionState::Revoked {
             return Err(Refusal::new(
@@ -102,7 +120,7 @@ impl Daemon {
                 SessionState::Quarantined => EventKind::SessionQuarantined,
                 _ => EventKind::SessionRevoked,
             };
-            self.write_down(id, kind)?;
+            self.write_down(id, kind, why)?;
         }
         // What they are is known when they have been stopped.
         Ok(receipt(id, state, processes, "running", store))
@@ -118,7 +136,7 @@ impl Daemon {
         }
         let (cgroup, processes) = (session.grant.cgroup.clone(), session.processes.live().count());
         self.store_state(id, SessionState::Active)?;
-        self.write_down(id, EventKind::SessionReleased)?;
+        self.write_down(id, EventKind::SessionReleased, None)?;
         self.cgroups.freeze(&cgroup, false).map_err(|error| internal(&error))?;
         for descendant in self.registry.descendants(id) {
             self.thaw_descendant(descendant);
@@ -152,9 +170,10 @@ impl Daemon {
     }
 
     /// In the kernel it is in force, whatever becomes of the file: a daemon that starts again believes whichever is stricter.
-    fn write_down(&mut self, id: Uuid, kind: EventKind) -> Result<(), Refusal> {
+    fn write_down(&mut self, id: Uuid, kind: EventKind, why: Option<&str>) -> Result<(), Refusal> {
         let session = self.registry.get(id).ok_or_else(ended)?;
-        let line = EventLine::new(kind, &clock::wall(clock::boot_ns())).session(session);
+        let mut line = EventLine::new(kind, &clock::wall(clock::boot_ns())).session(session);
+        line.detail = why.map(str::to_owned);
         let file = SessionFile::new(session, &self.host.boot_id);
         self.events.write(line);
         self.state.save(&file).map_err(|error| internal(&error))

@@ -30,8 +30,8 @@ mod failing;
 pub(crate) use failing::StartError;
 
 use super::{
-    Attestation, Daemon, DaemonError, Events, Issuer, Past, Policy, Trust, audit, grants, seats,
-    signals::Signals,
+    Attestation, Daemon, DaemonError, Ended, Events, Findings, Issuer, Past, Policy, Trust, audit, findings,
+    grants, seats, signals::Signals,
 };
 use crate::{
     cgroup::Cgroups,
@@ -70,6 +70,8 @@ pub(crate) struct Reports<'a> {
     pub(crate) metrics: Option<SocketAddr>,
     /// The file that says where events go.
     pub(crate) sinks: Option<&'a Path>,
+    /// The file that says what is found in it.
+    pub(crate) detections: Option<&'a Path>,
 }
 
 /// Runs a daemon until it is told to stop. Enforcement goes on afterwards, unless that was what it was told.
@@ -89,6 +91,7 @@ pub(crate) async fn run(
     let policy = Policy::load(policy)?;
     let at = |address| move |source| StartError::Metrics { address, source };
     let sinks = reports.sinks.map(sinks::load).transpose()?.unwrap_or_default();
+    let detections = findings::settings(reports.detections)?;
     let metrics = reports.metrics.map(|address| scrape::listen(address).map_err(at(address))).transpose()?;
     let operators = operators(&settings)?;
     let host = host::inspect()?;
@@ -131,6 +134,7 @@ pub(crate) async fn run(
     let events = Events::open(&settings.events())?;
     let written = (&*settings.events(), events.sequence());
     let sinks = sinks::start(sinks, written, &settings.cursors(), &exported)?;
+    let (findings, tampered) = Findings::open(&settings, detections)?;
     let (done, mut beside) = mpsc::unbounded_channel();
     let mut daemon = Daemon {
         policy,
@@ -152,6 +156,7 @@ pub(crate) async fn run(
         kernel,
         state,
         losses,
+        findings,
         totals: super::flows::Totals::default(),
         metrics: Default::default(),
         done,
@@ -172,16 +177,20 @@ pub(crate) async fn run(
         }
     };
     let started = format!(
-        "enforcer {}, ABI version {}, kernel {}, {}, {guard}",
+        "enforcer {}, ABI version {}, kernel {}, {}, {guard}, baselines of {} agents",
         env!("CARGO_PKG_VERSION"),
         enforcer_common::ABI_VERSION,
         daemon.host.release,
         daemon.kernel.start.name(),
+        daemon.findings.agents(),
     );
     let line = EventLine::new(EventKind::DaemonStarted, &daemon.started).detail(started);
     daemon.events.write(line);
     if let Some(change) = new_authority {
         daemon.note(EventKind::AuthorityChanged, change);
+    }
+    for sign in tampered {
+        daemon.note(EventKind::TamperSign, sign);
     }
     daemon.restore()?;
 
@@ -211,6 +220,9 @@ pub(crate) async fn run(
     // Streams of credentials end with the daemon; so do its answers.
     daemon.issuer.end_all();
     daemon.attestation.measurer.stop();
+    if !matches!(ended, Ok(Ended { torn_down: true })) {
+        daemon.save_findings();
+    }
     daemon.close_audit();
     drop((stop, called));
     // A client that follows events would keep the server up for ever.

@@ -7,7 +7,7 @@ use super::{Daemon, StartError, internal};
 use crate::{
     clock,
     control::{peer::Peer, server::Refusal},
-    envelope::{self, Envelope, Requirement},
+    envelope::{self, Envelope, OnFinding, Requirement},
     exit::one_line,
     record::{EventKind, EventLine},
     settings::Settings,
@@ -101,7 +101,7 @@ impl Daemon {
         let signer = self.trust.as_ref().map(|trust| trust.signer(text, signature)).transpose();
         // Read only after that: what nobody vouches for does not get as far as the parser.
         let signer = signer.map_err(|refusal| self.record_unaccepted(peer, refusal))?;
-        let envelope = read_envelope(text, self.kernel.guard.is_active())?;
+        let envelope = self.read_envelope(text)?;
         let (Some(trust), Some(signer)) = (&self.trust, signer) else {
             return Ok(Admitted { envelope, news: None });
         };
@@ -113,6 +113,18 @@ impl Daemon {
             .map_err(|refusal| self.record_unaccepted(peer, refusal))?;
         let agent = metadata.name.clone();
         Ok(Admitted { envelope, news: is_new.then_some(News { agent, accepted, signer }) })
+    }
+
+    /// An envelope that sessions can be held to here.
+    pub(super) fn read_envelope(&self, text: &str) -> Result<Envelope, Refusal> {
+        let envelope = read_held(text, self.kernel.guard.is_active())?;
+        if envelope.on_finding == OnFinding::Quarantine && !self.findings.finds_deeds() {
+            let message =
+                "the envelope says `onFinding: quarantine`, and every detection that it is about is off";
+            let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not-held", message);
+            return Err(refusal.hint("the file of `enforcer daemon --detections` says which are"));
+        }
+        Ok(envelope)
     }
 
     /// Writes down what was accepted. Comes before anybody is held to it: a daemon that is killed in between has refused
@@ -153,7 +165,7 @@ impl Daemon {
 }
 
 /// An envelope that this host can hold a session to, with the guard or without.
-pub(super) fn read_envelope(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
+fn read_held(text: &str, guarded: bool) -> Result<Envelope, Refusal> {
     let envelope = envelope::parse(text).map_err(|diagnostics| {
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-envelope", diagnostics.to_string())
     })?;

@@ -10,7 +10,7 @@ use enforcer_common::{
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Egress, LineFlow, LineGuard, LineLoss, LineRecord, Loss, read::ReadLine};
+use super::{Egress, LineFinding, LineFlow, LineGuard, LineLoss, LineRecord, Loss, read::ReadLine};
 use crate::session::{Context, EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
@@ -57,8 +57,10 @@ pub(crate) enum EventKind {
     ImageMeasured,
     /// A file that an envelope names was measured, or could not be.
     FileMeasured,
-    /// The audit log does not say any more what it said.
+    /// The audit log, or what is known of an agent, does not say any more what it said.
     TamperSign,
+    /// Events before it are something that somebody should look at.
+    Finding,
     /// A TCP socket waits for connections from now on.
     Listening,
     /// It does not any more.
@@ -77,6 +79,9 @@ pub(crate) struct EventLine<S = SessionText> {
     pub(crate) kind: EventKind,
     /// RFC 3339, UTC, ns.
     pub(crate) time: String,
+    /// Likewise, of one that is to be written.
+    #[serde(skip)]
+    pub(crate) at: jiff::Timestamp,
     /// Counts the lines of this host, across restarts; a gap is a loss.
     pub(crate) sequence: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +113,8 @@ pub(crate) struct EventLine<S = SessionText> {
     /// The kernel's record that this was made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) record: Option<LineRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) finding: Option<LineFinding>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
 }
@@ -249,6 +256,7 @@ impl<S> EventLine<S> {
             version: VERSION,
             kind,
             time,
+            at: jiff::Timestamp::UNIX_EPOCH,
             sequence,
             session: None,
             process: None,
@@ -262,6 +270,7 @@ impl<S> EventLine<S> {
             lost: None,
             lost_records: None,
             record: None,
+            finding: None,
             detail: None,
         }
     }
@@ -270,7 +279,7 @@ impl<S> EventLine<S> {
 impl EventLine<SessionText> {
     /// Likewise. The writer gives it its sequence.
     pub(crate) fn new(kind: EventKind, time: &jiff::Timestamp) -> Self {
-        Self::bare(kind, format!("{time:.9}"), 0)
+        Self { at: *time, ..Self::bare(kind, format!("{time:.9}"), 0) }
     }
 
     pub(crate) fn session(mut self, session: &Session) -> Self {

@@ -4,6 +4,7 @@
 
 mod decode;
 pub(crate) mod export;
+mod finding;
 mod flow;
 mod guarded;
 mod line;
@@ -11,6 +12,7 @@ mod losses;
 mod read;
 
 pub(crate) use decode::{Body, Connection, Egress, ExecImage, GuardDecision, Record, decode};
+pub(crate) use finding::LineFinding;
 pub(crate) use flow::LineFlow;
 pub(crate) use guarded::LineGuard;
 pub(crate) use line::{

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::{
-    EventKind, EventLine, LineDestination, LineEgress, LineFlow, LineGuard, LineImage, LineLoss, LineProcess,
-    LineRecord, guarded::LineObject,
+    EventKind, EventLine, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard, LineImage, LineLoss,
+    LineProcess, LineRecord, guarded::LineObject,
 };
 
 /// All fields that a line can have.
@@ -28,6 +28,7 @@ pub(super) struct ReadLine<S> {
     lost: Option<u64>,
     lost_records: Option<LineLoss>,
     record: Option<LineRecord>,
+    finding: Option<LineFinding>,
     detail: Option<String>,
     operation: Option<Cow<'static, str>>,
     protocol: Option<Cow<'static, str>>,
@@ -80,6 +81,7 @@ impl<S> From<ReadLine<S>> for EventLine<S> {
             version: read.version,
             kind: read.kind,
             time: read.time,
+            at: jiff::Timestamp::UNIX_EPOCH,
             sequence: read.sequence,
             session: read.session,
             process: read.process,
@@ -93,6 +95,7 @@ impl<S> From<ReadLine<S>> for EventLine<S> {
             lost: read.lost,
             lost_records: read.lost_records,
             record: read.record,
+            finding: read.finding,
             detail: read.detail,
         }
     }

@@ -82,6 +82,7 @@ const CORE: &[&str] = &[
     "enforcer-userspace/src/audit/",
     "enforcer-userspace/src/chain",
     "enforcer-userspace/src/credentials",
+    "enforcer-userspace/src/detect",
     "enforcer-userspace/src/envelope",
     "enforcer-userspace/src/metrics",
     "enforcer-userspace/src/record",

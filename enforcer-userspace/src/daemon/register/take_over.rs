@@ -15,9 +15,10 @@ use enforcer_common::identity::{EnrolKind, SessionRef};
 
 use super::super::{
     Daemon, DaemonError,
+    asker::stands_inside,
     attest::{Answer, Measurer, Question},
     cut::{Search, is_outside},
-    internal, stands_inside,
+    internal,
 };
 use crate::{
     cgroup::Cgroups,

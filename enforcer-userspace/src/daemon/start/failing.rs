@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use super::super::{DaemonError, RotationError, granted::PolicyFileError};
+use super::super::{DaemonError, RotationError, findings::DetectionsError, granted::PolicyFileError};
 use crate::{
     exit::{ExitStatus, Failure},
     host::HostError,
@@ -46,6 +46,8 @@ pub(crate) enum StartError {
     },
     #[error(transparent)]
     Sinks(#[from] SinksError),
+    #[error(transparent)]
+    Detections(#[from] DetectionsError),
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
     #[error(transparent)]

@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     credentials::SpiffeId,
-    record::{EventKind, LineDestination, LineEgress, LineFlow, LineGuard, LineProcess, LineSession},
+    record::{
+        EventKind, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard, LineProcess, LineSession,
+    },
 };
 
 /// The version whose fields these are.
@@ -203,6 +205,10 @@ fn add_socket<'a>(object: &mut Object<'a>, guard: &'a LineGuard) {
 }
 
 fn rule(event: &Event) -> Option<Object<'_>> {
+    if let Some(finding) = &event.finding {
+        let rule = Object::new().with("name", finding.detection.as_ref());
+        return Some(rule.with("description", finding.title.as_str()).with("category", "detection"));
+    }
     let (rule, reason) = match (&event.egress, &event.guard) {
         (Some(egress), _) => (&egress.rule, &egress.reason),
         (None, Some(guard)) => (&guard.rule, &guard.reason),
@@ -240,6 +246,21 @@ fn agent<'a>(session: &'a LineSession, host: &Host) -> Object<'a> {
         .with("agent", agent)
         .with("conversation", Object::new().with("id", session.id.as_str()))
         .with("request", Object::new().with("model", model))
+}
+
+fn finding(finding: &LineFinding) -> Object<'_> {
+    let evidence = finding.evidence.iter().map(|evidence| {
+        Object::new().with("sequence", evidence.sequence).with("time", evidence.time.as_str())
+    });
+    Object::new()
+        .with("id", finding.id.as_str())
+        .with("detection", finding.detection.as_ref())
+        .with("state", finding.state.as_ref())
+        .with("subject", finding.subject.as_deref())
+        .with("count", finding.count)
+        .with("first", finding.first.as_str())
+        .with("last", finding.last.as_str())
+        .with("evidence", evidence.collect::<Vec<_>>())
 }
 
 /// What ECS has no field for.
@@ -287,6 +308,7 @@ fn own(event: &Event) -> Object<'_> {
     let cut = event.process.as_ref().is_some_and(|process| process.lineage_cut);
     own.add("lineage_cut", cut.then_some(true));
     own.add("image", event.image.as_ref().map(ocsf::image));
+    own.add("finding", event.finding.as_ref().map(finding));
     own.add("child_pid", event.child_pid);
     own.add("exit_signal", event.exit_signal);
     own.add("lost", event.lost);

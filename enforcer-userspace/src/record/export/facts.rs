@@ -71,6 +71,13 @@ pub(super) fn outcome(event: &Event) -> Option<Outcome> {
 pub(super) fn severity(event: &Event) -> Severity {
     let kind = event.kind;
     let is_sign = kinds::shape(kind).class == Class::Finding;
+    if let Some(finding) = &event.finding {
+        return match finding.detection.as_ref() {
+            "limit-reached" => Severity::Low,
+            "refusal-burst" | "new-executable" | "new-destination" => Severity::Medium,
+            _ => Severity::High,
+        };
+    }
     match (kind, outcome(event)) {
         _ if is_sign => Severity::High,
         (EventKind::RecordsLost | EventKind::DaemonFault, _) => Severity::High,
@@ -208,6 +215,9 @@ pub(super) fn message(event: &Event) -> String {
         },
     };
     text.extend(event.image.iter().flat_map(|image| [", image ", image.verdict.as_ref()]));
+    if let Some(finding) = &event.finding {
+        text.extend([": ", &finding.detection, ": ", &finding.title]);
+    }
     text.extend(event.detail.iter().flat_map(|detail| [": ", detail.as_str()]));
     text
 }

@@ -90,6 +90,7 @@ pub(super) const fn shape(kind: EventKind) -> Shape {
         EventKind::CredentialIssued => ("credential-issued", Session, (OTHER, "Issue Credential"), "iam", &["creation"]),
         EventKind::EscapeSign => ("escape-sign", Finding, (1, "Create"), "intrusion_detection", &["info"]),
         EventKind::TamperSign => ("tamper-sign", Finding, (1, "Create"), "intrusion_detection", &["info"]),
+        EventKind::Finding => ("finding", Finding, (1, "Create"), "intrusion_detection", &["info"]),
         EventKind::DaemonStarted => ("daemon-started", Application, (3, "Start"), "host", &["start"]),
         EventKind::DaemonStopped => ("daemon-stopped", Application, (4, "Stop"), "host", &["end"]),
         EventKind::DaemonFault => ("daemon-fault", Application, (OTHER, "Fault"), "host", &["error"]),
@@ -113,6 +114,9 @@ pub(super) fn activity(event: &Event) -> (Class, Activity) {
     match (event.kind, &event.egress, &event.guard) {
         (EventKind::Egress, Some(egress), _) => (class, of_egress(egress)),
         (EventKind::Guard, _, Some(guard)) => of_guard(guard),
+        (EventKind::Finding, ..) if event.finding.as_ref().is_some_and(|finding| finding.state == "over") => {
+            (class, Activity { id: 2, name: "Update".into() })
+        }
         _ => (class, fixed),
     }
 }

@@ -77,12 +77,17 @@ pub(crate) fn export<'a>(event: &'a Event, form: Form, host: &'a Host) -> Result
 /// The same whenever this event is exported, and another one for every other event, so that whoever gets one twice can tell. Its
 /// beginning is the time, as in every UUIDv7; the rest is made of what tells events apart: the host, the sequence, the time to the ns.
 fn unique_id(event: &Event, time: Timestamp, host: &Host) -> Uuid {
+    id_of(host, &event.time, time, event.sequence)
+}
+
+/// Likewise, by what tells events apart.
+fn id_of(host: &Host, said: &str, time: Timestamp, sequence: u64) -> Uuid {
     let mut context = digest::Context::new(&digest::SHA256);
-    for text in [host.name.as_str(), event.time.as_str()] {
+    for text in [host.name.as_str(), said] {
         context.update(&(text.len() as u64).to_be_bytes());
         context.update(text.as_bytes());
     }
-    context.update(&event.sequence.to_be_bytes());
+    context.update(&sequence.to_be_bytes());
     let digest = context.finish();
     let mut rest = [0; 10];
     rest.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);

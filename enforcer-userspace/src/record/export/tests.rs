@@ -277,6 +277,33 @@ fn what_the_guard_decides_is_a_socket_or_a_finding() {
 }
 
 #[test]
+fn a_finding_names_its_events_by_their_ids() {
+    let line = sample(EventKind::Finding);
+    let event = exported(&line, NATIVE);
+    let of = |sequence: u64, time: &str| {
+        let event = merged(vec![sample(EventKind::Egress), json!({"sequence": sequence, "time": time})]);
+        exported(&event, NATIVE)["metadata"]["uid"].clone()
+    };
+    let expected = json!([
+        {"uid": of(40, "2026-11-26T01:02:02.000000001Z")}, {"uid": of(41, "2026-11-26T01:02:03.004005006Z")},
+    ]);
+    let info = &event["finding_info"];
+    assert_eq!(info["related_events"], expected);
+    assert_eq!([&info["uid"], &info["types"]], [&json!("refusal-burst/x/y"), &json!(["refusal-burst"])]);
+    assert_eq!(
+        [&info["first_seen_time"], &info["last_seen_time"]],
+        [1_795_654_922_000_u64, 1_795_654_923_004]
+    );
+    assert_eq!([&event["count"], &event["activity_id"], &event["severity_id"]], [2, 1, 3]);
+    let mut over = line.clone();
+    over["finding"]["state"] = "over".into();
+    assert_eq!(exported(&over, NATIVE)["type_uid"], 200_402);
+    let ecs = exported(&line, Form::Ecs);
+    assert_eq!([&ecs["event"]["kind"], &ecs["rule"]["name"]], ["alert", "refusal-burst"]);
+    assert_eq!(ecs["enforcer"]["finding"]["evidence"][1]["sequence"], 41);
+}
+
+#[test]
 fn a_fork_is_of_the_child_by_its_maker() {
     let event = exported(&sample(EventKind::Fork), NATIVE);
     assert_eq!([&event["process"]["pid"], &event["actor"]["process"]["pid"]], [32, 30]);

@@ -1,5 +1,6 @@
 //! An event in OCSF 1.9. `docs/events.md` says field by field what stands where.
 
+mod finding;
 mod network;
 mod objects;
 
@@ -160,6 +161,9 @@ fn add_process<'a>(object: &mut Object<'a>, event: &'a Event, host: &'a Host) {
 }
 
 fn add_finding<'a>(object: &mut Object<'a>, event: &'a Event, id: Uuid, host: &'a Host) {
+    if let Some(finding) = &event.finding {
+        return finding::add(object, event, finding, host);
+    }
     let kind = kinds::shape(event.kind).name;
     let (title, rule) = match &event.guard {
         Some(guard) => {

@@ -30,6 +30,7 @@ every_kind!(
     Exec,
     Exit,
     FileMeasured,
+    Finding,
     Fork,
     Guard,
     ImageMeasured,
@@ -125,6 +126,11 @@ pub(super) fn sample(kind: EventKind) -> Value {
         EventKind::FileMeasured => json!({"image": image("as-named")}),
         EventKind::Exit => json!({"exit_code": 3}),
         EventKind::RecordsLost => json!({"lost": 5}),
+        EventKind::Finding => json!({"finding": {
+            "id": "refusal-burst/x/y", "detection": "refusal-burst", "state": "new", "title": "2 refusals within 10 s",
+            "subject": "said", "count": 2, "first": "2026-11-26T01:02:02.000000001Z", "last": "2026-11-26T01:02:03.004005006Z",
+            "evidence": [{"sequence": 40, "time": "2026-11-26T01:02:02.000000001Z"}, {"sequence": 41, "time": "2026-11-26T01:02:03.004005006Z"}],
+        }}),
         _ => json!({}),
     });
     let of_daemon = [
@@ -150,6 +156,7 @@ pub(super) fn sample(kind: EventKind) -> Value {
         EventKind::Exit,
         EventKind::ImageMeasured,
         EventKind::EscapeSign,
+        EventKind::Finding,
         EventKind::CredentialIssued,
     ];
     if of_process.contains(&kind) {
