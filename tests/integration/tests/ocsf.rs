@@ -1,6 +1,8 @@
 //! Events of a real run in the forms that other tools read: OCSF's own schemas take every one of them in every version, and an analyst's
 //! rule, written in Sigma and run over them, answers what an analyst asks.
 
+#[path = "ocsf/found.rs"]
+mod found;
 #[path = "ocsf/kinds.rs"]
 mod kinds;
 #[path = "ocsf/odd.rs"]
@@ -59,6 +61,7 @@ fn schemas_take_every_event_of_a_run_in_every_version() {
     }
     expect_ids_are_of_one_event(&daemon, &lines, &native);
     expect_decisions(&native);
+    found::expect_findings(&native);
     expect_elastic_form(&export(daemon.layout(), "ecs", &lines), &native);
     for version in ["ocsf-1.9", "ocsf-1.3"] {
         let events = export(daemon.layout(), version, &lines);

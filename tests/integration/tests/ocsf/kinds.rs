@@ -49,6 +49,7 @@ pub(crate) const EVERY_KIND: &[&str] = &[
     "exec",
     "exit",
     "file-measured",
+    "finding",
     "fork",
     "guard",
     "image-measured",

@@ -15,6 +15,9 @@ const USER: &str = "54321";
 /// The agent of which an analyst asks, and another one that does the same.
 pub(crate) const ASKED: &str = "asked-about";
 pub(crate) const OTHER: &str = "another";
+/// The agent that is refused very often, and how often.
+pub(crate) const BURSTING: &str = "bursting";
+pub(crate) const BURST: usize = 60;
 
 /// Everything recorded, as lines.
 pub(crate) struct Run {
@@ -33,6 +36,7 @@ pub(crate) fn run() -> Run {
     audit(&daemon, &pair);
     listening(&daemon);
     images(&daemon, &pair);
+    burst(&daemon);
     misplaced(&daemon);
     standings(&daemon);
     delegation(&daemon);
@@ -121,6 +125,18 @@ fn images(daemon: &Daemon, pair: &Pair) {
     let magic = unique("images");
     assert!(listed.reaches(daemon, &envelope, &magic, &spec));
     assert!(!unlisted.reaches(daemon, &envelope, &magic, &spec));
+}
+
+/// Refused so often that it is a finding.
+fn burst(daemon: &Daemon) {
+    let mut inside = daemon.hold(&Envelope::of(BURSTING));
+    inside.must("open s udp4");
+    for _ in 0..BURST {
+        inside.must_fail("connect s 127.0.0.20:9", &[libc::EPERM]);
+    }
+    inside.end();
+    daemon
+        .wait_for_events(2, "the burst is over", |event| event.kind() == "finding" && event.is_of(BURSTING));
 }
 
 /// A process outside its session's cgroup.
