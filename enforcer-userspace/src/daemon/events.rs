@@ -1,7 +1,11 @@
 //! Writing events: to the file, and to whoever follows. A file that cannot be written (a full disk) stops neither
 //! enforcement nor control: the lines that are missing are counted, and said as soon as the file takes lines again.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::broadcast;
 
@@ -17,6 +21,8 @@ use crate::{
 
 /// Lines that are gathered are written when they have so many bytes, at the latest.
 const GATHERED_BYTES: usize = 64 << 10;
+/// How long records are held back for an audit log that does not get on.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
 /// Lines that a follower may be behind.
 const FOLLOWER_LINES: usize = 8192;
 
@@ -35,6 +41,8 @@ pub(crate) struct Events {
     sequence: u64,
     /// What that was when lines were given up; nothing if none were.
     failed_after: Option<u64>,
+    /// Since when the audit log has had more to write than half its queue holds.
+    crowded_since: Option<Instant>,
     /// Records that were none.
     undecodable: u64,
     /// Lines that the file did not take, since the daemon started.
@@ -61,6 +69,7 @@ impl Events {
             gathers: false,
             sequence,
             failed_after: None,
+            crowded_since: None,
             undecodable: 0,
             unwritten: 0,
             unsaid: 0,
@@ -174,6 +183,16 @@ impl Events {
     pub(crate) fn feed(&mut self) -> Result<Feed, PathError> {
         self.flush();
         Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
+    }
+
+    /// Whether records should stay in the kernel's ring buffer for a moment: what finds no room there is lost by number, and what finds
+    /// none in the queue of the audit log is missing in that alone. A disk that hangs keeps nobody from being heard for long.
+    pub(super) fn holds_back(&mut self) -> bool {
+        if !self.log.as_ref().is_some_and(Log::is_crowded) {
+            self.crowded_since = None;
+            return false;
+        }
+        self.crowded_since.get_or_insert_with(Instant::now).elapsed() < LONGEST_HOLD
     }
 
     /// Of the last line.

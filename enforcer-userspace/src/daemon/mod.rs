@@ -24,6 +24,7 @@ mod past;
 mod records;
 mod recover;
 mod register;
+mod replies;
 mod restore;
 mod seats;
 mod signals;
@@ -39,7 +40,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
@@ -71,6 +72,7 @@ use granted::Policy;
 use identity::{Issuer, RotationError};
 use metrics::Metrics;
 use past::Past;
+use replies::{To, internal, reply_to};
 use signals::Signals;
 pub(crate) use start::{Reports, StartError, lock, run};
 use trust::{REFUSALS_A_TICK, Trust};
@@ -79,6 +81,8 @@ use trust::{REFUSALS_A_TICK, Trust};
 const RECORDS_AT_ONCE: usize = 256;
 /// How long a question may wait for records that came before it.
 const CATCH_UP: Duration = Duration::from_millis(100);
+/// How long records are held back before it is looked whether the audit log takes them.
+const HOLD: Duration = Duration::from_millis(2);
 /// How often the daemon looks for what no record tells it.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -92,6 +96,8 @@ enum Input {
     /// Somebody collects metrics.
     Scrape(Scrape),
     Tick,
+    /// Records are held back, and may be taken now.
+    Waited,
     Stop(&'static str),
 }
 
@@ -176,13 +182,15 @@ impl Daemon {
                     continue;
                 }
             }
+            let holds_back = self.events.holds_back();
             let input = tokio::select! {
                 reason = signals.next() => Input::Stop(reason),
                 Some(beside) = done.recv() => Input::Done(Box::new(beside)),
                 Some(call) = calls.recv() => Input::Call(Box::new(call)),
                 Some(scrape) = scrapes.recv() => Input::Scrape(scrape),
                 _ = ticks.tick() => Input::Tick,
-                read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)) => {
+                () = tokio::time::sleep(HOLD), if holds_back => Input::Waited,
+                read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)), if !holds_back => {
                     read.map_err(DaemonError::Records)?;
                     Input::Records
                 }
@@ -194,6 +202,7 @@ impl Daemon {
                     // A session that never stops making records must not keep the control socket from being served.
                     tokio::task::yield_now().await;
                 }
+                Input::Waited => {}
                 Input::Tick => self.tick(ring),
                 Input::Done(beside) => self.end_beside(*beside),
                 Input::Scrape(scrape) => self.answer_scrape(scrape),
@@ -358,7 +367,10 @@ impl Daemon {
 
     /// Takes the records that are waiting, for a short time. Whether all were taken.
     fn catch_up(&mut self, ring: &mut Ring) -> bool {
-        let all = ring.drain(Instant::now() + CATCH_UP, |bytes| self.take_record(bytes));
+        let all = ring.drain(Instant::now() + CATCH_UP, |bytes| {
+            self.take_record(bytes);
+            !self.events.holds_back()
+        });
         self.events.flush();
         let ended = self.end_finished();
         self.survive(ended);
@@ -383,17 +395,4 @@ impl Daemon {
     fn note_removed_rules(&mut self) -> Result<(), DaemonError> {
         Ok(self.kernel.rules.take_note()?)
     }
-}
-
-/// The refusal for a fault of ours.
-fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", one_line(error))
-}
-
-/// Who waits for an answer.
-type To = oneshot::Sender<Result<Answer, Refusal>>;
-
-fn reply_to(reply: To, answer: Result<Answer, Refusal>) {
-    // A client that has gone away does not get its answer; for an enrolment see `Daemon::enrol`.
-    drop(reply.send(answer));
 }

@@ -34,16 +34,18 @@ impl Ring {
         Ok(())
     }
 
-    /// Hands the records that are there to `take`, until there is none or `until` has come: a session can make them faster
-    /// than anybody takes them. Whether there was none left.
-    pub(crate) fn drain(&mut self, until: Instant, mut take: impl FnMut(&[u8])) -> bool {
+    /// Hands the records that are there to `take`, until there is none, `until` has come, or it wants no more: a session can make them
+    /// faster than anybody takes them. Whether there was none left.
+    pub(crate) fn drain(&mut self, until: Instant, mut take: impl FnMut(&[u8]) -> bool) -> bool {
         const BETWEEN_LOOKS_AT_THE_CLOCK: usize = 64;
         while Instant::now() < until {
             for _ in 0..BETWEEN_LOOKS_AT_THE_CLOCK {
                 let Some(record) = self.ring.get_mut().next() else {
                     return true;
                 };
-                take(&record);
+                if !take(&record) {
+                    return false;
+                }
             }
         }
         false

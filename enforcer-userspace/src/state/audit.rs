@@ -144,6 +144,11 @@ impl Log {
         }
     }
 
+    /// Whether so much waits that what can wait elsewhere should.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.queue.is_crowded()
+    }
+
     /// Has another key sign from now on.
     pub(crate) fn rotate_key(&self, then: Rotated) {
         self.queue.rotate(then);

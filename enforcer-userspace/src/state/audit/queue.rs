@@ -99,6 +99,12 @@ impl Queue {
         fits
     }
 
+    /// Whether it is half full: whoever can wait with what comes next, should.
+    pub(super) fn is_crowded(&self) -> bool {
+        let inner = self.lock();
+        inner.batch.bytes.len() > MAX_BYTES / 2 || inner.batch.items.len() > MAX_ITEMS / 2
+    }
+
     pub(super) fn rotate(&self, then: Rotated) {
         self.add(Item::Rotate(Some(then)));
     }
@@ -164,8 +170,10 @@ mod tests {
     fn what_finds_no_room_is_counted_in_its_place() {
         let queue = Queue::default();
         let line = vec![b'x'; 1 << 20];
+        assert!(!queue.is_crowded());
         let pushed: Vec<bool> = (1..=20).map(|sequence| queue.push(sequence, &line)).collect();
         assert_eq!(pushed.iter().filter(|fits| **fits).count(), 16);
+        assert!(queue.is_crowded());
         assert!(
             !queue.push(21, b"small, but too late would be out of order") || pushed.iter().all(|fits| *fits)
         );
@@ -177,6 +185,7 @@ mod tests {
         assert!(queue.push(22, &line), "there is room again");
         assert!(!queue.push(23, &vec![0; MAX_PAYLOAD_BYTES + 1]), "too long for an entry");
         assert!(queue.push(24, b"y"));
+        assert!(!queue.is_crowded());
         queue.stop();
         assert!(queue.take(&mut batch, None), "nothing more will come");
         assert!(matches!(

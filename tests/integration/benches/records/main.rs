@@ -28,9 +28,13 @@ fn main() -> ExitCode {
     pin(Pid::from_raw(0), 1);
     let version = fs::read_to_string("/proc/version").unwrap_or_default();
     say(version.lines().next().unwrap_or_default());
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     say(&format!("audit log on {}", file_system(&daemon.layout().state_dir())));
     take_in(&daemon);
+    settle(&daemon);
+    // Nobody else has the processor then.
+    daemon.kill_sessions();
+    daemon.stop();
     export(&daemon);
     read_back(&daemon);
     ExitCode::SUCCESS
@@ -158,23 +162,23 @@ fn export(daemon: &Daemon) {
     ));
 }
 
-fn read_back(daemon: &Daemon) {
+fn settle(daemon: &Daemon) {
     wait_until(LOAD_DEADLINE, "the log is written", || {
         let before = daemon.counter("audit_entries");
         thread::sleep(Duration::from_secs(2));
         (daemon.counter("audit_entries") == before).then_some(())
     });
+    say(&format!("the audit log has {} entries", daemon.counter("audit_entries")));
+}
+
+fn read_back(daemon: &Daemon) {
     let dir = daemon.layout().state_dir().join("audit");
     let bytes: u64 = fs::read_dir(&dir)
         .expect("the log is a folder")
         .map(|file| file.and_then(|file| file.metadata()).expect("it is there").len())
         .sum();
     say("");
-    say(&format!(
-        "the log: {} entries, {:.2} GB on disk",
-        daemon.counter("audit_entries"),
-        bytes as f64 / 1e9
-    ));
+    say(&format!("the log: {:.2} GB on disk", bytes as f64 / 1e9));
     for arguments in
         [&["audit", "verify"][..], &["audit", "query", "--destination", "192.0.2.1", "--format", "json"]]
     {

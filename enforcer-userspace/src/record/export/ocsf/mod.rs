@@ -61,7 +61,7 @@ fn head<'a>(event: &'a Event, time: Timestamp, class: Class, activity: &Activity
     // A refusal of the kernel's is this error number, whatever the reason.
     let code = decision.is_some_and(|(refused, _)| refused).then_some("EPERM");
     let detail = decision.map(|(_, reason)| reason).or(event.detail.as_deref());
-    let object = Object::new()
+    let object = Object::with_room(48)
         .with("time", time.as_millisecond())
         .with("time_dt", event.time.as_str())
         .with("class_uid", class.number())
@@ -98,7 +98,7 @@ fn status(event: &Event, class: Class) -> (u32, &'static str) {
 fn metadata<'a>(event: &'a Event, class: Class, id: Uuid, host: &'a Host) -> Object<'a> {
     let agent = (event.session.is_some() && class != Class::Finding).then_some("ai_operation");
     let control = has_control(class).then_some("security_control");
-    Object::new()
+    Object::with_room(12)
         .with("version", super::Version::V1_9.text())
         .with("uid", id.to_string())
         .with("sequence", event.sequence)

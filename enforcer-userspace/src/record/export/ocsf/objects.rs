@@ -128,7 +128,7 @@ pub(super) fn process<'a>(event: &'a Event, agent: Option<Object<'a>>) -> Object
     let Some(process) = &event.process else { return unknown() };
     let hash = event.image.as_ref().filter(|image| image.script.is_none());
     let user = process.uid.map(|uid| Object::new().with("uid", uid.to_string()));
-    Object::new()
+    Object::with_room(16)
         .with("pid", process.pid)
         .with("tid", process.tid)
         .with("uid", process.key.as_deref())
