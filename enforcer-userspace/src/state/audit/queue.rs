@@ -39,11 +39,15 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// Where there is much to write, there will be more: memory is given back when it was not needed.
     fn clear(&mut self) {
+        let is_little = self.bytes.len() < KEPT_BYTES && self.items.len() < KEPT_BYTES / size_of::<Item>();
         self.bytes.clear();
         self.items.clear();
-        self.bytes.shrink_to(KEPT_BYTES);
-        self.items.shrink_to(KEPT_BYTES / size_of::<Item>());
+        if is_little {
+            self.bytes.shrink_to(KEPT_BYTES);
+            self.items.shrink_to(KEPT_BYTES / size_of::<Item>());
+        }
     }
 }
 

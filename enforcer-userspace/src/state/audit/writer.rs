@@ -34,8 +34,8 @@ const HEAD_TIME: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it looks for segments that are too old.
 pub(super) const RETAIN_TIME: Duration = Duration::from_secs(60);
-/// What is handed to the kernel at a time.
-const WRITE_BYTES: usize = 1 << 20;
+/// What is handed to the kernel at a time: little enough that it is in a processor's cache still when the kernel copies it.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Writes until there is to be no more.
 pub(super) fn run(opening: Opening, queue: &Arc<Queue>, shared: &Shared) {

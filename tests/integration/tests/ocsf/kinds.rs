@@ -24,10 +24,6 @@ pub(crate) const NOT_MADE_HERE: &[(&str, &str)] = &[
         r#"{"version":1,"kind":"daemon-fault","time":"2026-11-26T01:02:03.000000005Z","sequence":9000005,"detail":"write `sessions/x`: no space"}"#,
     ),
     (
-        "tamper-sign",
-        r#"{"version":1,"kind":"tamper-sign","time":"2026-11-26T01:02:03.000000007Z","sequence":9000007,"detail":"the audit log: it was rolled back"}"#,
-    ),
-    (
         "records-lost",
         r#"{"version":1,"kind":"records-lost","time":"2026-11-26T01:02:03.000000006Z","sequence":9000006,"lost":12,"detail":"the kernel's buffer was full"}"#,
     ),

@@ -45,9 +45,21 @@ pub(crate) fn run() -> Run {
     daemon.kill_sessions();
     daemon.wait_idle();
     daemon.stop();
+    shorten_the_log(&daemon);
     daemon.restart();
+    daemon.wait_for_events(1, "the sign", |event| event.kind() == "tamper-sign");
     let lines = daemon.layout().outcome(&["events", "--format", "json"]).success();
     Run { daemon, lines, reached: pair.allowed.address(), refused: pair.refused.address() }
+}
+
+/// Somebody takes away the end of the audit log.
+fn shorten_the_log(daemon: &Daemon) {
+    let folder = fs::read_dir(daemon.layout().state_dir().join("audit")).expect("there is a log");
+    let files = folder.map(|file| file.expect("it can be read").path());
+    let last = files.max().expect("it has a segment");
+    let file = fs::File::options().write(true).open(&last).expect("it is ours");
+    let bytes = file.metadata().expect("it is open").len();
+    file.set_len(bytes - 1_000).expect("it is longer");
 }
 
 /// Connections and datagrams of both families, allowed and refused; by a child, so that there is a parent.
