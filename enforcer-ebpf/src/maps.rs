@@ -64,7 +64,8 @@ pub(crate) static FLOW_PERIOD: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
 
-/// Slot to how many flows the session has in a period, which is the upper half. Written by kernel programs, atomically.
+/// Slot to how many flows the session has in a period, which is the upper half. Written by kernel programs, atomically; set to zero by the
+/// daemon when the session is over.
 #[map]
 pub(crate) static FLOWS_MADE: Array<u64> = Array::with_max_entries(MAX_SESSIONS, 0);
 

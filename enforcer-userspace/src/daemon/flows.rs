@@ -128,7 +128,7 @@ impl Daemon {
 
     /// Writes down what is counted of a session that goes, or has just gone.
     pub(super) fn write_totals_of(&mut self, session: &Session) -> Result<(), DaemonError> {
-        for key in self.kernel.flows.of_session(session.grant.slot)? {
+        for key in self.kernel.flows.last_of(session.grant.slot)? {
             self.write_total(&key, Some(session))?;
         }
         Ok(())

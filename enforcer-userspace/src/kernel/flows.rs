@@ -15,11 +15,16 @@ use super::{
 pub(crate) struct FlowMaps {
     period: Array<MapData, u64>,
     flows: HashMap<MapData, FlowKey, Flow>,
+    made: Array<MapData, u64>,
 }
 
 impl FlowMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self, MapsError> {
-        Ok(Self { period: open(pins, "FLOW_PERIOD")?, flows: open(pins, "FLOWS")? })
+        Ok(Self {
+            period: open(pins, "FLOW_PERIOD")?,
+            flows: open(pins, "FLOWS")?,
+            made: open(pins, "FLOWS_MADE")?,
+        })
     }
 
     /// The period in which datagrams are counted now.
@@ -38,8 +43,12 @@ impl FlowMaps {
         self.keys(|key| key.period != period)
     }
 
-    /// What is counted of one session.
-    pub(crate) fn of_session(&self, session: SessionRef) -> Result<Vec<FlowKey>, MapsError> {
+    /// What is counted of a session that is over, for the last time: its slot is another's after that. Most have nothing.
+    pub(crate) fn last_of(&mut self, session: SessionRef) -> Result<Vec<FlowKey>, MapsError> {
+        if self.made.get(&session.slot, 0).map_err(access("read", "FLOWS_MADE"))? == 0 {
+            return Ok(Vec::new());
+        }
+        self.made.set(session.slot, 0, 0).map_err(access("write", "FLOWS_MADE"))?;
         self.keys(|key| key.session == session)
     }
 

@@ -5,9 +5,10 @@ use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Event, Holder, Layout, Server, Tool, is_to_be_frozen, wait_until,
+    DEADLINE, Daemon, Envelope, Event, Holder, Layout, Server, Tool, is_to_be_frozen, scaled, wait_until,
 };
 use serde_json::Value;
 
@@ -81,7 +82,8 @@ fn thaw(daemon: &Daemon, agent: &str) {
 #[test]
 fn a_burst_of_refusals_is_one_finding_and_stops_whoever_is_to_be_stopped() {
     const REFUSALS: u64 = 10;
-    let (daemon, _) = daemon(&format!("refusalBurst: {{refusals: {REFUSALS}, within: 60s}}"));
+    let within = scaled(Duration::from_secs(60)).as_secs();
+    let (daemon, _) = daemon(&format!("refusalBurst: {{refusals: {REFUSALS}, within: {within}s}}"));
     let (_server, address) = udp();
     let mut suspect = daemon.hold(&envelope("suspect").quarantine_on_finding());
     let mut control = daemon.hold(&envelope("control"));
