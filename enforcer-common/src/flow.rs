@@ -72,18 +72,26 @@ pub struct Flow {
     /// The rule that let the last one through; [`crate::rules::NO_RULE`] if none decided.
     pub rule: u32,
     pub envelope: u32,
-    /// The process that sent one and is known by a record; 0: none is.
+    /// A process that sent one; 0: none was seen to.
     pub tgid: u32,
     /// Our own port.
     pub local_port: u16,
-    /// Always zero.
-    pub pad: u16,
+    /// 0, or [`Self::SEVERAL`].
+    pub flags: u16,
+}
+
+impl Flow {
+    /// The process that it names is not the only one that sent.
+    pub const SEVERAL: u16 = 1;
 }
 
 /// Flows that are counted one by one, of all sessions, in two periods.
-pub const MAX_FLOWS: u32 = 32_768;
+pub const MAX_FLOWS: u32 = 16_384;
 
 /// Likewise of one session in one period: the datagrams of others are counted together.
-pub const MAX_FLOWS_OF_SESSION: u64 = 1_024;
+pub const MAX_FLOWS_OF_SESSION: u64 = 512;
+
+/// What is counted together has a table of its own, with room for each session in two periods: nobody can take it from another.
+pub const MAX_RESTS: u32 = 2 * crate::config::MAX_SESSIONS;
 
 kernel_pod!(FlowKey: 48, Flow: 64);

@@ -1,6 +1,7 @@
 //! What is counted of datagrams. Counting changes no verdict: what finds no room is counted with a session's others, and if that fails
 //! as well, as a fault.
 
+use aya_ebpf::maps::HashMap;
 use enforcer_common::{
     counter::Counter,
     flow::{Flow, FlowKey, MAX_FLOWS_OF_SESSION},
@@ -8,7 +9,7 @@ use enforcer_common::{
 
 use crate::{
     atomic, counters,
-    maps::{FLOW_PERIOD, FLOWS, FLOWS_MADE},
+    maps::{FLOW_PERIOD, FLOW_RESTS, FLOWS, FLOWS_MADE},
     session,
 };
 
@@ -69,17 +70,22 @@ pub(crate) extern "C" fn flow_count(datagram: *mut Datagram) -> u64 {
     // SAFETY: null, or what the caller has initialised; the kernel checks its size.
     let Some(datagram) = (unsafe { datagram.as_mut() }) else { return 0 };
     datagram.key.period = period();
-    if add(datagram) || (has_room(datagram.key.session.slot, datagram.key.period) && make(datagram)) {
+    if add(&FLOWS, datagram) || make(datagram) {
         return 0;
     }
     datagram.key = datagram.key.others();
-    if !add(datagram) && !make(datagram) {
+    if !add(&FLOW_RESTS, datagram)
+        && FLOW_RESTS.insert(datagram.key, flow_of(datagram), BPF_NOEXIST).is_err()
+        // If another CPU was faster, it is added to that.
+        && !add(&FLOW_RESTS, datagram)
+    {
         counters::add(Counter::FaultFlowStore);
     }
     0
 }
 
-/// Whether a total that this process is known to send to speaks of what is decided: then it needs no record of its own.
+/// Whether a datagram that is about to be sent needs no record of its own: there is a total of this period, with the same outcome, and it names
+/// this process.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn flow_is_known(datagram: *mut Datagram) -> u64 {
@@ -89,8 +95,12 @@ pub(crate) extern "C" fn flow_is_known(datagram: *mut Datagram) -> u64 {
     let Some(flow) = FLOWS.get_ptr_mut(datagram.key) else { return 0 };
     // Another CPU may write to it meanwhile, and then there is a record too many.
     let is_same = load!(flow, rule) == datagram.rule && load!(flow, envelope) == datagram.envelope;
-    if is_same && load!(flow, tgid) == datagram.tgid {
+    let sender = load!(flow, tgid);
+    if is_same && sender == datagram.tgid {
         return 1;
+    }
+    if sender != 0 && sender != datagram.tgid {
+        store!(flow, flags, load!(flow, flags) | Flow::SEVERAL);
     }
     store!(flow, tgid, datagram.tgid);
     0
@@ -105,9 +115,17 @@ fn period() -> u64 {
 }
 
 #[inline(always)]
-fn add(datagram: &Datagram) -> bool {
-    let Some(flow) = FLOWS.get_ptr_mut(datagram.key) else { return false };
+fn add(flows: &HashMap<FlowKey, Flow>, datagram: &Datagram) -> bool {
+    let Some(flow) = flows.get_ptr_mut(datagram.key) else { return false };
     // Of these, what was written last stands.
+    if datagram.tgid != 0 {
+        let sender = load!(flow, tgid);
+        if sender == 0 {
+            store!(flow, tgid, datagram.tgid);
+        } else if sender != datagram.tgid {
+            store!(flow, flags, load!(flow, flags) | Flow::SEVERAL);
+        }
+    }
     store!(flow, last_ns, session::now_ns());
     if load!(flow, rule) != datagram.rule {
         store!(flow, rule, datagram.rule);
@@ -125,12 +143,20 @@ fn add(datagram: &Datagram) -> bool {
     true
 }
 
-/// Makes a total of this datagram; false if there is no room. If another CPU was faster, it is added to that.
+/// Makes a total of this datagram, if there is room; if another CPU was faster, it is added to that.
 #[inline(always)]
 fn make(datagram: &Datagram) -> bool {
+    if !has_room(datagram.key.session.slot, datagram.key.period) {
+        return false;
+    }
+    FLOWS.insert(datagram.key, flow_of(datagram), BPF_NOEXIST).is_ok() || add(&FLOWS, datagram)
+}
+
+#[inline(always)]
+fn flow_of(datagram: &Datagram) -> Flow {
     let now_ns = session::now_ns();
     let (out, into) = if datagram.is_out != 0 { (1, 0) } else { (0, 1) };
-    let flow = Flow {
+    Flow {
         first_ns: now_ns,
         last_ns: now_ns,
         packets_out: out,
@@ -141,9 +167,8 @@ fn make(datagram: &Datagram) -> bool {
         envelope: datagram.envelope,
         tgid: datagram.tgid,
         local_port: datagram.local_port,
-        pad: 0,
-    };
-    FLOWS.insert(datagram.key, flow, BPF_NOEXIST).is_ok() || add(datagram)
+        flags: 0,
+    }
 }
 
 /// Takes one of the flows that a session may have in a period.

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use enforcer_common::{
     config::{MAX_SESSIONS, Meta},
     counter::Counter,
-    flow::{Flow, FlowKey, MAX_FLOWS},
+    flow::{Flow, FlowKey, MAX_FLOWS, MAX_RESTS},
     guard::{Canary, UnixKey},
     identity::{EnrolRequest, SessionRef, SocketTag, TaskTag},
     image::{self, ImageKey, Ticket},
@@ -63,6 +63,11 @@ pub(crate) static FLOW_PERIOD: Array<u64> = Array::with_max_entries(1, 0);
 /// hosts need much of it.
 #[map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+
+/// Likewise what found no place there, together for each session.
+#[map]
+pub(crate) static FLOW_RESTS: HashMap<FlowKey, Flow> =
+    HashMap::with_max_entries(MAX_RESTS, BPF_F_NO_PREALLOC);
 
 /// Slot to how many flows the session has in a period, which is the upper half. Written by kernel programs, atomically; set to zero by the
 /// daemon when the session is over.

@@ -124,8 +124,6 @@ impl Daemon {
         let Some(session) = self.registry.remove(id) else {
             return Ok(());
         };
-        let written = self.write_totals_of(&session);
-        self.survive(written);
         self.end_detecting(&session, true);
         let why = self.remember_ended(&session);
         let line = EventLine::new(EventKind::SessionEnded, &clock::wall(clock::boot_ns()));
@@ -142,11 +140,17 @@ impl Daemon {
         self.end_lingering()
     }
 
+    pub(super) fn note_removed_rules(&mut self) -> Result<(), DaemonError> {
+        Ok(self.kernel.rules.take_note()?)
+    }
+
     /// Takes out of the kernel what is left of sessions that ended some time ago.
     pub(super) fn end_lingering(&mut self) -> Result<(), DaemonError> {
-        for Lingering { session, .. } in self.registry.take_lingering(clock::boot_ns()) {
-            let written = self.write_totals_of(&session);
-            self.survive(written);
+        let gone = self.registry.take_lingering(clock::boot_ns());
+        let gone: Vec<Session> = gone.into_iter().map(|lingering| lingering.session).collect();
+        let written = self.write_totals_of(&gone);
+        self.survive(written);
+        for session in gone {
             self.free_slot(session.grant.slot)?;
             self.kernel.sessions.remove_cgroup(session.grant.cgroup_id)?;
             self.remove_unused_rules(session.envelope.number);

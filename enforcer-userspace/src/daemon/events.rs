@@ -22,7 +22,7 @@ use crate::{
 /// Lines that are gathered are written when they have so many bytes, at the latest.
 const GATHERED_BYTES: usize = 64 << 10;
 /// How long records are held back for an audit log that does not get on.
-const LONGEST_HOLD: Duration = Duration::from_secs(1);
+const LONGEST_HOLD: Duration = Duration::from_millis(250);
 /// Lines that a follower may be behind.
 const FOLLOWER_LINES: usize = 8192;
 
@@ -49,6 +49,13 @@ pub(crate) struct Events {
     unwritten: u64,
     /// Of these, those that no line has spoken of yet.
     unsaid: u64,
+}
+
+impl Drop for Events {
+    /// What was taken from the kernel is not there any more.
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 impl Events {
@@ -115,12 +122,14 @@ impl Events {
         self.gathers = gathers;
     }
 
-    /// Writes the lines that were gathered, or counts them.
-    pub(super) fn flush(&mut self) {
+    /// Writes the lines that were gathered, or counts them. Whether they are in the file.
+    pub(super) fn flush(&mut self) -> bool {
         let lines = self.ends.len() as u64;
-        if !self.try_flush() {
+        let is_written = self.try_flush();
+        if !is_written {
             self.count_unwritten(lines);
         }
+        is_written
     }
 
     fn add(&mut self, line: &mut EventLine) {

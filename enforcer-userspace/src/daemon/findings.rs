@@ -29,9 +29,9 @@ use crate::{
 };
 
 /// How often what agents have done is written down, in ticks: what a killed daemon has not is new again, and told again.
-const SAVE_TICKS: u32 = 5;
+const SAVE_TICKS: u32 = 2;
 /// How many agents' at a time.
-const SAVED_AT_ONCE: usize = 64;
+const SAVED_AT_ONCE: usize = 4;
 
 /// Why there are no detections as somebody wants them.
 #[derive(Debug, thiserror::Error)]

@@ -16,13 +16,15 @@ use crate::{
     record::{
         Connection, Egress, EventKind, EventLine, LineDestination, LineFlow, LineProcess, protocol_name,
     },
-    session::{Opening, OpeningKey, Session},
+    session::{Opener, Opening, OpeningKey, Session},
 };
 
 /// Ticks in which datagrams are counted together.
 const PERIOD_TICKS: u32 = 10;
 /// Totals that are written in one tick: a session that makes as many as it can must not keep the loop from what else it has to do.
 const AT_ONCE: usize = 512;
+/// Those of them that are written together, and then taken away.
+const TOGETHER: usize = 64;
 /// IP's number for TCP.
 const TCP: u16 = 6;
 
@@ -50,11 +52,22 @@ impl Daemon {
         let Some(end) = egress.to else { return };
         let key = match (egress.operation, egress.local_port) {
             (Operation::Connect, _) => OpeningKey::Outbound(egress.cookie),
-            (Operation::Accept, Some(local_port)) => OpeningKey::Inbound { from: end, local_port },
+            (Operation::Accept, Some(local_port)) => {
+                OpeningKey::Inbound { from: end, local_port, netns: egress.netns }
+            }
             _ => return,
         };
         let Some(session) = self.registry.known_at_mut(slot) else { return };
-        session.openings.note(key, time, process, (egress.envelope, egress.rule));
+        let opener = process.map(|process| Opener {
+            tgid: process.pid,
+            key: process.key.as_deref().map(Into::into),
+            tid: process.tid,
+            uid: process.uid,
+            comm: process.comm.as_str().into(),
+        });
+        let (since_ns, since) = time;
+        let (envelope, rule) = (egress.envelope, egress.rule);
+        session.openings.note(key, Opening { since_ns, since: since.into(), opener, envelope, rule });
     }
 
     /// Fills in the line of a connection's end, or of a socket that listens.
@@ -70,7 +83,12 @@ impl Daemon {
             ConnectionChange::Closed if !listened => {
                 let session = self.registry.known_at_mut(slot);
                 session.and_then(|session| {
-                    session.openings.take(connection.cookie, connection.end, connection.local_port)
+                    session.openings.take(
+                        connection.cookie,
+                        connection.end,
+                        connection.local_port,
+                        connection.netns,
+                    )
                 })
             }
             ConnectionChange::Closed | ConnectionChange::Listens => None,
@@ -78,7 +96,8 @@ impl Daemon {
         let (address, port) = connection.end;
         let (direction, opening) = opened.unzip();
         let since_ns = opening.as_ref().map(|opening| opening.since_ns);
-        line.process = opening.as_ref().and_then(|opening| opening.process.as_deref().cloned());
+        let opener = opening.as_ref().and_then(|opening| opening.opener.as_ref());
+        line.process = opener.map(|opener| self.process_that_opened(opener, slot)).or(line.process.take());
         line.flow = Some(LineFlow {
             protocol: protocol_name(TCP),
             destination: Some(LineDestination { address: address.to_string(), port }),
@@ -119,37 +138,56 @@ impl Daemon {
     }
 
     fn write_due(&mut self) -> Result<(), DaemonError> {
-        for _ in 0..AT_ONCE {
-            let Some(key) = self.totals.due.pop_front() else { break };
-            self.write_total(&key, None)?;
-        }
+        let keys: Vec<FlowKey> = self.totals.due.iter().take(AT_ONCE).copied().collect();
+        let written = self.write_totals(&keys, &[])?;
+        self.totals.due.drain(..written);
         Ok(())
     }
 
-    /// Writes down what is counted of a session that goes, or has just gone.
-    pub(super) fn write_totals_of(&mut self, session: &Session) -> Result<(), DaemonError> {
-        for key in self.kernel.flows.last_of(session.grant.slot)? {
-            self.write_total(&key, Some(session))?;
+    /// Writes down what is counted of sessions that have just gone.
+    pub(super) fn write_totals_of(&mut self, gone: &[Session]) -> Result<(), DaemonError> {
+        let mut slots = Vec::new();
+        for session in gone {
+            if self.kernel.flows.end(session.grant.slot)? {
+                slots.push(session.grant.slot);
+            }
         }
-        Ok(())
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let keys = self.kernel.flows.of_sessions(&slots)?;
+        self.write_totals(&keys, gone).map(drop)
     }
 
-    /// Writes down all that is counted, in the period that goes on as well: enforcement ends.
+    /// Writes down all that is counted, in the period that goes on as well. What is counted meanwhile stays, or goes with the programs.
     pub(super) fn write_all_totals(&mut self) -> Result<(), DaemonError> {
-        self.kernel.flows.begin_period()?;
-        let period = self.kernel.flows.period()?;
-        for key in self.kernel.flows.of_other_periods(period)? {
-            self.write_total(&key, None)?;
-        }
-        Ok(())
+        let keys = self.kernel.flows.all()?;
+        self.write_totals(&keys, &[]).map(drop)
     }
 
-    /// `gone` is its session if the registry does not have that any more.
-    fn write_total(&mut self, key: &FlowKey, gone: Option<&Session>) -> Result<(), DaemonError> {
+    /// How many of these are done with. Those that the event file does not take stay where they are, and so do those behind them.
+    fn write_totals(&mut self, keys: &[FlowKey], gone: &[Session]) -> Result<usize, DaemonError> {
+        for (at, keys) in keys.chunks(TOGETHER).enumerate() {
+            self.events.gather(true);
+            let said = keys.iter().try_for_each(|key| self.say_total(key, gone));
+            self.events.gather(false);
+            if !self.events.flush() {
+                return Ok(at * TOGETHER);
+            }
+            said?;
+            for key in keys {
+                self.kernel.flows.forget(key)?;
+            }
+        }
+        Ok(keys.len())
+    }
+
+    fn say_total(&mut self, key: &FlowKey, gone: &[Session]) -> Result<(), DaemonError> {
         let Some(flow) = self.kernel.flows.flow(key)? else { return Ok(()) };
+        let gone = gone.iter().find(|session| session.grant.slot == key.session);
         let line = self.total_line(key, &flow, gone.or_else(|| self.registry.at(key.session)));
         self.events.write(line);
-        Ok(self.kernel.flows.forget(key)?)
+        Ok(())
     }
 
     fn total_line(&self, key: &FlowKey, flow: &Flow, session: Option<&Session>) -> EventLine {
@@ -163,11 +201,26 @@ impl Daemon {
         if far.is_none() {
             line.detail =
                 Some("of sockets and addresses that were too many to be counted one by one".to_owned());
-        } else if flow.tgid != 0 {
+        } else if flow.tgid != 0 && flow.flags & Flow::SEVERAL == 0 {
             line.process = Some(self.process_of(flow.tgid, session));
         }
         line.flow = Some(total(key, flow, far, session));
         line
+    }
+
+    /// With where it comes from, if it lives still.
+    fn process_that_opened(&self, opener: &Opener, slot: SessionRef) -> LineProcess {
+        let session = self.registry.at(slot);
+        let mut process = LineProcess::new(opener.tgid, opener.comm.to_string(), session, &self.host.boot_id);
+        if process.key.as_deref() != opener.key.as_deref() {
+            process.key = opener.key.as_deref().map(str::to_owned);
+            process.path = None;
+            process.lineage = Vec::new();
+            process.lineage_cut = true;
+        }
+        process.tid = opener.tid;
+        process.uid = opener.uid;
+        process
     }
 
     fn process_of(&self, tgid: u32, session: Option<&Session>) -> LineProcess {

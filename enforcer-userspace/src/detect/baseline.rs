@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    ops::Bound,
     str::FromStr,
 };
 
@@ -209,11 +210,11 @@ fn digest_of(text: &str) -> String {
 
 /// Those of all agents.
 #[derive(Debug, Default)]
-pub(super) struct Baselines(BTreeMap<String, Baseline>);
+pub(super) struct Baselines(BTreeMap<String, Baseline>, String);
 
 impl Baselines {
     pub(super) fn new(all: impl Iterator<Item = (String, Baseline)>) -> Self {
-        Self(all.take(MAX_AGENTS).collect())
+        Self(all.take(MAX_AGENTS).collect(), String::new())
     }
 
     /// That of an agent, which begins now if there is none; nothing if there is no place for one.
@@ -234,11 +235,21 @@ impl Baselines {
         }
     }
 
+    /// Goes on behind the last one that was taken, so that each has its turn.
     pub(super) fn take_unsaved(&mut self, most: usize) -> Vec<(String, String)> {
-        let unsaved = self.0.iter_mut().filter(|(_, baseline)| baseline.is_unsaved).take(most);
-        let written = unsaved.map(|(agent, baseline)| {
+        let unsaved = |(agent, baseline): (&String, &Baseline)| baseline.is_unsaved.then(|| agent.clone());
+        let behind = (Bound::Excluded(self.1.clone()), Bound::Unbounded);
+        let before = (Bound::Unbounded, Bound::Included(self.1.clone()));
+        let agents = self.0.range(behind).chain(self.0.range(before)).filter_map(unsaved);
+        let agents: Vec<String> = agents.take(most).collect();
+        if let Some(last) = agents.last() {
+            self.1.clone_from(last);
+        }
+        let written = agents.into_iter().filter_map(|agent| {
+            let baseline = self.0.get_mut(&agent)?;
             baseline.is_unsaved = false;
-            (agent.clone(), baseline.write(agent))
+            let text = baseline.write(&agent);
+            Some((agent, text))
         });
         written.collect()
     }

@@ -15,6 +15,7 @@ use super::{
 pub(crate) struct FlowMaps {
     period: Array<MapData, u64>,
     flows: HashMap<MapData, FlowKey, Flow>,
+    rests: HashMap<MapData, FlowKey, Flow>,
     made: Array<MapData, u64>,
 }
 
@@ -23,6 +24,7 @@ impl FlowMaps {
         Ok(Self {
             period: open(pins, "FLOW_PERIOD")?,
             flows: open(pins, "FLOWS")?,
+            rests: open(pins, "FLOW_RESTS")?,
             made: open(pins, "FLOWS_MADE")?,
         })
     }
@@ -43,23 +45,35 @@ impl FlowMaps {
         self.keys(|key| key.period != period)
     }
 
-    /// What is counted of a session that is over, for the last time: its slot is another's after that. Most have nothing.
-    pub(crate) fn last_of(&mut self, session: SessionRef) -> Result<Vec<FlowKey>, MapsError> {
-        if self.made.get(&session.slot, 0).map_err(access("read", "FLOWS_MADE"))? == 0 {
-            return Ok(Vec::new());
+    /// Whether anything was counted of a session that is over. Its slot is another's after that.
+    pub(crate) fn end(&mut self, session: SessionRef) -> Result<bool, MapsError> {
+        let made = self.made.get(&session.slot, 0).map_err(access("read", "FLOWS_MADE"))?;
+        if made > 0 {
+            self.made.set(session.slot, 0, 0).map_err(access("write", "FLOWS_MADE"))?;
         }
-        self.made.set(session.slot, 0, 0).map_err(access("write", "FLOWS_MADE"))?;
-        self.keys(|key| key.session == session)
+        Ok(made > 0)
+    }
+
+    /// What is counted of these sessions, in whatever period.
+    pub(crate) fn of_sessions(&self, sessions: &[SessionRef]) -> Result<Vec<FlowKey>, MapsError> {
+        self.keys(|key| sessions.contains(&key.session))
+    }
+
+    /// What is counted.
+    pub(crate) fn all(&self) -> Result<Vec<FlowKey>, MapsError> {
+        self.keys(|_| true)
     }
 
     fn keys(&self, is_wanted: impl Fn(&FlowKey) -> bool) -> Result<Vec<FlowKey>, MapsError> {
         let wanted = |key: &Result<FlowKey, MapError>| key.as_ref().map_or(true, &is_wanted);
-        self.flows.keys().filter(wanted).collect::<Result<_, _>>().map_err(access("read", "FLOWS"))
+        let keys = self.flows.keys().chain(self.rests.keys());
+        keys.filter(wanted).collect::<Result<_, _>>().map_err(access("read", "FLOWS"))
     }
 
     /// How much.
     pub(crate) fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapsError> {
-        match self.flows.get(key, 0) {
+        let table = if is_rest(key) { &self.rests } else { &self.flows };
+        match table.get(key, 0) {
             Ok(flow) => Ok(Some(flow)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(access("read", "FLOWS")(error)),
@@ -68,6 +82,12 @@ impl FlowMaps {
 
     /// Takes away what was written down.
     pub(crate) fn forget(&mut self, key: &FlowKey) -> Result<(), MapsError> {
-        ignore_absent(self.flows.remove(key)).map_err(access("write", "FLOWS"))
+        let table = if is_rest(key) { &mut self.rests } else { &mut self.flows };
+        ignore_absent(table.remove(key)).map_err(access("write", "FLOWS"))
     }
+}
+
+/// Whether it is of what is counted together.
+const fn is_rest(key: &FlowKey) -> bool {
+    key.family == 0
 }

@@ -24,6 +24,7 @@ pub(super) const NAMES: &[&str] = &[
     "USAGE",
     "FLOW_PERIOD",
     "FLOWS",
+    "FLOW_RESTS",
     "FLOWS_MADE",
     "SOCKETS",
     "RULES",

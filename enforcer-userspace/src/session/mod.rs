@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::{chain::Hop, envelope::Envelope, record::SessionText};
 
 pub(crate) use context::{Context, ContextError};
-pub(crate) use openings::{Opening, OpeningKey, Openings};
+pub(crate) use openings::{Opener, Opening, OpeningKey, Openings};
 pub(crate) use reach::{Link, Reach};
 pub(crate) use refusals::{Attempt, Refusals, Refused};
 pub(crate) use registry::{Lingering, Registry};

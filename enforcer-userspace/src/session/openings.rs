@@ -2,23 +2,20 @@
 //! it through. What is not known any more is left out there; both ends have the same socket.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     net::IpAddr,
-    sync::Arc,
 };
 
-use crate::record::LineProcess;
-
 /// How many are kept of a session: the oldest are forgotten first.
-const KEPT: usize = 4_096;
+const KEPT: usize = 2_048;
 
 /// What tells a connection from the session's others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum OpeningKey {
     /// One that the session began: the socket's cookie.
     Outbound(u64),
-    /// One that somebody else began, which has its socket only when it is accepted: the far end, and our own port.
-    Inbound { from: (IpAddr, u16), local_port: u16 },
+    /// One that somebody else began, which has its socket only when it is accepted.
+    Inbound { from: (IpAddr, u16), local_port: u16, netns: Option<u32> },
 }
 
 /// How a connection began.
@@ -29,9 +26,19 @@ pub(crate) struct Opening {
     /// The same, as its event has it.
     pub(crate) since: Box<str>,
     /// Who connected.
-    pub(crate) process: Option<Arc<LineProcess>>,
+    pub(crate) opener: Option<Opener>,
     pub(crate) envelope: u32,
     pub(crate) rule: Option<u32>,
+}
+
+/// A process, as far as it is worth being kept for each connection: where it comes from, its session knows while it lives.
+#[derive(Clone, Debug)]
+pub(crate) struct Opener {
+    pub(crate) tgid: u32,
+    pub(crate) key: Option<Box<str>>,
+    pub(crate) tid: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) comm: Box<str>,
 }
 
 /// All of them, oldest first.
@@ -41,26 +48,24 @@ pub(crate) struct Openings {
     /// With the number that tells an opening from a later one of the same key.
     order: VecDeque<(u64, OpeningKey)>,
     number: u64,
-    /// Of the last one: mostly it is the same.
-    process: Option<Arc<LineProcess>>,
 }
 
+/// A far end that asks again for what it was not answered does so for two minutes at most: after that it begins anew.
+const ASKED_AGAIN_NS: u64 = 130_000_000_000;
+
 impl Openings {
-    pub(crate) fn note(
-        &mut self,
-        key: OpeningKey,
-        (since_ns, since): (u64, &str),
-        process: Option<&LineProcess>,
-        rule: (u32, Option<u32>),
-    ) {
-        let process = process.map(|process| match &self.process {
-            Some(last) if last.as_ref() == process => Arc::clone(last),
-            _ => Arc::clone(self.process.insert(Arc::new(process.clone()))),
-        });
+    pub(crate) fn note(&mut self, key: OpeningKey, opening: Opening) {
         self.number += 1;
-        let (envelope, rule) = rule;
-        self.by_key
-            .insert(key, (self.number, Opening { since_ns, since: since.into(), process, envelope, rule }));
+        match self.by_key.entry(key) {
+            Entry::Occupied(old)
+                if matches!(key, OpeningKey::Inbound { .. })
+                    && opening.since_ns.saturating_sub(old.get().1.since_ns) < ASKED_AGAIN_NS =>
+            {
+                return;
+            }
+            Entry::Occupied(mut old) => drop(old.insert((self.number, opening))),
+            Entry::Vacant(free) => drop(free.insert((self.number, opening))),
+        }
         self.order.push_back((self.number, key));
         // Also what was taken meanwhile is in the order until it is at its end.
         while self.order.len() > KEPT {
@@ -75,14 +80,15 @@ impl Openings {
     pub(crate) fn take(
         &mut self,
         cookie: u64,
-        end: (IpAddr, u16),
+        from: (IpAddr, u16),
         local_port: u16,
+        netns: Option<u32>,
     ) -> Option<(&'static str, Opening)> {
         let outbound = self.by_key.remove(&OpeningKey::Outbound(cookie));
         if let Some((_, opening)) = outbound {
             return Some(("outbound", opening));
         }
-        let inbound = self.by_key.remove(&OpeningKey::Inbound { from: end, local_port });
+        let inbound = self.by_key.remove(&OpeningKey::Inbound { from, local_port, netns });
         inbound.map(|(_, opening)| ("inbound", opening))
     }
 }
@@ -93,41 +99,61 @@ mod tests {
 
     const FAR: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 443);
 
+    fn at(since_ns: u64, rule: Option<u32>) -> Opening {
+        Opening { since_ns, since: "".into(), opener: None, envelope: 3, rule }
+    }
+
+    fn taken(openings: &mut Openings, cookie: u64, local_port: u16) -> Option<(&'static str, u64)> {
+        let taken = openings.take(cookie, FAR, local_port, Some(1));
+        taken.map(|(direction, opening)| (direction, opening.since_ns))
+    }
+
     #[test]
     fn each_opening_is_taken_once() {
         let mut openings = Openings::default();
-        openings.note(OpeningKey::Outbound(7), (1, ""), None, (3, Some(2)));
-        openings.note(OpeningKey::Inbound { from: FAR, local_port: 80 }, (2, ""), None, (3, None));
-        assert!(openings.take(8, FAR, 81).is_none());
-        let (direction, opening) = openings.take(7, FAR, 5000).expect("it was noted");
-        assert_eq!((direction, opening.since_ns, opening.rule), ("outbound", 1, Some(2)));
-        assert!(openings.take(7, FAR, 5000).is_none());
-        let (direction, opening) = openings.take(9, FAR, 80).expect("it was noted");
-        assert_eq!((direction, opening.since_ns), ("inbound", 2));
+        openings.note(OpeningKey::Outbound(7), at(1, Some(2)));
+        openings.note(OpeningKey::Inbound { from: FAR, local_port: 80, netns: Some(1) }, at(2, None));
+        openings.note(OpeningKey::Inbound { from: FAR, local_port: 80, netns: Some(2) }, at(3, None));
+        assert_eq!(taken(&mut openings, 8, 81), None);
+        assert_eq!(taken(&mut openings, 7, 5000), Some(("outbound", 1)));
+        assert_eq!(taken(&mut openings, 7, 5000), None);
+        assert_eq!(taken(&mut openings, 9, 80), Some(("inbound", 2)));
+        assert_eq!(taken(&mut openings, 9, 80), None, "of this namespace");
+    }
+
+    #[test]
+    fn who_asks_again_has_asked_when_they_first_did() {
+        let mut openings = Openings::default();
+        let key = OpeningKey::Inbound { from: FAR, local_port: 80, netns: Some(1) };
+        openings.note(key, at(1, None));
+        openings.note(key, at(2, None));
+        assert_eq!(taken(&mut openings, 9, 80), Some(("inbound", 1)));
+        openings.note(key, at(1, None));
+        openings.note(key, at(1 + ASKED_AGAIN_NS, None));
+        assert_eq!(taken(&mut openings, 9, 80), Some(("inbound", 1 + ASKED_AGAIN_NS)));
     }
 
     #[test]
     fn oldest_are_forgotten_and_memory_is_bounded() {
         let mut openings = Openings::default();
         for cookie in 0..3 * KEPT as u64 {
-            openings.note(OpeningKey::Outbound(cookie), (cookie, ""), None, (1, None));
+            openings.note(OpeningKey::Outbound(cookie), at(cookie, None));
         }
         assert_eq!((openings.by_key.len(), openings.order.len()), (KEPT, KEPT));
-        assert!(openings.take(0, FAR, 1).is_none());
-        assert!(openings.take(3 * KEPT as u64 - 1, FAR, 1).is_some());
+        assert_eq!(taken(&mut openings, 0, 1), None);
+        assert!(taken(&mut openings, 3 * KEPT as u64 - 1, 1).is_some());
     }
 
     #[test]
     fn one_that_is_taken_does_not_take_a_later_one_with_it() {
         let mut openings = Openings::default();
-        openings.note(OpeningKey::Outbound(1), (1, ""), None, (1, None));
-        openings.take(1, FAR, 1);
-        openings.note(OpeningKey::Outbound(1), (2, ""), None, (1, None));
+        openings.note(OpeningKey::Outbound(1), at(1, None));
+        assert!(taken(&mut openings, 1, 1).is_some());
+        openings.note(OpeningKey::Outbound(1), at(2, None));
         for cookie in 2..=KEPT as u64 {
-            openings.note(OpeningKey::Outbound(cookie), (3, ""), None, (1, None));
+            openings.note(OpeningKey::Outbound(cookie), at(3, None));
         }
         // The first note of it has gone, the second has not.
-        let (_, opening) = openings.take(1, FAR, 1).expect("it is kept");
-        assert_eq!(opening.since_ns, 2);
+        assert_eq!(taken(&mut openings, 1, 1), Some(("outbound", 2)));
     }
 }
