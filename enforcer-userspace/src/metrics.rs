@@ -44,6 +44,8 @@ pub(crate) struct ProgramTime {
     pub(crate) program: String,
     pub(crate) runs: u64,
     pub(crate) time: Duration,
+    /// Runs that the kernel left out, because the program was running on the same CPU; counted always.
+    pub(crate) misses: u64,
 }
 
 /// All that is counted, at one moment.
@@ -157,7 +159,11 @@ impl Collector for Snapshot {
         out.counters("findings", "Findings since the daemon started", findings)?;
         let runs = self.programs.iter().map(|it| ([("program", it.program.as_str())], it.runs));
         out.counters("program_runs", "Runs of a kernel program that were timed (bpf_stats)", runs)?;
-        out.program_times(&self.programs)
+        out.program_times(&self.programs)?;
+        let misses = self.programs.iter().map(|it| ([("program", it.program.as_str())], it.misses));
+        let help =
+            "Runs of a kernel program that the kernel left out, because it was running on the same CPU";
+        out.counters("program_misses", help, misses)
     }
 }
 
@@ -219,7 +225,8 @@ mod tests {
         for _ in 0..2 {
             verdicts.count("a\"b", "deny", "no-rule");
         }
-        let time = ProgramTime { program: "egress".into(), runs: 3, time: Duration::from_micros(2) };
+        let time =
+            ProgramTime { program: "egress".into(), runs: 3, time: Duration::from_micros(2), misses: 1 };
         let text = encode(Snapshot {
             verdicts,
             counters: vec![("allowed", 4, false), ("fault_daemon", 1, true)],
@@ -240,6 +247,7 @@ mod tests {
             "enforcer_guard{state=\"absent\"} 1",
             "enforcer_findings_total{detection=\"refusal-burst\"} 5",
             "enforcer_program_runs_total{program=\"egress\"} 3",
+            "enforcer_program_misses_total{program=\"egress\"} 1",
             "enforcer_program_run_seconds_total{program=\"egress\"} 0.000002",
             "# EOF",
         ] {

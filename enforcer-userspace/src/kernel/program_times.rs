@@ -9,7 +9,7 @@ use super::{Kernel, KernelError};
 use crate::metrics::ProgramTime;
 
 impl Kernel {
-    /// Those that ran since they were loaded, while the kernel counted.
+    /// Those that ran since they were loaded, while the kernel counted; and those of which it left out a run.
     pub(crate) fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError> {
         let names: Vec<_> = self.coverage();
         let name = |id| {
@@ -30,10 +30,10 @@ impl Kernel {
                 let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
                 value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
             };
-            let runs = field("run_cnt");
-            if runs > 0 {
+            let (runs, misses) = (field("run_cnt"), field("recursion_misses"));
+            if runs > 0 || misses > 0 {
                 let time = Duration::from_nanos(field("run_time_ns"));
-                times.push(ProgramTime { program: name.to_owned(), runs, time });
+                times.push(ProgramTime { program: name.to_owned(), runs, time, misses });
             }
         }
         Ok(times)
