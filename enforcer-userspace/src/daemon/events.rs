@@ -122,14 +122,17 @@ impl Events {
         self.gathers = gathers;
     }
 
-    /// Writes the lines that were gathered, or counts them. Whether they are in the file.
-    pub(super) fn flush(&mut self) -> bool {
+    /// Writes the lines that were gathered, or counts them.
+    pub(super) fn flush(&mut self) {
         let lines = self.ends.len() as u64;
-        let is_written = self.try_flush();
-        if !is_written {
+        if !self.try_flush() {
             self.count_unwritten(lines);
         }
-        is_written
+    }
+
+    /// Lines that the file did not take.
+    pub(super) const fn unwritten(&self) -> u64 {
+        self.unwritten
     }
 
     fn add(&mut self, line: &mut EventLine) {

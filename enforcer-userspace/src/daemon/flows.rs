@@ -168,10 +168,13 @@ impl Daemon {
     /// How many of these are done with. Those that the event file does not take stay where they are, and so do those behind them.
     fn write_totals(&mut self, keys: &[FlowKey], gone: &[Session]) -> Result<usize, DaemonError> {
         for (at, keys) in keys.chunks(TOGETHER).enumerate() {
+            let unwritten = self.events.unwritten();
             self.events.gather(true);
             let said = keys.iter().try_for_each(|key| self.say_total(key, gone));
             self.events.gather(false);
-            if !self.events.flush() {
+            self.events.flush();
+            // Long lines are written before there are so many.
+            if self.events.unwritten() != unwritten {
                 return Ok(at * TOGETHER);
             }
             said?;

@@ -226,6 +226,8 @@ impl Daemon {
                 self.survive(emptied.map_err(DaemonError::from));
             }
             self.abandon_slot(&session);
+            let written = self.write_totals_of(std::slice::from_ref(&session));
+            self.survive(written);
             self.end_detecting(&session, false);
             let envelope = Arc::clone(&session.envelope);
             drop(session);
