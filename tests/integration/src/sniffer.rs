@@ -1,11 +1,14 @@
 //! What leaves through a network device, as the kernel hands it out, and when.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::{Duration, SystemTime};
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, TimestampingFlag, recvmsg, setsockopt, sockopt};
+
+use crate::{DEADLINE, wait_until};
 
 /// A packet socket that sees what leaves through any device of its network namespace.
 #[derive(Debug)]
@@ -97,7 +100,8 @@ impl Sniffer {
             failed("attach the filter");
         }
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).expect("as root");
-        setsockopt(&socket, sockopt::ReceiveTimestampns, &true).expect("every socket can");
+        ask_for_times(&socket);
+        wait_for_times();
         // SAFETY: all zeros is a valid value of this structure: any device.
         let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         name.sll_family = libc::AF_PACKET as u16;
@@ -119,7 +123,7 @@ impl Sniffer {
         let mut left = Left::default();
         self.each(|_, time| {
             left.packets += 1;
-            left.last = time;
+            left.last = Some(time.expect("a packet has the time at which it left"));
         });
         self.expect_none_missed();
         left
@@ -138,20 +142,7 @@ impl Sniffer {
 
     fn each(&self, mut take: impl FnMut(&[u8], Option<SystemTime>)) {
         let mut packet = vec![0; WHOLE as usize];
-        let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
-        loop {
-            let mut vector = [io::IoSliceMut::new(&mut packet)];
-            let received =
-                recvmsg::<()>(self.0.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_DONTWAIT);
-            let Ok(received) = received else { return };
-            let time =
-                received.cmsgs().expect("there is room for the time").find_map(|message| match message {
-                    ControlMessageOwned::ScmTimestampns(time) => {
-                        Some(SystemTime::UNIX_EPOCH + Duration::from(time))
-                    }
-                    _ => None,
-                });
-            let len = received.bytes;
+        while let Some((len, time)) = receive(&self.0, &mut packet) {
             take(&packet[..len], time);
         }
     }
@@ -181,6 +172,41 @@ impl Sniffer {
         assert_eq!(done, 0, "{}", io::Error::last_os_error());
         assert_eq!(statistics.drops, 0, "of {} packets some were not seen", statistics.packets);
     }
+}
+
+/// Not by `SO_TIMESTAMPNS`, with which a packet that the kernel has put no time on has that at which it is read.
+fn ask_for_times(socket: &impl AsFd) {
+    let flags = TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+    setsockopt(socket, sockopt::Timestamping, &flags).expect("every socket can");
+}
+
+/// Until the kernel puts times on packets: it begins some time after it was first asked to, on a busy machine milliseconds
+/// (`net_enable_timestamp`, v6.1/net/core/dev.c, leaves it to a worker).
+#[track_caller]
+fn wait_for_times() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+    let address = socket.local_addr().expect("it is bound");
+    ask_for_times(&socket);
+    wait_until(DEADLINE, "packets have times", || {
+        socket.send_to(&[0], address).expect("loopback is up");
+        // It has arrived: loopback is done with a packet before the call returns, unless the processor is to catch up on others.
+        receive(&socket, &mut [0])?.1
+    });
+}
+
+/// The next packet, if there is one: the length of what of it has room, and when it passed.
+fn receive(socket: &impl AsRawFd, packet: &mut [u8]) -> Option<(usize, Option<SystemTime>)> {
+    let mut space = nix::cmsg_space!(nix::sys::socket::Timestamps);
+    let mut vector = [io::IoSliceMut::new(packet)];
+    let received =
+        recvmsg::<()>(socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_DONTWAIT).ok()?;
+    let time = received.cmsgs().expect("there is room for the time").find_map(|message| match message {
+        ControlMessageOwned::ScmTimestampsns(times) => {
+            Some(SystemTime::UNIX_EPOCH + Duration::from(times.system))
+        }
+        _ => None,
+    });
+    Some((received.bytes, time))
 }
 
 fn step(code: u16, jump_true: u8, jump_false: u8, value: u32) -> libc::sock_filter {
