@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::{
     chain::Hop,
     path_error::PathError,
-    session::{Context, EnvelopeInForce, Lineal, ProcessKey, Session},
+    session::{Container, Context, EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
 pub(crate) use audit::{AuditError, Limits, Log, LogDir, Opening, read_json};
@@ -95,6 +95,8 @@ pub(crate) struct SessionFile {
     pub(crate) parent: Option<Lineal>,
     #[serde(default)]
     pub(crate) context: Context,
+    #[serde(default)]
+    pub(crate) container: Option<Container>,
     /// The statements of what it is held to by `envelope` and by `other`.
     #[serde(default)]
     pub(crate) hop: Option<Hop>,
@@ -128,6 +130,7 @@ impl SessionFile {
             stopped: session.stopped,
             parent: grant.parent.clone(),
             context: grant.context.clone(),
+            container: grant.container.clone(),
             hop: session.hop.clone(),
             other_hop: None,
         }

@@ -42,6 +42,7 @@ fn grant(id: Uuid, parent: Option<Lineal>, expires_ns: u64) -> Grant {
         root: ProcessKey::NONE,
         parent,
         context: Context::default(),
+        container: None,
     }
 }
 

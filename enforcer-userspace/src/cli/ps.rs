@@ -90,6 +90,9 @@ pub(super) fn heading(session: &dto::SessionInfo) -> String {
             let _infallible = writeln!(out, "  {name} {}", harmless(text));
         }
     }
+    if let Some(container) = &session.container {
+        let _infallible = writeln!(out, "  in {}", harmless(&container.to_string()));
+    }
     for (name, value) in &session.context.labels {
         let _infallible = writeln!(out, "  label {}", harmless(&format!("{name}={value}")));
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use about::{Above, Chain, RefusalInfo, Refusals, Session, Whoami};
 
-use crate::{metrics::SinkCounts, session::Context};
+use crate::{metrics::SinkCounts, session::{Container, Context}};
 
 /// The version of every document here.
 pub(crate) const VERSION: u32 = 1;
@@ -170,6 +170,9 @@ pub(crate) struct SessionInfo {
     /// What was said of it when it began.
     #[serde(default)]
     pub(crate) context: Context,
+    /// The one that its first process ran in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<Container>,
     /// RFC 3339.
     pub(crate) started: String,
     /// RFC 3339, as the wall clock is set now; what counts is the boot clock.

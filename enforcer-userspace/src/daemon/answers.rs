@@ -137,6 +137,7 @@ fn describe(session: &Session, status: Status, usage: &Usage, boot_id: &str) -> 
         envelope_digest: session.envelope.digest.clone(),
         command: grant.command.clone(),
         context: grant.context.clone(),
+        container: grant.container.clone(),
         started: clock::wall(grant.started_ns).to_string(),
         expires: clock::wall(grant.expires_ns).to_string(),
         cgroup: grant.cgroup.to_string_lossy().into_owned(),

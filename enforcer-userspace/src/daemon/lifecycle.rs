@@ -20,7 +20,7 @@ use crate::{
     kernel::MapsError,
     procfs,
     record::{EventKind, EventLine},
-    session::{Context, ContextError, EnvelopeInForce, Grant, Lineal, ProcessKey, Session},
+    session::{Container, Context, ContextError, EnvelopeInForce, Grant, Lineal, ProcessKey, Session},
     state::SessionFile,
 };
 
@@ -146,6 +146,13 @@ impl Daemon {
         let ttl_ns = u64::try_from(envelope.envelope.ttl.as_nanos()).unwrap_or(u64::MAX);
         let expires_ns = started_ns.saturating_add(ttl_ns);
         let no_later_than = parent.as_ref().map_or(u64::MAX, |(_, expires_ns)| *expires_ns);
+        // A part of a session is moved from that one's cgroup, whose name says nothing.
+        let above = parent.as_ref().and_then(|(parent, _)| self.registry.get(parent.id));
+        let container = match above {
+            Some(above) => above.grant.container.clone(),
+            None if place.borrowed => Container::of_cgroup(&place.cgroup.path.to_string_lossy()),
+            None => Container::of_cgroup(&place.cgroup_before),
+        };
         let grant = Grant {
             id,
             slot: SessionRef { slot, generation: previous % Control::MAX_GENERATION + 1 },
@@ -160,6 +167,7 @@ impl Daemon {
             root: ProcessKey::NONE,
             parent: parent.map(|(parent, _)| parent),
             context,
+            container,
         };
         let hop = self.state_grant(&grant, envelope, signature.as_deref());
         let mut session = Session::new(grant, Arc::clone(envelope));

@@ -15,7 +15,7 @@ use super::{Daemon, DaemonError};
 use crate::{
     clock, envelope,
     record::{EventKind, EventLine},
-    session::{Context, EnvelopeInForce, Grant, ProcessKey, Session},
+    session::{Container, Context, EnvelopeInForce, Grant, ProcessKey, Session},
     state::SessionFile,
 };
 
@@ -83,6 +83,7 @@ impl Daemon {
         }
         let Some(cgroup) = self.cgroups.with_id(row.cgroup_id)? else { return Ok(None) };
         let envelope = envelope::parse(UNKNOWN).expect("it is a good envelope: a test reads it");
+        let container = Container::of_cgroup(&cgroup.to_string_lossy());
         let grant = Grant {
             id: Uuid::from_bytes(row.id),
             slot,
@@ -97,6 +98,7 @@ impl Daemon {
             root: ProcessKey::NONE,
             parent: None,
             context: Context::default(),
+            container,
         };
         let envelope = EnvelopeInForce {
             number: EnvelopeInForce::NO_NUMBER,

@@ -257,5 +257,6 @@ fn grant_of(file: SessionFile) -> Grant {
         registered_by_uid: file.registered_by_uid,
         parent: file.parent,
         context: file.context,
+        container: file.container,
     }
 }

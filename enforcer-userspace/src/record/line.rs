@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{Egress, LineFinding, LineFlow, LineGuard, LineLoss, LineRecord, Loss, read::ReadLine};
-use crate::session::{Context, EnvelopeInForce, Grant, ProcessView, Session};
+use crate::session::{Container, Context, EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
 pub(crate) const VERSION: u32 = 1;
@@ -134,6 +134,9 @@ pub(crate) struct LineSession {
     /// What was said of it when it began.
     #[serde(flatten)]
     pub(crate) context: Context,
+    /// The one that its first process ran in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<Container>,
     /// SHA-256 of the text of the envelope that it was held to; of a decision, the one that decided.
     #[serde(default)]
     pub(crate) envelope_digest: String,
@@ -312,6 +315,7 @@ impl SessionText {
             model: metadata.model.clone(),
             purpose: metadata.purpose.clone(),
             context: grant.context.clone(),
+            container: grant.container.clone(),
             envelope_digest: envelope.digest.clone(),
         };
         let text = serde_json::value::to_raw_value(&line).expect("it holds only text");

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod container;
 mod context;
 mod openings;
 mod reach;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{chain::Hop, envelope::Envelope, record::SessionText};
 
+pub(crate) use container::Container;
 pub(crate) use context::{Context, ContextError};
 pub(crate) use openings::{Opener, Opening, OpeningKey, Openings};
 pub(crate) use reach::{Link, Reach};
@@ -68,6 +70,8 @@ pub(crate) struct Grant {
     pub(crate) parent: Option<Lineal>,
     /// What whoever registered it said of it.
     pub(crate) context: Context,
+    /// The one that its first process ran in.
+    pub(crate) container: Option<Container>,
 }
 
 /// A session that has handed on a part of itself, as its sub-session knows it.

@@ -29,6 +29,11 @@ pub(super) fn form<'a>(event: &'a Event, id: Uuid, host: &'a Host) -> Object<'a>
         .with("host", machine(event, host))
         .with("observer", product(host))
         .with("process", event.process.as_ref().map(|process| self::process(event, process)));
+    if let Some(container) = session.and_then(|session| session.container.as_ref()) {
+        let named = Object::new().with("id", container.id.as_str());
+        object.add("container", named.with("runtime", container.runtime.as_deref()));
+        object.add("orchestrator", facts::pod(container).map(orchestrator));
+    }
     if let Some(egress) = &event.egress {
         add_network(&mut object, egress);
     }
@@ -43,6 +48,11 @@ pub(super) fn form<'a>(event: &'a Event, id: Uuid, host: &'a Host) -> Object<'a>
     object.add("gen_ai", session.map(|session| agent(session, host)));
     object.add("enforcer", own(event));
     object
+}
+
+fn orchestrator(pod: &str) -> Object<'_> {
+    let resource = Object::new().with("type", "pod").with("id", pod);
+    Object::new().with("type", facts::ORCHESTRATOR).with("resource", resource)
 }
 
 fn what(event: &Event, id: Uuid) -> Object<'_> {

@@ -4,11 +4,16 @@ use std::net::IpAddr;
 
 use enforcer_common::guard::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX};
 
+use uuid::Uuid;
+
 use super::{
     Event,
     kinds::{self, Class},
 };
-use crate::record::{EventKind, LineDestination, LineGuard, LineProcess, Lineage};
+use crate::{
+    record::{EventKind, LineDestination, LineGuard, LineProcess, Lineage},
+    session::Container,
+};
 
 /// Stands where a form wants something that nobody knows.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -138,6 +143,25 @@ fn first_known(texts: [Option<&str>; 2]) -> &str {
 pub(super) fn ancestors(process: &LineProcess) -> impl Iterator<Item = &Lineage> {
     process.lineage.iter().rev().skip(1)
 }
+
+/// The container of the process that acted.
+pub(super) fn container(event: &Event) -> Option<&Container> {
+    event.process.as_ref()?;
+    event.session.as_ref()?.container.as_ref()
+}
+
+/// The UID of its pod, if it is one: an event that was kept is text of anybody's.
+pub(super) fn pod(container: &Container) -> Option<&str> {
+    container.pod.as_deref().filter(|pod| is_uuid(pod))
+}
+
+/// Whether it is a UUID as it is mostly written.
+pub(super) fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && Uuid::try_parse(text).is_ok()
+}
+
+/// What makes pods.
+pub(super) const ORCHESTRATOR: &str = "kubernetes";
 
 /// The boot that a process is of: its key begins with it.
 pub(super) fn boot_id(event: &Event) -> Option<&str> {

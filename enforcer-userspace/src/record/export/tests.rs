@@ -54,6 +54,8 @@ fn elastic_s_own_words_are_used() {
     assert_eq!(event["gen_ai"]["agent"]["id"], "spiffe://example.org/agent/coding-agent");
     assert_eq!(event["destination"]["ip"], "198.51.100.9");
     assert_eq!(event["process"]["parent"]["name"], "sh");
+    assert_eq!(event["container"], json!({"id": "c0", "runtime": "docker"}));
+    assert_eq!(event["orchestrator"]["resource"]["id"], "01a20782-afe2-411f-8000-000000000002");
 }
 
 #[test]
@@ -165,7 +167,7 @@ fn a_refused_connection_says_who_where_and_why() {
         ("/message", json!("refused: connect tcp 198.51.100.9:5432: deny-rule no-database: said")),
         ("/metadata/correlation_uid", json!("01a20782-afe2-711f-8000-000000000001")),
         ("/metadata/sequence", json!(42)),
-        ("/metadata/profiles", json!(["host", "datetime", "security_control", "ai_operation"])),
+        ("/metadata/profiles", json!(["host", "datetime", "security_control", "ai_operation", "container"])),
         ("/dst_endpoint", json!({"ip": "198.51.100.9", "port": 5432})),
         ("/src_endpoint", json!({"name": "build-7", "hostname": "build-7", "port": 40000})),
         (

@@ -98,6 +98,7 @@ fn status(event: &Event, class: Class) -> (u32, &'static str) {
 fn metadata<'a>(event: &'a Event, class: Class, id: Uuid, host: &'a Host) -> Object<'a> {
     let agent = (event.session.is_some() && class != Class::Finding).then_some("ai_operation");
     let control = has_control(class).then_some("security_control");
+    let container = facts::container(event).map(|_| "container");
     Object::with_room(12)
         .with("version", super::Version::V1_9.text())
         .with("uid", id.to_string())
@@ -108,7 +109,7 @@ fn metadata<'a>(event: &'a Event, class: Class, id: Uuid, host: &'a Host) -> Obj
         .with("log_name", "events")
         .with("log_provider", "enforcer")
         .with("log_version", VERSION.to_string())
-        .with("profiles", vec![Some("host"), Some("datetime"), control, agent])
+        .with("profiles", vec![Some("host"), Some("datetime"), control, agent, container])
 }
 
 /// Which classes say what was decided: the others, in older versions, have no room for it.
@@ -251,6 +252,7 @@ pub(super) fn said_of(session: &LineSession) -> Object<'_> {
             "labels",
             labels.fold(Object::new(), |all, (name, value)| all.with(name.as_str(), value.as_str())),
         )
+        .with("container", session.container.as_ref().map(|container| container.id.as_str()))
         .with("envelope_digest", session.envelope_digest.as_str())
 }
 

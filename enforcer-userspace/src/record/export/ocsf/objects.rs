@@ -86,10 +86,9 @@ pub(super) fn nobody<'a>() -> Object<'a> {
 
 pub(super) fn session(session: &LineSession) -> Object<'_> {
     let id = session.id.as_str();
-    let is_uuid = uuid::Uuid::try_parse(id).is_ok() && id.len() == 36;
     Object::new()
         .with("uid", id)
-        .with("uuid", is_uuid.then_some(id))
+        .with("uuid", facts::is_uuid(id).then_some(id))
         .with("issuer", session.operator.as_str())
 }
 
@@ -139,6 +138,19 @@ pub(super) fn process<'a>(event: &'a Event, agent: Option<Object<'a>>) -> Object
         .with("ai_agent", agent)
         .with("parent_process", parent(process))
         .with("ancestry", facts::ancestors(process).map(ancestor).collect::<Vec<_>>())
+        .with("container", container(event))
+}
+
+fn container(event: &Event) -> Option<Object<'_>> {
+    let container = facts::container(event)?;
+    let pod = facts::pod(container);
+    Some(
+        Object::new()
+            .with("uid", container.id.as_str())
+            .with("runtime", container.runtime.as_deref())
+            .with("orchestrator", pod.map(|_| facts::ORCHESTRATOR))
+            .with("pod_uuid", pod),
+    )
 }
 
 fn parent(process: &LineProcess) -> Object<'_> {
@@ -186,6 +198,7 @@ pub(super) fn child(event: &Event, pid: u32) -> Object<'_> {
         .with("cmd_line", program(maker))
         .with("file", path)
         .with("parent_process", parent)
+        .with("container", container(event))
 }
 
 fn file<'a>(path: &'a str, is_path: bool, image: Option<&'a LineImage>) -> Object<'a> {
