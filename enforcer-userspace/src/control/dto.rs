@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use about::{Above, Chain, RefusalInfo, Refusals, Session, Whoami};
 
-use crate::{metrics::SinkCounts, session::{Container, Context}};
+use crate::{
+    metrics::SinkCounts,
+    session::{Container, Context},
+};
 
 /// The version of every document here.
 pub(crate) const VERSION: u32 = 1;

@@ -71,7 +71,8 @@ fn named<'a>(name: &'a str, above: Option<&str>) -> Option<(&'a str, Option<&'st
 /// The pod's UID: `pod` and a UUID, at the end of a slice's name with `_` in place of `-`.
 fn pod(name: &str) -> Option<String> {
     let name = name.strip_suffix(".slice").unwrap_or(name);
-    let (_, uid) = name.rsplit_once("pod").filter(|(before, _)| before.is_empty() || before.ends_with('-'))?;
+    let (_, uid) =
+        name.rsplit_once("pod").filter(|(before, _)| before.is_empty() || before.ends_with('-'))?;
     let uid = uid.replace('_', "-");
     (uid.len() == 36 && Uuid::try_parse(&uid).is_ok()).then_some(uid)
 }

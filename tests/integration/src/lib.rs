@@ -20,6 +20,7 @@ mod bpf;
 mod certificate;
 mod cgroup;
 mod collect;
+mod container;
 mod daemon;
 mod enrol;
 mod envelope;
@@ -49,6 +50,7 @@ pub use bpf::{FullMap, PinnedMap, entries_of, inner_memory, live_ids, pinned_ids
 pub use certificate::Certificate;
 pub use cgroup::{is_to_be_frozen, members as cgroup_members, remove as remove_cgroup, root as cgroup_root};
 pub use collect::{expect_in_order, fetched, free_port};
+pub use container::InContainer;
 pub use daemon::{Daemon, Layout};
 pub use envelope::Envelope;
 pub use event::{Event, Refusal};

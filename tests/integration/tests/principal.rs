@@ -1,14 +1,10 @@
 //! A session as a principal: what is said of it when it begins is in all that is told of it; it may ask who it is and why it was refused
 //! something, and nothing else; and it is remembered when it has ended.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Finished, Process, Server, enforcer_path, sha256, wait_until, wrap,
+    DEADLINE, Daemon, Envelope, Finished, InContainer, Process, Server, enforcer_path, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -216,44 +212,11 @@ fn how_a_session_ended_is_remembered() {
     assert_eq!(reasons, ["exit", "revoked", "expired", "exit"]);
 }
 
-/// A cgroup as Docker names that of a container.
-struct InContainer {
-    cgroup: PathBuf,
-    id: String,
-}
-
-impl InContainer {
-    fn new(daemon: &Daemon) -> Self {
-        let root = daemon.layout().cgroup_dir().parent().expect("it is below the root").to_owned();
-        let id = sha256(Path::new("/proc/sys/kernel/random/uuid"));
-        let cgroup = root.join(format!("docker-{id}.scope"));
-        fs::create_dir(&cgroup).expect("the test runs as root");
-        Self { cgroup, id }
-    }
-
-    fn run(&self, command: &Command) -> Process {
-        let mut process = Process::spawn(wrap(&["sh", "-c", "read go; exec \"$@\"", "sh"], command));
-        fs::write(self.cgroup.join("cgroup.procs"), process.pid().to_string()).expect("it can be moved");
-        process.write_line("go");
-        process
-    }
-}
-
-impl Drop for InContainer {
-    fn drop(&mut self) {
-        // Whoever is still in it has been killed, and is gone soon.
-        let end = Instant::now() + DEADLINE;
-        while fs::remove_dir(&self.cgroup).is_err() && Instant::now() < end {
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn a_session_names_the_container_that_it_began_in() {
     let mut daemon = Daemon::start();
-    let container = InContainer::new(&daemon);
-    let named = json!({"id": container.id, "runtime": "docker"});
+    let container = InContainer::new();
+    let named = json!({"id": container.id(), "runtime": "docker"});
     let of = |daemon: &Daemon, agent: &str| {
         let session = wait_until(DEADLINE, "the session is listed", || daemon.session(agent));
         session["container"].clone()
@@ -270,7 +233,7 @@ fn a_session_names_the_container_that_it_began_in() {
     daemon.register(&Envelope::of("registered"), &["--pid", &running.pid().to_string()]);
     assert_eq!(of(&daemon, "registered"), named);
     let member = container.run(&Command::new("cat"));
-    daemon.register(&Envelope::of("whole"), &["--cgroup", &container.cgroup.display().to_string()]);
+    daemon.register(&Envelope::of("whole"), &["--cgroup", &container.path().display().to_string()]);
     assert_eq!(of(&daemon, "whole"), named);
     // Control.
     let _outside = daemon.run(&Envelope::of("outside"), &["cat"]);
@@ -287,7 +250,7 @@ fn a_session_names_the_container_that_it_began_in() {
         assert_eq!(of(&daemon, agent), named, "{agent}, after a restart");
     }
     let shown = daemon.layout().outcome(&["show", &daemon.session_id("whole")]).success().join("\n");
-    assert!(shown.contains(&format!("in container {} of docker", container.id)), "{shown}");
+    assert!(shown.contains(&format!("in container {} of docker", container.id())), "{shown}");
     drop((inside, running, member));
     daemon.kill_sessions();
     daemon.wait_idle();

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use integration::{
-    Conversation, DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, Pair, Process, Tool,
-    enforcer_path, sha256, unique, wait_until, wrap,
+    Conversation, DEADLINE, Daemon, Envelope, Event, Holder, InContainer, LOAD_DEADLINE, Pair, Process, Tool,
+    enforcer_path, say, sha256, unique, wait_until, wrap,
 };
 
 /// Nobody has it.
@@ -38,6 +38,8 @@ pub(crate) fn run() -> Run {
     images(&daemon, &pair);
     burst(&daemon);
     misplaced(&daemon);
+    guarded(&daemon);
+    contained(&daemon);
     standings(&daemon);
     delegation(&daemon);
     credential(&daemon);
@@ -160,6 +162,34 @@ fn misplaced(daemon: &Daemon) {
     inside.must_fail("connect s 127.0.0.20:9", &[libc::EPERM]);
     daemon.wait_for_events(1, "the sign", |event| event.kind() == "escape-sign");
     inside.end();
+}
+
+/// What a guard refuses, where there is one: to signal somebody else, and a socket that no rule can speak of.
+fn guarded(daemon: &Daemon) {
+    let script = "import os, socket\n\
+        for attempt in (lambda: os.kill(1, 18), lambda: socket.socket(17, 3, 0)):\n    \
+            try: attempt()\n    \
+            except PermissionError: print('refused')\n";
+    let process = daemon.run_bare(Envelope::of("meddling"), &["python3", "-c", script]);
+    let refused = process.finish(DEADLINE).success();
+    let guard = &daemon.status()["guard"];
+    if guard["state"] == "active" {
+        assert_eq!(refused, ["refused", "refused"]);
+        daemon.wait_for_events(2, "both are recorded", |event| event.kind() == "guard");
+    } else {
+        say(&format!("skip: what a guard refuses: {}", guard["why"]));
+    }
+}
+
+/// In a container.
+fn contained(daemon: &Daemon) {
+    let container = InContainer::new();
+    let run = daemon.layout().run_command(Envelope::of("contained"), &["true"]);
+    container.run(&run).finish(DEADLINE).success();
+    let in_it = |event: &Event| {
+        event.kind() == "exec" && event.find("/session/container/id").is_some_and(|id| *id == container.id())
+    };
+    daemon.wait_for_events(1, "it is recorded", in_it);
 }
 
 /// Revoked with a connection open; in quarantine and released; expired.
