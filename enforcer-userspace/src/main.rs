@@ -12,6 +12,7 @@ mod control;
 mod credentials;
 mod daemon;
 mod detect;
+mod document;
 mod env_vars;
 mod envelope;
 mod exit;

@@ -7,19 +7,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-/// The longest document.
-pub(crate) const MAX_POLICY_BYTES: u64 = 1 << 20;
+use crate::document::{self, DocumentError};
+
 const MAX_GRANTS: usize = 256;
 
-/// A policy, as it is written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Document {
-    api_version: String,
-    kind: String,
-    spec: Spec,
-}
-
+/// What a document of the kind `RegistrationPolicy` says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Spec {
@@ -63,12 +55,8 @@ pub(crate) struct Executable {
 /// What is wrong with a policy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PolicyError {
-    #[error("it is not UTF-8")]
-    Utf8,
-    #[error("it cannot be read: {0}")]
-    Yaml(String),
-    #[error("it is `{kind}` of `{api_version}`, not `RegistrationPolicy` of `enforcer/v1`")]
-    Kind { kind: String, api_version: String },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     #[error("it has more than {MAX_GRANTS} grants")]
     TooMany,
     #[error("two grants have the name `{name}`, or it is empty")]
@@ -84,14 +72,8 @@ impl PolicyError {
 }
 
 /// Reads a policy.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Written>, PolicyError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| PolicyError::Utf8)?;
-    let document: Document =
-        serde_saphyr::from_str(text).map_err(|error| PolicyError::Yaml(error.to_string()))?;
-    let Document { api_version, kind, spec: Spec { grants } } = document;
-    if kind != "RegistrationPolicy" || api_version != "enforcer/v1" {
-        return Err(PolicyError::Kind { kind, api_version });
-    }
+pub(crate) fn parse(document: &[u8]) -> Result<Vec<Written>, PolicyError> {
+    let Spec { grants } = document::parse("RegistrationPolicy", document)?;
     if grants.len() > MAX_GRANTS {
         return Err(PolicyError::TooMany);
     }
@@ -169,8 +151,5 @@ mod tests {
             let error = policy(grants).unwrap_err().to_string();
             assert!(error.contains(why), "{grants}: {error}");
         }
-        assert!(matches!(parse(b"\xff"), Err(PolicyError::Utf8)));
-        let other = parse(b"apiVersion: enforcer/v1\nkind: Envelope\nspec: {grants: []}\n");
-        assert!(matches!(other, Err(PolicyError::Kind { .. })));
     }
 }

@@ -20,6 +20,7 @@ use super::{Daemon, DaemonError, StartError};
 use crate::{
     clock,
     detect::{self, Deed, Detection, Detector, Finding, Moment, Phase, Seen, SettingsError},
+    document,
     envelope::{Limits, OnFinding},
     exit::one_line,
     record::{EventKind, EventLine, LineFinding, LineProcess, SessionText},
@@ -69,8 +70,8 @@ pub(super) fn settings(path: Option<&Path>) -> Result<detect::Settings, Detectio
     let Some(path) = path else { return Ok(detect::Settings::default()) };
     let read = || {
         let mut bytes = Vec::new();
-        File::open(path)?.take(detect::MAX_SETTINGS_BYTES + 1).read_to_end(&mut bytes)?;
-        detect::Settings::parse(bytes)
+        File::open(path)?.take(document::MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        detect::Settings::parse(&bytes)
     };
     read().map_err(|source| DetectionsError { path: path.to_owned(), source })
 }

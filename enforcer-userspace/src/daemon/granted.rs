@@ -25,11 +25,12 @@ use crate::{
         peer::Peer,
         server::{Answer, Call, Refusal, Request},
     },
+    document,
     envelope::{self, Envelope},
     exit::one_line,
     path_error::PathError,
     record::EventKind,
-    registration::{self, Executable, MAX_POLICY_BYTES, PolicyError, Principal},
+    registration::{self, Executable, PolicyError, Principal},
 };
 
 /// How many sessions a user who is no operator may have begun at a time.
@@ -122,7 +123,7 @@ fn read_ours(path: &Path) -> Result<Vec<u8>, PolicyFileError> {
         return Err(PolicyFileError::Open { path: path.to_owned(), owner, mode });
     }
     let mut bytes = Vec::new();
-    let limit = MAX_POLICY_BYTES.max(envelope::MAX_TEXT as u64) + 1;
+    let limit = document::MAX_BYTES.max(envelope::MAX_TEXT as u64) + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(PathError::at("read", path))?;
     Ok(bytes)
 }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 pub(crate) use baseline::{Baseline, Endpoint};
 pub(crate) use finding::{Deed, Detection, Evidence, Finding, Moment, Phase, Seen};
-pub(crate) use settings::{MAX_BYTES as MAX_SETTINGS_BYTES, Settings, SettingsError};
+pub(crate) use settings::{Settings, SettingsError};
 
 use baseline::{Baselines, Novelty};
 use episode::{Episode, Rule, Summary};

@@ -5,9 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de};
 
 use super::episode::Rule;
-
-/// The longest document.
-pub(crate) const MAX_BYTES: u64 = 1 << 20;
+use crate::document::{self, DocumentError};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -49,28 +47,13 @@ impl Default for Settings {
 pub(crate) enum SettingsError {
     #[error("read it")]
     Read(#[from] std::io::Error),
-    #[error("it is longer than {MAX_BYTES} bytes")]
-    TooLong,
-    #[error("it is not UTF-8")]
-    Utf8,
-    #[error("it cannot be read: {0}")]
-    Yaml(String),
-    #[error("it is `{kind}` of `{api_version}`, not `Detections` of `enforcer/v1`")]
-    Kind { kind: String, api_version: String },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     #[error("`learning.atMost` is shorter than `learning.time`")]
     Learning,
 }
 
-/// The document: `apiVersion: enforcer/v1`, `kind: Detections`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Document {
-    api_version: String,
-    kind: String,
-    #[serde(default)]
-    spec: Spec,
-}
-
+/// What a document of the kind `Detections` says.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Spec {
@@ -254,18 +237,9 @@ impl From<Spec> for Settings {
 
 impl Settings {
     /// Reads a document.
-    pub(crate) fn parse(bytes: Vec<u8>) -> Result<Self, SettingsError> {
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(SettingsError::TooLong);
-        }
-        let text = String::from_utf8(bytes).map_err(|_| SettingsError::Utf8)?;
-        let document: Document =
-            serde_saphyr::from_str(&text).map_err(|error| SettingsError::Yaml(error.to_string()))?;
-        let Document { api_version, kind, spec } = document;
-        if (api_version.as_str(), kind.as_str()) != ("enforcer/v1", "Detections") {
-            return Err(SettingsError::Kind { kind, api_version });
-        }
-        let settings = Self::from(spec);
+    pub(crate) fn parse(document: &[u8]) -> Result<Self, SettingsError> {
+        let spec: Option<Spec> = document::parse("Detections", document)?;
+        let settings = Self::from(spec.unwrap_or_default());
         let Learning { time_s, at_most_s, .. } = settings.learning;
         if at_most_s < time_s {
             return Err(SettingsError::Learning);

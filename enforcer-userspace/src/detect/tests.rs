@@ -5,13 +5,14 @@ mod bounds;
 use std::net::IpAddr;
 
 use super::{episode::MOST_EVIDENCE, *};
+use crate::document::DocumentError;
 
 const SECOND: u64 = 1_000_000_000;
 const AGENT: &str = "agent";
 
 fn settings(spec: &str) -> Settings {
     let text = format!("apiVersion: enforcer/v1\nkind: Detections\nspec: {spec}\n");
-    Settings::parse(text.into_bytes()).unwrap_or_else(|error| panic!("{error}: {spec}"))
+    Settings::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {spec}"))
 }
 
 /// Learns nothing: everything is new from the first event on.
@@ -313,14 +314,17 @@ fn settings_that_are_wrong_are_refused_with_their_place() {
         ("{refusalBursts: {}}", "refusalBursts"),
     ] {
         let text = format!("apiVersion: enforcer/v1\nkind: Detections\nspec: {spec}\n");
-        let Err(SettingsError::Yaml(said)) = Settings::parse(text.clone().into_bytes()) else {
+        let Err(SettingsError::Document(DocumentError::Yaml(said))) = Settings::parse(text.as_bytes()) else {
             panic!("accepted: {spec}")
         };
         assert!(said.contains(expect) && said.contains("line 3"), "{spec}: {said}");
     }
-    let parse = |text: &str| Settings::parse(text.as_bytes().to_vec());
+    let parse = |text: &str| Settings::parse(text.as_bytes());
     let head = "apiVersion: enforcer/v1\nkind:";
-    assert!(matches!(parse(&format!("{head} Sinks\n")), Err(SettingsError::Kind { .. })));
+    assert!(matches!(
+        parse(&format!("{head} Sinks\n")),
+        Err(SettingsError::Document(DocumentError::Kind { .. }))
+    ));
     assert!(matches!(
         parse(&format!("{head} Detections\nspec: {{learning: {{time: 8d}}}}\n")),
         Err(SettingsError::Learning)

@@ -6,21 +6,14 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::record::export::{self, Version};
+use crate::{
+    document::{self, DocumentError},
+    record::export::{self, Version},
+};
 
-/// The longest document.
-const MAX_BYTES: u64 = 1 << 20;
 const MAX_SINKS: usize = 32;
 
-/// The document: `apiVersion: enforcer/v1`, `kind: Sinks`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Document {
-    api_version: String,
-    kind: String,
-    spec: Spec,
-}
-
+/// What a document of the kind `Sinks` says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Spec {
@@ -223,14 +216,8 @@ fn system_certificates() -> PathBuf {
 pub(crate) enum SettingsError {
     #[error("read it")]
     Read(#[from] std::io::Error),
-    #[error("it is longer than {MAX_BYTES} bytes")]
-    TooLong,
-    #[error("it is not UTF-8")]
-    Utf8,
-    #[error("it cannot be read: {0}")]
-    Yaml(String),
-    #[error("it is `{kind}` of `{api_version}`, not `Sinks` of `enforcer/v1`")]
-    Kind { kind: String, api_version: String },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     #[error("it has more than {MAX_SINKS} sinks")]
     TooMany,
     #[error("two sinks have the name `{name}`")]
@@ -243,20 +230,12 @@ pub(crate) enum SettingsError {
 pub(crate) fn load(path: &std::path::Path) -> Result<Vec<SinkSettings>, SettingsError> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(SettingsError::TooLong);
-    }
-    parse(&String::from_utf8(bytes).map_err(|_| SettingsError::Utf8)?)
+    std::fs::File::open(path)?.take(document::MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    parse(&bytes)
 }
 
-fn parse(text: &str) -> Result<Vec<SinkSettings>, SettingsError> {
-    let document: Document =
-        serde_saphyr::from_str(text).map_err(|error| SettingsError::Yaml(error.to_string()))?;
-    let Document { api_version, kind, spec: Spec { sinks } } = document;
-    if (api_version.as_str(), kind.as_str()) != ("enforcer/v1", "Sinks") {
-        return Err(SettingsError::Kind { kind, api_version });
-    }
+fn parse(document: &[u8]) -> Result<Vec<SinkSettings>, SettingsError> {
+    let Spec { sinks } = document::parse("Sinks", document)?;
     if sinks.len() > MAX_SINKS {
         return Err(SettingsError::TooMany);
     }
@@ -323,7 +302,7 @@ mod tests {
              - name: hook\n    http: {{ url: \"https://x/\", as: webhook, hmacKeyFile: /k }}\n  \
              - name: out\n    stdout: {{}}\n"
         );
-        let sinks = parse(&text).unwrap();
+        let sinks = parse(text.as_bytes()).unwrap();
         assert_eq!(sinks.len(), 3);
         assert!(matches!(&sinks[0].to, To::Syslog(syslog) if syslog.address == "tls://siem:6514"));
         assert_eq!(sinks[0].only.verdicts, ["deny"]);
@@ -345,12 +324,8 @@ mod tests {
             ("  - name: a\n", "it has one of"),
             ("  - name: a\n    stdout: {}\n    file: { path: /x }\n", "it has one of"),
         ] {
-            let error = parse(&format!("{HEAD}{sinks}")).unwrap_err().to_string();
+            let error = parse(format!("{HEAD}{sinks}").as_bytes()).unwrap_err().to_string();
             assert!(error.contains(expect), "{sinks}: {error}");
         }
-        assert!(matches!(
-            parse("apiVersion: x\nkind: Sinks\nspec: { sinks: [] }\n"),
-            Err(SettingsError::Kind { .. })
-        ));
     }
 }

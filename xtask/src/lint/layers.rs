@@ -83,6 +83,7 @@ const CORE: &[&str] = &[
     "enforcer-userspace/src/chain",
     "enforcer-userspace/src/credentials",
     "enforcer-userspace/src/detect",
+    "enforcer-userspace/src/document",
     "enforcer-userspace/src/envelope",
     "enforcer-userspace/src/metrics",
     "enforcer-userspace/src/record",

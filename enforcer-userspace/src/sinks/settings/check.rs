@@ -92,7 +92,7 @@ mod tests {
     fn parsed(sink: &str) -> Result<(), SettingsError> {
         let text =
             format!("apiVersion: enforcer/v1\nkind: Sinks\nspec:\n  sinks:\n  - {{ name: a, {sink} }}\n");
-        parse(&text).map(drop)
+        parse(text.as_bytes()).map(drop)
     }
 
     #[test]
