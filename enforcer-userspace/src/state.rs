@@ -222,24 +222,23 @@ impl State {
         Ok(found)
     }
 
-    /// How many records of this boot have been reported lost, by CPU.
-    pub(crate) fn lost(&self, boot_id: &str) -> Vec<u64> {
-        let text = fs::read_to_string(self.lost_path()).unwrap_or_default();
+    /// The last event before the records of this boot were numbered, and how many of them have been reported lost, by CPU.
+    pub(crate) fn told(&self, boot_id: &str) -> Option<(u64, Vec<u64>)> {
+        let text = fs::read_to_string(self.told_path()).unwrap_or_default();
         let mut words = text.split_whitespace();
         // Of another boot or unreadable: report again rather than not at all.
-        if words.next() != Some(boot_id) {
-            return Vec::new();
-        }
-        words.map(|lost| lost.parse().unwrap_or(0)).collect()
+        words.next().filter(|boot| *boot == boot_id)?;
+        let since = words.next()?.parse().ok()?;
+        Some((since, words.map(|lost| lost.parse().unwrap_or(0)).collect()))
     }
 
-    pub(crate) fn save_lost(&self, boot_id: &str, lost: &[u64]) -> Result<(), StateError> {
+    pub(crate) fn save_told(&self, boot_id: &str, since: u64, lost: &[u64]) -> Result<(), StateError> {
         let lost: String = lost.iter().map(|lost| format!(" {lost}")).collect();
-        replace(&self.lost_path(), format!("{boot_id}{lost}\n").as_bytes())
+        replace(&self.told_path(), format!("{boot_id} {since}{lost}\n").as_bytes())
     }
 
-    fn lost_path(&self) -> PathBuf {
-        self.root.join("lost")
+    fn told_path(&self) -> PathBuf {
+        self.root.join("told")
     }
 
     fn session_path(&self, id: Uuid) -> PathBuf {

@@ -2,6 +2,7 @@
 //! enforcement nor control: the lines that are missing are counted, and said as soon as the file takes lines again.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use crate::{
     control::server::Feed,
     exit::one_line,
     path_error::PathError,
-    record::{EventKind, EventLine, LineSession},
+    record::{self, EventKind, EventLine, LineSession, Written},
     sinks::FileSink,
     state::Log,
 };
@@ -195,6 +196,21 @@ impl Events {
     pub(crate) fn feed(&mut self) -> Result<Feed, PathError> {
         self.flush();
         Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
+    }
+
+    /// Up to which record of each CPU lines tell, behind the one with the number `since`.
+    pub(super) fn written(&self, since: u64, cpus: usize) -> Result<BTreeMap<u32, Written>, PathError> {
+        let mut found = BTreeMap::new();
+        // The newest first: mostly the last lines are of all CPUs.
+        for text in self.sink.texts() {
+            for (cpu, written) in text?.lines().rev().filter_map(|line| record::written(line, since)) {
+                found.entry(cpu).or_insert(written);
+                if found.len() >= cpus {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Whether records should stay in the kernel's ring buffer for a moment: what finds no room there is lost by number, and what finds

@@ -127,6 +127,8 @@ pub(crate) struct Daemon {
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
     losses: Losses,
+    /// The last line before the kernel programs were loaded that number the records.
+    told_since: u64,
     findings: Findings,
     totals: Totals,
     metrics: Metrics,
@@ -340,7 +342,7 @@ impl Daemon {
         let caught_up = self.catch_up(ring);
         // Who never gets there says it now and then all the same.
         if caught_up || (began_ns / 1_000_000_000).is_multiple_of(10) {
-            let settled = self.settle_losses();
+            let settled = self.settle_losses(caught_up);
             self.survive(settled);
         }
         if caught_up {

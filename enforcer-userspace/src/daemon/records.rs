@@ -10,7 +10,7 @@ use crate::{
     clock,
     record::{
         self, Body, Egress, EventKind, EventLine, GuardDecision, LineEgress, LineGuard, LineProcess,
-        LineRecord, Record,
+        LineRecord, Record, Sight,
     },
     session::{Attempt, ProcessKey, Refused},
 };
@@ -18,11 +18,11 @@ use crate::{
 impl Daemon {
     /// Takes one record, whatever its bytes are.
     pub(super) fn take_record(&mut self, bytes: &[u8]) {
-        match record::decode(bytes) {
-            Ok(record) if !self.losses.see(record.number, record.time_ns) => {
-                self.events.count_undecodable();
-            }
-            Ok(record) => {
+        let Ok(record) = record::decode(bytes) else { return self.events.count_undecodable() };
+        match self.losses.see(record.number, record.time_ns) {
+            Sight::NoCpu => self.events.count_undecodable(),
+            Sight::Written => {}
+            Sight::New => {
                 self.events.gather(true);
                 let sign = self.escape_sign(&record);
                 self.remember_refusal(&record);
@@ -42,7 +42,6 @@ impl Daemon {
                     self.take_up(seen);
                 }
             }
-            Err(_undecodable) => self.events.count_undecodable(),
         }
     }
 
@@ -127,7 +126,7 @@ impl Daemon {
             },
         };
         let mut line = EventLine::new(kind, &time);
-        line.record = Some(LineRecord { cpu: number.cpu, sequence: number.sequence });
+        line.record = Some(LineRecord { cpu: number.cpu, sequence: number.sequence, lost: number.lost });
         // By the time a decision is read, the session may be held to another envelope than the one that decided.
         let decided_by = match &body {
             Body::Egress(egress) => Some(egress.envelope),
@@ -199,18 +198,24 @@ impl Daemon {
     }
 
     /// What was lost after the last record of each CPU.
-    pub(super) fn settle_losses(&mut self) -> Result<(), DaemonError> {
+    pub(super) fn settle_losses(&mut self, is_all_read: bool) -> Result<(), DaemonError> {
         let lost = self.kernel.sessions.lost()?;
-        self.losses.settle(&lost, clock::boot_ns());
+        let made = self.kernel.sessions.made()?;
+        self.losses.settle(&made, &lost, is_all_read, clock::boot_ns());
         Ok(())
     }
 
     pub(super) fn report_lost(&mut self) -> Result<(), DaemonError> {
-        let found = self.losses.take();
-        if found.is_empty() {
+        let (found, unwritten) = (self.losses.take(), self.losses.take_unwritten());
+        if found.is_empty() && unwritten.is_empty() {
             return Ok(());
         }
         let now = clock::wall(clock::boot_ns());
+        for unwritten in &unwritten {
+            let line = EventLine::new(EventKind::RecordsLost, &now)
+                .detail("a daemon that was killed had taken them, and had not written them down");
+            self.events.write(line.unwritten(unwritten, clock::wall));
+        }
         for loss in &found {
             let line = EventLine::new(EventKind::RecordsLost, &now)
                 .detail("the kernel's ring buffer was full; verdicts were not affected");
@@ -219,7 +224,7 @@ impl Daemon {
         // What the process trees missed, the kernel's tags say.
         let reconciled = self.reconcile_trees();
         self.survive(reconciled);
-        Ok(self.state.save_lost(&self.host.boot_id, &self.losses.told())?)
+        Ok(self.state.save_told(&self.host.boot_id, self.told_since, &self.losses.told())?)
     }
 }
 

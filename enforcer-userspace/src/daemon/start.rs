@@ -122,9 +122,6 @@ pub(crate) async fn run(
     };
     let mut ring = kernel.records()?;
     let state = State::open(&settings.state_dir, &settings.sessions())?;
-    // The counters of a fresh set of maps start at zero.
-    let told = if kernel.start == Start::Fresh { Vec::new() } else { state.lost(&host.boot_id) };
-    let losses = Losses::new(&told, kernel.sessions.lost().map_err(DaemonError::from)?.len());
     let (issuer, new_authority) = Issuer::open(&settings, trust_domain, &host.name)?;
     let exported = export::Host {
         name: host.name.clone(),
@@ -132,6 +129,7 @@ pub(crate) async fn run(
         trust_domain: issuer.trust_domain().clone(),
     };
     let events = Events::open(&settings.events())?;
+    let (losses, told_since) = resume_losses(&kernel, &state, &events, &host.boot_id)?;
     let written = (&*settings.events(), events.sequence());
     let sinks = sinks::start(sinks, written, &settings.cursors(), &exported)?;
     let (findings, tampered) = Findings::open(&settings, detections)?;
@@ -156,6 +154,7 @@ pub(crate) async fn run(
         kernel,
         state,
         losses,
+        told_since,
         findings,
         totals: super::flows::Totals::default(),
         metrics: Default::default(),
@@ -320,4 +319,24 @@ fn operators(settings: &Settings) -> Result<Option<u32>, StartError> {
     let group = Group::from_name(&settings.group)
         .map_err(|source| StartError::Group { group: settings.group.clone(), source })?;
     Ok(group.map(|group| group.gid.as_raw()))
+}
+
+/// What is missing of the kernel's records goes on from what earlier daemons have told of it.
+fn resume_losses(
+    kernel: &Kernel,
+    state: &State,
+    events: &Events,
+    boot_id: &str,
+) -> Result<(Losses, u64), StartError> {
+    let cpus = kernel.sessions.lost().map_err(DaemonError::from)?.len();
+    // The numbers of a fresh set of maps start at zero.
+    let told = if kernel.start == Start::Fresh { None } else { state.told(boot_id) };
+    let Some((since, lost)) = told else {
+        let since = events.sequence();
+        state.save_told(boot_id, since, &[])?;
+        return Ok((Losses::new(&[], cpus), since));
+    };
+    let mut losses = Losses::new(&lost, cpus);
+    losses.resume(events.written(since, cpus)?);
+    Ok((losses, since))
 }

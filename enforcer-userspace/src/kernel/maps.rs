@@ -117,6 +117,7 @@ pub(crate) struct SessionMaps {
     procs: Array<MapData, u64>,
     usage: Array<MapData, Usage>,
     counters: PerCpuArray<MapData, u64>,
+    sequences: PerCpuArray<MapData, u64>,
 }
 
 impl SessionMaps {
@@ -140,6 +141,7 @@ impl SessionMaps {
             procs: open(pins, "PROCS")?,
             usage: open(pins, "USAGE")?,
             counters: open(pins, "COUNTERS")?,
+            sequences: open(pins, "SEQUENCES")?,
         })
     }
 
@@ -221,6 +223,12 @@ impl SessionMaps {
         let lost =
             self.counters.get(&Counter::FaultRecordLost.raw(), 0).map_err(access("read", "COUNTERS"))?;
         Ok(lost.iter().copied().collect())
+    }
+
+    /// How many records each CPU has made, and lost.
+    pub(crate) fn made(&self) -> Result<Vec<u64>, MapsError> {
+        let made = self.sequences.get(&0, 0).map_err(access("read", "SEQUENCES"))?;
+        Ok(made.iter().copied().collect())
     }
 
     /// Every counter, summed over the CPUs, in the order of [`Counter::ALL`].

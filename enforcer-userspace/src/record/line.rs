@@ -10,7 +10,9 @@ use enforcer_common::{
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Egress, LineFinding, LineFlow, LineGuard, LineLoss, LineRecord, Loss, read::ReadLine};
+use super::{
+    Egress, LineFinding, LineFlow, LineGuard, LineLoss, LineRecord, Loss, Unwritten, read::ReadLine,
+};
 use crate::session::{Container, Context, EnvelopeInForce, Grant, ProcessView, Session};
 
 /// The version of the line format. Fields are added; a change of meaning changes the number.
@@ -293,6 +295,12 @@ impl EventLine<SessionText> {
     pub(crate) fn loss(mut self, loss: &Loss, wall: impl Fn(u64) -> jiff::Timestamp) -> Self {
         self.lost = Some(loss.records);
         self.lost_records = Some(LineLoss::new(loss, wall));
+        self
+    }
+
+    pub(crate) fn unwritten(mut self, unwritten: &Unwritten, wall: impl Fn(u64) -> jiff::Timestamp) -> Self {
+        self.lost = Some(unwritten.records);
+        self.lost_records = Some(LineLoss::unwritten(unwritten, wall));
         self
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Each CPU counts what it lost, and every record says how many that were when it was made. What was lost after the last record, the
 //! counters say. So each loss is told once, whoever tells it first.
+//!
+//! What a daemon has taken from the kernel and has not written down when it is killed is missing, too. The next one sees it by the numbers:
+//! between the last record of a CPU that a line tells of, and the next that comes, only those may be missing that the CPU has lost.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +31,41 @@ pub(crate) struct Loss {
     pub(crate) until_ns: u64,
 }
 
+/// Records that a daemon had taken, and had not written down when it was killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unwritten {
+    pub(crate) cpu: u32,
+    pub(crate) records: u64,
+    /// How many this CPU had lost by the last of them.
+    pub(crate) lost: u64,
+    /// The first and the last number that may be one of theirs.
+    pub(crate) numbers: [u64; 2],
+    /// The time of the last line before them, RFC 3339.
+    pub(crate) after: String,
+    /// Likewise as of a [`Loss`].
+    pub(crate) until_ns: u64,
+}
+
+/// Up to which of a CPU's records lines tell of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    sequence: u64,
+    /// How many it had lost by then.
+    lost: u64,
+    /// Of the line, RFC 3339.
+    time: String,
+}
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    New,
+    /// The last that a daemon wrote down before it was killed: it had no time to say that it has it.
+    Written,
+    /// It is no record: there is no such CPU.
+    NoCpu,
+}
+
 /// What each CPU lost, and what of it was told.
 #[derive(Debug)]
 pub(crate) struct Losses(Vec<Cpu>);
@@ -37,6 +75,11 @@ struct Cpu {
     told: u64,
     last_ns: Option<u64>,
     untold: Option<Loss>,
+    /// What earlier daemons wrote down, until it is known what is missing behind it.
+    written: Option<Written>,
+    /// What it had made when it was looked last.
+    made: u64,
+    unwritten: Option<Unwritten>,
 }
 
 impl Losses {
@@ -46,19 +89,46 @@ impl Losses {
         Self(told.map(|told| Cpu { told, ..Cpu::default() }).collect())
     }
 
-    /// A record, and when it was made. Whether there is such a CPU.
-    pub(crate) fn see(&mut self, Number { cpu, lost, .. }: Number, time_ns: u64) -> bool {
-        let Some(state) = usize::try_from(cpu).ok().and_then(|at| self.0.get_mut(at)) else { return false };
-        state.find(cpu, lost, time_ns);
-        state.last_ns = Some(time_ns);
-        true
+    /// Up to where earlier daemons wrote down what a CPU made.
+    pub(crate) fn resume(&mut self, written: impl IntoIterator<Item = (u32, Written)>) {
+        for (cpu, written) in written {
+            if let Some(state) = self.state(cpu) {
+                state.written = Some(written);
+            }
+        }
     }
 
-    /// Every record that was made is read, and each CPU has lost so many.
-    pub(crate) fn settle(&mut self, lost: &[u64], now_ns: u64) {
-        for ((cpu, state), lost) in (0..).zip(&mut self.0).zip(lost) {
+    fn state(&mut self, cpu: u32) -> Option<&mut Cpu> {
+        usize::try_from(cpu).ok().and_then(|at| self.0.get_mut(at))
+    }
+
+    /// A record, and when it was made.
+    pub(crate) fn see(&mut self, Number { cpu, sequence, lost }: Number, time_ns: u64) -> Sight {
+        let Some(state) = self.state(cpu) else { return Sight::NoCpu };
+        if state.written.as_ref().is_some_and(|written| written.sequence == sequence) {
+            return Sight::Written;
+        }
+        state.find_unwritten(cpu, sequence, lost, time_ns);
+        state.find(cpu, lost, time_ns);
+        state.last_ns = Some(time_ns);
+        Sight::New
+    }
+
+    /// Each CPU has made and lost so many; whether every record that was made is read, or was a moment ago.
+    pub(crate) fn settle(&mut self, made: &[u64], lost: &[u64], is_all_read: bool, now_ns: u64) {
+        for (((cpu, state), made), lost) in (0..).zip(&mut self.0).zip(made).zip(lost) {
+            // Where it made none since it was looked last, all of its records are read.
+            if is_all_read && state.made == *made {
+                state.find_unwritten(cpu, *made, *lost, now_ns);
+            }
+            state.made = *made;
             state.find(cpu, *lost, now_ns);
         }
+    }
+
+    /// What is to be told of what was taken and not written down.
+    pub(crate) fn take_unwritten(&mut self) -> Vec<Unwritten> {
+        self.0.iter_mut().filter_map(|state| state.unwritten.take()).collect()
     }
 
     /// What is to be told.
@@ -73,6 +143,17 @@ impl Losses {
 }
 
 impl Cpu {
+    /// What is missing between what was written down and `next`, if it is not known yet.
+    fn find_unwritten(&mut self, cpu: u32, next: u64, lost: u64, until_ns: u64) {
+        let Some(Written { sequence, lost: lost_before, time }) = self.written.take() else { return };
+        let missing = next.saturating_sub(sequence + 1);
+        let records = missing.saturating_sub(lost.saturating_sub(lost_before));
+        if records > 0 {
+            let numbers = [sequence + 1, next - 1];
+            self.unwritten = Some(Unwritten { cpu, records, lost, numbers, after: time, until_ns });
+        }
+    }
+
     fn find(&mut self, cpu: u32, lost: u64, until_ns: u64) {
         // Less: a program was interrupted by another between the two numbers that it noted.
         let records = lost.saturating_sub(self.told);
@@ -93,6 +174,14 @@ pub(crate) struct LineRecord {
     pub(crate) cpu: u32,
     /// Counts what this CPU made, and lost, since the programs were loaded.
     pub(crate) sequence: u64,
+    /// How many it had lost before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) lost: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Records that were lost.
@@ -105,6 +194,9 @@ pub(crate) struct LineLoss {
     pub(crate) after: Option<String>,
     /// The time of the next; or when it was looked, if there was none.
     pub(crate) until: String,
+    /// Of those that a daemon had taken, and had not written down when it was killed: the first and the last number that may be theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) numbers: Option<[u64; 2]>,
 }
 
 impl LineLoss {
@@ -115,8 +207,41 @@ impl LineLoss {
             before: loss.before,
             after: loss.after_ns.map(time),
             until: time(loss.until_ns),
+            numbers: None,
         }
     }
+
+    pub(super) fn unwritten(unwritten: &Unwritten, wall: impl Fn(u64) -> jiff::Timestamp) -> Self {
+        Self {
+            cpu: unwritten.cpu,
+            before: unwritten.lost,
+            after: Some(unwritten.after.clone()),
+            until: format!("{:.9}", wall(unwritten.until_ns)),
+            numbers: Some(unwritten.numbers),
+        }
+    }
+}
+
+/// Up to which record of which CPU a line tells, if it is one of those behind the line with the number `since`, and tells of any.
+pub(crate) fn written(line: &str, since: u64) -> Option<(u32, Written)> {
+    #[derive(Deserialize)]
+    struct Line {
+        time: String,
+        sequence: u64,
+        record: Option<LineRecord>,
+        lost_records: Option<LineLoss>,
+    }
+    // Most of reading it can be spared.
+    if !line.contains(r#""record":{"#) && !line.contains(r#""lost_records":{"#) {
+        return None;
+    }
+    let line: Line = serde_json::from_str(line).ok().filter(|line: &Line| line.sequence > since)?;
+    let (cpu, sequence, lost) = match (line.record, line.lost_records) {
+        (Some(LineRecord { cpu, sequence, lost }), _) => (cpu, sequence, lost),
+        (None, Some(LineLoss { cpu, before, numbers: Some([_, last]), .. })) => (cpu, last, before),
+        (None, _) => return None,
+    };
+    Some((cpu, Written { sequence, lost, time: line.time }))
 }
 
 #[cfg(test)]
@@ -127,26 +252,28 @@ mod tests {
         Number { cpu, sequence: 0, lost }
     }
 
+    #[track_caller]
+    fn see(losses: &mut Losses, records: &[(Number, u64)]) {
+        for (number, time_ns) in records {
+            assert_eq!(losses.see(*number, *time_ns), Sight::New);
+        }
+    }
+
     #[test]
     fn each_loss_is_told_once_with_what_is_around_it() {
         let mut losses = Losses::new(&[5], 2);
-        assert!(losses.see(number(0, 5), 100) && losses.see(number(1, 0), 110));
+        see(&mut losses, &[(number(0, 5), 100), (number(1, 0), 110)]);
         assert_eq!(losses.take(), [], "5 were told");
-        assert!(
-            losses.see(number(0, 8), 200) && losses.see(number(0, 9), 210) && losses.see(number(0, 9), 220)
-        );
+        see(&mut losses, &[(number(0, 8), 200), (number(0, 9), 210), (number(0, 9), 220)]);
         let first = Loss { cpu: 0, records: 4, before: 5, after_ns: Some(100), until_ns: 210 };
         assert_eq!(losses.take(), [first]);
-        losses.settle(&[9, 3], 300);
+        losses.settle(&[0, 0], &[9, 3], true, 300);
         let last = Loss { cpu: 1, records: 3, before: 0, after_ns: Some(110), until_ns: 300 };
         assert_eq!(losses.take(), [last], "after the last record");
-        assert!(
-            losses.see(number(1, 3), 310) && losses.see(number(0, 7), 320),
-            "a program that was interrupted"
-        );
-        assert_eq!(losses.take(), []);
+        see(&mut losses, &[(number(1, 3), 310), (number(0, 7), 320)]);
+        assert_eq!(losses.take(), [], "a program that was interrupted");
         assert_eq!(losses.told(), [9, 3]);
-        assert!(!losses.see(number(2, 1), 1), "there is no such CPU");
+        assert_eq!(losses.see(number(2, 1), 1), Sight::NoCpu);
     }
 
     #[test]
@@ -154,5 +281,67 @@ mod tests {
         let mut losses = Losses::new(&[], 1);
         losses.see(number(0, 2), 50);
         assert_eq!(losses.take(), [Loss { cpu: 0, records: 2, before: 0, after_ns: None, until_ns: 50 }]);
+    }
+
+    fn line(sequence: u64, record: u64, lost: u64) -> String {
+        format!(
+            r#"{{"version":1,"kind":"fork","time":"t{record}","sequence":{sequence},"record":{{"cpu":1,"sequence":{record},"lost":{lost}}}}}"#
+        )
+    }
+
+    /// A daemon that comes after one that wrote record 10 of CPU 1, by when that had lost 3.
+    fn resumed() -> Losses {
+        let mut losses = Losses::new(&[0, 3], 2);
+        let lines = [line(7, 9, 2), line(8, 10, 3), r#"{"kind":"exec"}"#.to_owned(), "no line".to_owned()];
+        losses.resume(lines.iter().filter_map(|line| written(line, 6)));
+        losses
+    }
+
+    #[test]
+    fn what_a_killed_daemon_did_not_write_down_is_told_once() {
+        let unwritten = |records, lost, last, until_ns| Unwritten {
+            cpu: 1,
+            records,
+            lost,
+            numbers: [11, last],
+            after: "t10".to_owned(),
+            until_ns,
+        };
+        // 11 to 19 are missing: the CPU had lost 4 of them.
+        let mut losses = resumed();
+        let of = |sequence, lost| Number { cpu: 1, sequence, lost };
+        assert_eq!(losses.see(of(10, 3), 400), Sight::Written, "it was on its way out");
+        see(&mut losses, &[(of(20, 7), 500)]);
+        assert_eq!(losses.take_unwritten(), [unwritten(5, 7, 19, 500)]);
+        see(&mut losses, &[(of(10, 7), 600)]);
+        assert_eq!(losses.take_unwritten(), [], "once");
+        // Nothing comes any more: when it is known that all is read, what was made says it.
+        let mut losses = resumed();
+        for (made, is_all_read) in [(20, true), (20, false), (21, true)] {
+            losses.settle(&[0, made], &[0, 7], is_all_read, 700);
+            assert_eq!(losses.take_unwritten(), [], "it is not known yet");
+        }
+        losses.settle(&[0, 21], &[0, 7], true, 800);
+        assert_eq!(losses.take_unwritten(), [unwritten(6, 7, 20, 800)]);
+        // Nothing is missing.
+        let mut losses = resumed();
+        see(&mut losses, &[(of(13, 5), 500)]);
+        assert_eq!(losses.take_unwritten(), []);
+    }
+
+    #[test]
+    fn what_was_told_is_not_told_by_the_next_daemon() {
+        let told =
+            Unwritten { cpu: 1, records: 5, lost: 7, numbers: [11, 19], after: "t10".into(), until_ns: 9 };
+        let told = LineLoss::unwritten(&told, |_| jiff::Timestamp::UNIX_EPOCH);
+        let told = serde_json::json!({"time": "t", "sequence": 9, "lost_records": told}).to_string();
+        assert_eq!(written(&told, 8), Some((1, Written { sequence: 19, lost: 7, time: "t".into() })));
+        assert_eq!(written(&told, 9), None, "the programs were loaded later");
+        let lost = serde_json::json!({"time": "t", "sequence": 9, "lost_records": {"cpu": 1, "before": 0, "until": "t"}});
+        assert_eq!(
+            written(&lost.to_string(), 0),
+            None,
+            "of what the CPU lost, the next record says how much it was"
+        );
     }
 }

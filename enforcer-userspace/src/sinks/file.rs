@@ -83,6 +83,15 @@ impl FileSink {
         Ok(files)
     }
 
+    /// The text of each file, newest first.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = Result<String, PathError>> {
+        names(&self.path).into_iter().filter_map(|path| match fs::read(&path) {
+            Ok(bytes) => Some(Ok(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(failed) if failed.kind() == io::ErrorKind::NotFound => None,
+            Err(failed) => Some(Err(PathError::at("read", &path)(failed))),
+        })
+    }
+
     /// Every file that this sink writes to.
     pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
         (1..KEEP).map(|n| numbered(path, n)).chain([path.to_owned(), new(path)]).collect()

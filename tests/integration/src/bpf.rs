@@ -11,6 +11,8 @@ use std::ptr;
 
 use serde_json::Value;
 
+use crate::Daemon;
+
 /// The ids of all objects of a kind that the kernel has: `prog`, `map` or `link`.
 pub fn live_ids(kind: &str) -> BTreeSet<u64> {
     let list = bpftool(&[kind, "show"]).unwrap_or_else(|error| panic!("bpftool {kind} show: {error}"));
@@ -169,4 +171,15 @@ fn bpftool(arguments: &[&str]) -> Result<Value, String> {
         return Err(text.into_owned());
     }
     serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+}
+
+/// A per-CPU value of 64 bits, for more CPUs than anybody has.
+const EVERY_CPU_BYTES: usize = 8 << 10;
+
+/// How many records each CPU has made, as the kernel counts.
+#[track_caller]
+pub fn records_made(daemon: &Daemon) -> Vec<u64> {
+    let map = PinnedMap::open(&daemon.layout().pin_dir.join("maps/SEQUENCES"));
+    let bytes = map.lookup::<EVERY_CPU_BYTES>(&0u32.to_ne_bytes()).expect("it has one entry");
+    bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes"))).collect()
 }

@@ -46,7 +46,7 @@ pub use attempt::{
     Attempt, Conversation, attempts, expect_nothing_slipped_through, probe, run_outside, totals,
 };
 pub use audit_log::{LogCopy, RawEntry, RawSegment};
-pub use bpf::{FullMap, PinnedMap, entries_of, inner_memory, live_ids, pinned_ids};
+pub use bpf::{FullMap, PinnedMap, entries_of, inner_memory, live_ids, pinned_ids, records_made};
 pub use certificate::Certificate;
 pub use cgroup::{is_to_be_frozen, members as cgroup_members, remove as remove_cgroup, root as cgroup_root};
 pub use collect::{expect_in_order, fetched, free_port};

@@ -6,19 +6,9 @@ use std::io::{BufRead as _, BufReader};
 use std::time::Instant;
 
 use integration::{
-    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Pair, PinnedMap, fewer, probe, say, unique, wait_until,
+    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Pair, fewer, probe, records_made, say, unique, wait_until,
 };
 use serde_json::Value;
-
-/// A per-CPU value of 64 bits, for more CPUs than anybody has.
-const EVERY_CPU_BYTES: usize = 8 << 10;
-
-/// How many records each CPU has made, as the kernel counts.
-fn made(daemon: &Daemon) -> Vec<u64> {
-    let map = PinnedMap::open(&daemon.layout().pin_dir.join("maps/SEQUENCES"));
-    let bytes = map.lookup::<EVERY_CPU_BYTES>(&0u32.to_ne_bytes()).expect("it has one entry");
-    bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes"))).collect()
-}
 
 /// What the audit log has of the kernel's records.
 #[derive(Default)]
@@ -88,7 +78,7 @@ fn a_million_refusals_thin_out_nothing_unseen() {
     quiet.end();
     daemon.wait_idle();
 
-    let made = made(&daemon);
+    let made = records_made(&daemon);
     let all: u64 = made.iter().sum();
     let (kept, lost_in_log) =
         wait_until(LOAD_DEADLINE, "all that the kernel made is written down or said to be lost", || {

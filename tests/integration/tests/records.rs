@@ -1,8 +1,14 @@
 //! Records that cannot be kept are counted, to the last one; what they would have said is enforced all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use integration::{DEADLINE, Daemon, Envelope, Event, LOAD_DEADLINE, Server, probe, totals, wait_until};
+use integration::{
+    DEADLINE, Daemon, Envelope, Event, LOAD_DEADLINE, Server, fewer, probe, records_made, say, scaled,
+    slowness, totals, wait_until,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Three records each (fork, deny, exit): more than the kernel's buffer holds.
 const CHILDREN: u64 = 30_000;
@@ -62,15 +68,69 @@ fn each_number_is_there_or_lost(events: &[Event]) {
     for (cpu, there) in cpus {
         let losses: Vec<&Event> =
             events.iter().filter(|event| number(event, "/lost_records/cpu") == Some(cpu)).collect();
+        for unwritten in losses.iter().filter(|event| event.find("/lost_records/numbers").is_some()) {
+            let [first, last] = ["/lost_records/numbers/0", "/lost_records/numbers/1"]
+                .map(|at| number(unwritten, at).expect("a number"));
+            assert_eq!(there.range(first..=last).next(), None, "written down after all: {unwritten:?}");
+        }
         let lost: u64 = losses.iter().filter_map(|event| number(event, "/lost")).sum();
         let made = there.len() as u64 + lost;
         let last = *there.last().expect("there is one");
         assert!(last < made, "CPU {cpu}: number {last}, of {made} that are there or lost");
         let mut before = 0;
-        for loss in losses {
+        for loss in losses.iter().filter(|event| event.find("/lost_records/numbers").is_none()) {
             assert_eq!(number(loss, "/lost_records/before"), Some(before), "{loss:?}");
             before += number(loss, "/lost").expect("a number");
             assert!(loss.text("/lost_records/after") < loss.text("/lost_records/until"), "{loss:?}");
         }
     }
+}
+
+/// What a killed daemon has taken from the kernel and not written down is missing, and the next one says so: to the last record.
+#[test]
+fn what_a_killed_daemon_had_taken_is_said() {
+    let backlog: u64 = fewer(2_000, 300).into();
+    let server = Server::start("udp", "127.0.0.20");
+    let mut daemon = Daemon::start();
+    let work = probe(&["quick-forks", &backlog.to_string(), &server.address().to_string()]);
+    let rounds = fewer(4, 2);
+    for round in 1..=rounds {
+        let process = daemon.run(&Envelope::of("forking"), &work);
+        daemon.session_id("forking");
+        let pid = Pid::from_raw(daemon.pid());
+        let made = || records_made(&daemon).iter().sum::<u64>();
+        let before = made();
+        // It takes what has come meanwhile, and is killed while it does.
+        kill(pid, Signal::SIGSTOP).expect("it runs");
+        wait_until(LOAD_DEADLINE, "records wait", || (made() > before + backlog).then_some(()));
+        kill(pid, Signal::SIGCONT).expect("it is there");
+        let end = Instant::now() + scaled(Duration::from_millis(2)) * round;
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        daemon.kill9();
+        daemon.restart();
+        process.finish(LOAD_DEADLINE).success();
+        wait_until(DEADLINE, "the session is gone", || daemon.session("forking").is_none().then_some(()));
+    }
+    let made: u64 = records_made(&daemon).iter().sum();
+    let told = |daemon: &Daemon| {
+        let events = daemon.events();
+        let there = events.iter().filter(|event| event.find("/record").is_some()).count() as u64;
+        let lost: u64 = events.iter().filter_map(|event| event.find("/lost")?.as_u64()).sum();
+        (events, there, lost)
+    };
+    let (events, _, lost) = wait_until(DEADLINE, "each record is there or said to be missing", || {
+        let told = told(&daemon);
+        (told.1 + told.2 >= made).then_some(told)
+    });
+    each_number_is_there_or_lost(&events);
+    assert!(lost > 0 || slowness() > 1, "no kill came while it was at work");
+    say(&format!("{made} records, {lost} of them said to be missing after {rounds} kills"));
+    // And by nobody else again.
+    daemon.stop();
+    daemon.restart();
+    daemon.run(&Envelope::of("last"), &["true"]).finish(DEADLINE).success();
+    daemon.wait_for_events(1, "it ends", |event| event.kind() == "session-ended" && event.is_of("last"));
+    assert_eq!(told(&daemon).2, lost);
 }

@@ -265,7 +265,8 @@ fn delegation<'a>(session: &'a LineSession, host: &Host) -> Option<Object<'a>> {
 
 /// Which of the kernel's records it was made of.
 pub(super) fn record<'a>(record: &LineRecord) -> Object<'a> {
-    Object::new().with("cpu", record.cpu).with("sequence", record.sequence)
+    let lost = (record.lost > 0).then_some(record.lost);
+    Object::new().with("cpu", record.cpu).with("sequence", record.sequence).with("lost", lost)
 }
 
 pub(super) fn loss(loss: &LineLoss) -> Object<'_> {
@@ -274,6 +275,7 @@ pub(super) fn loss(loss: &LineLoss) -> Object<'_> {
         .with("before", loss.before)
         .with("after", loss.after.as_deref())
         .with("until", loss.until.as_str())
+        .with("numbers", loss.numbers.map(|numbers| numbers.to_vec()))
 }
 
 pub(super) fn image(image: &LineImage) -> Object<'_> {
