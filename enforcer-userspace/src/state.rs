@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::{
     chain::Hop,
     path_error::PathError,
+    record::Told,
     session::{Container, Context, EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
@@ -222,17 +223,17 @@ impl State {
         Ok(found)
     }
 
-    /// The last event before the records of this boot were numbered, and how many of them have been reported lost, by CPU.
-    pub(crate) fn told(&self, boot_id: &str) -> Option<(u64, Vec<u64>)> {
+    /// What of this boot's records was told.
+    pub(crate) fn told(&self, boot_id: &str) -> Option<Told> {
         let text = fs::read_to_string(self.told_path()).unwrap_or_default();
         let mut words = text.split_whitespace();
         // Of another boot or unreadable: report again rather than not at all.
         words.next().filter(|boot| *boot == boot_id)?;
         let since = words.next()?.parse().ok()?;
-        Some((since, words.map(|lost| lost.parse().unwrap_or(0)).collect()))
+        Some(Told { since, lost: words.map(|lost| lost.parse().unwrap_or(0)).collect() })
     }
 
-    pub(crate) fn save_told(&self, boot_id: &str, since: u64, lost: &[u64]) -> Result<(), StateError> {
+    pub(crate) fn save_told(&self, boot_id: &str, Told { since, lost }: &Told) -> Result<(), StateError> {
         let lost: String = lost.iter().map(|lost| format!(" {lost}")).collect();
         replace(&self.told_path(), format!("{boot_id} {since}{lost}\n").as_bytes())
     }

@@ -127,8 +127,6 @@ pub(crate) struct Daemon {
     /// Sessions that had no process at the last tick, though no record of an exit said so.
     empty: BTreeSet<Uuid>,
     losses: Losses,
-    /// The last line before the kernel programs were loaded that number the records.
-    told_since: u64,
     findings: Findings,
     totals: Totals,
     metrics: Metrics,

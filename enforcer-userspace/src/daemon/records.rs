@@ -224,7 +224,7 @@ impl Daemon {
         // What the process trees missed, the kernel's tags say.
         let reconciled = self.reconcile_trees();
         self.survive(reconciled);
-        Ok(self.state.save_told(&self.host.boot_id, self.told_since, &self.losses.told())?)
+        Ok(self.state.save_told(&self.host.boot_id, &self.losses.told())?)
     }
 }
 

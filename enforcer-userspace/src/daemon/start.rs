@@ -47,7 +47,7 @@ use crate::{
     path_error::PathError,
     precedence,
     procfs::{self},
-    record::{EventKind, EventLine, Losses, export},
+    record::{EventKind, EventLine, Losses, Told, export},
     scrape,
     session::Registry,
     settings::Settings,
@@ -129,7 +129,7 @@ pub(crate) async fn run(
         trust_domain: issuer.trust_domain().clone(),
     };
     let events = Events::open(&settings.events())?;
-    let (losses, told_since) = resume_losses(&kernel, &state, &events, &host.boot_id)?;
+    let losses = resume_losses(&kernel, &state, &events, &host.boot_id)?;
     let written = (&*settings.events(), events.sequence());
     let sinks = sinks::start(sinks, written, &settings.cursors(), &exported)?;
     let (findings, tampered) = Findings::open(&settings, detections)?;
@@ -154,7 +154,6 @@ pub(crate) async fn run(
         kernel,
         state,
         losses,
-        told_since,
         findings,
         totals: super::flows::Totals::default(),
         metrics: Default::default(),
@@ -168,6 +167,8 @@ pub(crate) async fn run(
     };
     let log = audit::open(&daemon.settings, &daemon.host, reports.audit, daemon.events.sequence())?;
     daemon.events.log = Some(log);
+    let saved = daemon.state.save_told(&daemon.host.boot_id, &daemon.losses.told());
+    daemon.survive(saved.map_err(DaemonError::from));
     let guard = match daemon.kernel.guard.absence() {
         None => "guard active".to_owned(),
         Some(absence) => {
@@ -327,16 +328,15 @@ fn resume_losses(
     state: &State,
     events: &Events,
     boot_id: &str,
-) -> Result<(Losses, u64), StartError> {
+) -> Result<Losses, StartError> {
     let cpus = kernel.sessions.lost().map_err(DaemonError::from)?.len();
     // The numbers of a fresh set of maps start at zero.
     let told = if kernel.start == Start::Fresh { None } else { state.told(boot_id) };
-    let Some((since, lost)) = told else {
-        let since = events.sequence();
-        state.save_told(boot_id, since, &[])?;
-        return Ok((Losses::new(&[], cpus), since));
+    let Some(told) = told else {
+        return Ok(Losses::new(Told { since: events.sequence(), lost: Vec::new() }, cpus));
     };
-    let mut losses = Losses::new(&lost, cpus);
-    losses.resume(events.written(since, cpus)?);
-    Ok((losses, since))
+    let written = events.written(told.since, cpus)?;
+    let mut losses = Losses::new(told, cpus);
+    losses.resume(written);
+    Ok(losses)
 }

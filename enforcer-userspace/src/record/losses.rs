@@ -68,7 +68,20 @@ pub(crate) enum Sight {
 
 /// What each CPU lost, and what of it was told.
 #[derive(Debug)]
-pub(crate) struct Losses(Vec<Cpu>);
+pub(crate) struct Losses {
+    /// See [`Told`].
+    since: u64,
+    cpus: Vec<Cpu>,
+}
+
+/// What was told of the records that these kernel programs have numbered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The last line before the first of them.
+    pub(crate) since: u64,
+    /// How many lost ones, by CPU.
+    pub(crate) lost: Vec<u64>,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Cpu {
@@ -83,10 +96,11 @@ struct Cpu {
 }
 
 impl Losses {
-    /// What each CPU lost was told up to these.
-    pub(crate) fn new(told: &[u64], cpus: usize) -> Self {
-        let told = told.iter().copied().chain(std::iter::repeat(0)).take(cpus);
-        Self(told.map(|told| Cpu { told, ..Cpu::default() }).collect())
+    /// Goes on from what was told.
+    pub(crate) fn new(told: Told, cpus: usize) -> Self {
+        let Told { since, lost } = told;
+        let lost = lost.into_iter().chain(std::iter::repeat(0)).take(cpus);
+        Self { since, cpus: lost.map(|told| Cpu { told, ..Cpu::default() }).collect() }
     }
 
     /// Up to where earlier daemons wrote down what a CPU made.
@@ -99,7 +113,7 @@ impl Losses {
     }
 
     fn state(&mut self, cpu: u32) -> Option<&mut Cpu> {
-        usize::try_from(cpu).ok().and_then(|at| self.0.get_mut(at))
+        usize::try_from(cpu).ok().and_then(|at| self.cpus.get_mut(at))
     }
 
     /// A record, and when it was made.
@@ -116,7 +130,7 @@ impl Losses {
 
     /// Each CPU has made and lost so many; whether every record that was made is read, or was a moment ago.
     pub(crate) fn settle(&mut self, made: &[u64], lost: &[u64], is_all_read: bool, now_ns: u64) {
-        for (((cpu, state), made), lost) in (0..).zip(&mut self.0).zip(made).zip(lost) {
+        for (((cpu, state), made), lost) in (0..).zip(&mut self.cpus).zip(made).zip(lost) {
             // Where it made none since it was looked last, all of its records are read.
             if is_all_read && state.made == *made {
                 state.find_unwritten(cpu, *made, *lost, now_ns);
@@ -128,17 +142,16 @@ impl Losses {
 
     /// What is to be told of what was taken and not written down.
     pub(crate) fn take_unwritten(&mut self) -> Vec<Unwritten> {
-        self.0.iter_mut().filter_map(|state| state.unwritten.take()).collect()
+        self.cpus.iter_mut().filter_map(|state| state.unwritten.take()).collect()
     }
 
     /// What is to be told.
     pub(crate) fn take(&mut self) -> Vec<Loss> {
-        self.0.iter_mut().filter_map(|state| state.untold.take()).collect()
+        self.cpus.iter_mut().filter_map(|state| state.untold.take()).collect()
     }
 
-    /// What was told, by CPU.
-    pub(crate) fn told(&self) -> Vec<u64> {
-        self.0.iter().map(|state| state.told).collect()
+    pub(crate) fn told(&self) -> Told {
+        Told { since: self.since, lost: self.cpus.iter().map(|state| state.told).collect() }
     }
 }
 
@@ -146,10 +159,11 @@ impl Cpu {
     /// What is missing between what was written down and `next`, if it is not known yet.
     fn find_unwritten(&mut self, cpu: u32, next: u64, lost: u64, until_ns: u64) {
         let Some(Written { sequence, lost: lost_before, time }) = self.written.take() else { return };
-        let missing = next.saturating_sub(sequence + 1);
+        let first = sequence.saturating_add(1);
+        let missing = next.saturating_sub(first);
         let records = missing.saturating_sub(lost.saturating_sub(lost_before));
         if records > 0 {
-            let numbers = [sequence + 1, next - 1];
+            let numbers = [first, next - 1];
             self.unwritten = Some(Unwritten { cpu, records, lost, numbers, after: time, until_ns });
         }
     }
@@ -248,6 +262,10 @@ pub(crate) fn written(line: &str, since: u64) -> Option<(u32, Written)> {
 mod tests {
     use super::*;
 
+    fn told(lost: &[u64]) -> Told {
+        Told { since: 6, lost: lost.to_vec() }
+    }
+
     fn number(cpu: u32, lost: u64) -> Number {
         Number { cpu, sequence: 0, lost }
     }
@@ -261,7 +279,7 @@ mod tests {
 
     #[test]
     fn each_loss_is_told_once_with_what_is_around_it() {
-        let mut losses = Losses::new(&[5], 2);
+        let mut losses = Losses::new(told(&[5]), 2);
         see(&mut losses, &[(number(0, 5), 100), (number(1, 0), 110)]);
         assert_eq!(losses.take(), [], "5 were told");
         see(&mut losses, &[(number(0, 8), 200), (number(0, 9), 210), (number(0, 9), 220)]);
@@ -272,13 +290,13 @@ mod tests {
         assert_eq!(losses.take(), [last], "after the last record");
         see(&mut losses, &[(number(1, 3), 310), (number(0, 7), 320)]);
         assert_eq!(losses.take(), [], "a program that was interrupted");
-        assert_eq!(losses.told(), [9, 3]);
+        assert_eq!(losses.told(), told(&[9, 3]));
         assert_eq!(losses.see(number(2, 1), 1), Sight::NoCpu);
     }
 
     #[test]
     fn what_came_before_the_first_record_has_no_beginning() {
-        let mut losses = Losses::new(&[], 1);
+        let mut losses = Losses::new(Told::default(), 1);
         losses.see(number(0, 2), 50);
         assert_eq!(losses.take(), [Loss { cpu: 0, records: 2, before: 0, after_ns: None, until_ns: 50 }]);
     }
@@ -291,7 +309,7 @@ mod tests {
 
     /// A daemon that comes after one that wrote record 10 of CPU 1, by when that had lost 3.
     fn resumed() -> Losses {
-        let mut losses = Losses::new(&[0, 3], 2);
+        let mut losses = Losses::new(told(&[0, 3]), 2);
         let lines = [line(7, 9, 2), line(8, 10, 3), r#"{"kind":"exec"}"#.to_owned(), "no line".to_owned()];
         losses.resume(lines.iter().filter_map(|line| written(line, 6)));
         losses
