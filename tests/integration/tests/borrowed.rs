@@ -10,6 +10,8 @@ use integration::{
     Actor, DEADLINE, Daemon, Envelope, NEVER, Pair, Process, arrives, attempts, cgroup_root, far_end,
     is_to_be_frozen, probe, remove_cgroup, scaled, unique, wait_until,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A cgroup that is nobody's session's.
 struct Borrowed(PathBuf);
@@ -200,8 +202,11 @@ fn daemon_that_is_killed_when_it_has_frozen_a_borrowed_cgroup_thaws_it_later() {
     let asked =
         Process::spawn(daemon.layout().command(&["register", "--envelope", &envelope, "--cgroup", &path]));
     wait_until(DEADLINE, "it freezes", || cgroup.is_to_be_frozen().then_some(()));
+    // Its parent hears of its end when the tracer, which sleeps meanwhile, is gone.
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGKILL).expect("it runs");
+    drop(trace);
     daemon.kill9();
-    drop((trace, asked));
+    drop(asked);
     daemon.restart();
     assert!(!cgroup.is_to_be_frozen(), "it stands still, and nothing says why");
     inside.finish().success();
