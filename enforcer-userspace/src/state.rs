@@ -223,19 +223,19 @@ impl State {
         Ok(found)
     }
 
-    /// What of this boot's records was told.
-    pub(crate) fn told(&self, boot_id: &str) -> Option<Told> {
+    /// What was told of the records that are numbered so.
+    pub(crate) fn told(&self, numbering: &str) -> Option<Told> {
         let text = fs::read_to_string(self.told_path()).unwrap_or_default();
         let mut words = text.split_whitespace();
-        // Of another boot or unreadable: report again rather than not at all.
-        words.next().filter(|boot| *boot == boot_id)?;
+        // Of others or unreadable: report again rather than not at all.
+        words.next().filter(|of| *of == numbering)?;
         let since = words.next()?.parse().ok()?;
         Some(Told { since, lost: words.map(|lost| lost.parse().unwrap_or(0)).collect() })
     }
 
-    pub(crate) fn save_told(&self, boot_id: &str, Told { since, lost }: &Told) -> Result<(), StateError> {
+    pub(crate) fn save_told(&self, numbering: &str, Told { since, lost }: &Told) -> Result<(), StateError> {
         let lost: String = lost.iter().map(|lost| format!(" {lost}")).collect();
-        replace(&self.told_path(), format!("{boot_id} {since}{lost}\n").as_bytes())
+        replace(&self.told_path(), format!("{numbering} {since}{lost}\n").as_bytes())
     }
 
     fn told_path(&self) -> PathBuf {

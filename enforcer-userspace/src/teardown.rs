@@ -150,8 +150,10 @@ fn remove_files(settings: &Settings, keep_events: bool, left: &mut Vec<String>) 
         settings.lock(),
         settings.grant_key(),
         settings.grant_key().with_extension("tmp"),
+        settings.state_dir.join("told"),
+        settings.state_dir.join("told.tmp"),
+        // As it was called before.
         settings.state_dir.join("lost"),
-        settings.state_dir.join("lost.tmp"),
     ];
     if !keep_events {
         files.extend(FileSink::files(&settings.events()));

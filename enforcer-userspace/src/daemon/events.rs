@@ -2,7 +2,6 @@
 //! enforcement nor control: the lines that are missing are counted, and said as soon as the file takes lines again.
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +14,7 @@ use crate::{
     control::server::Feed,
     exit::one_line,
     path_error::PathError,
-    record::{self, EventKind, EventLine, LineSession, Written},
+    record::{EventKind, EventLine, LineSession, Reading},
     sinks::FileSink,
     state::Log,
 };
@@ -66,7 +65,8 @@ impl Events {
         // The last line that is whole.
         let last =
             tail.rsplit('\n').find_map(|line| serde_json::from_str::<EventLine<LineSession>>(line).ok());
-        let sequence = last.map_or(0, |line| line.sequence);
+        // As many more can be numbered.
+        let sequence = last.map_or(0, |line| line.sequence.min(u64::MAX / 2));
         let live = broadcast::channel(FOLLOWER_LINES).0;
         Ok(Self {
             sink,
@@ -199,18 +199,14 @@ impl Events {
     }
 
     /// Up to which record of each CPU lines tell, behind the one with the number `since`.
-    pub(super) fn written(&self, since: u64, cpus: usize) -> Result<BTreeMap<u32, Written>, PathError> {
-        let mut found = BTreeMap::new();
-        // The newest first: mostly the last lines are of all CPUs.
+    pub(super) fn written(&self, since: u64, cpus: u32) -> Result<Reading, PathError> {
+        let mut reading = Reading::new(since, cpus);
         for text in self.sink.texts() {
-            for (cpu, written) in text?.lines().rev().filter_map(|line| record::written(line, since)) {
-                found.entry(cpu).or_insert(written);
-                if found.len() >= cpus {
-                    return Ok(found);
-                }
+            if !text?.lines().rev().all(|line| reading.read(line)) {
+                break;
             }
         }
-        Ok(found)
+        Ok(reading)
     }
 
     /// Whether records should stay in the kernel's ring buffer for a moment: what finds no room there is lost by number, and what finds

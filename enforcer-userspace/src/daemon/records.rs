@@ -10,7 +10,7 @@ use crate::{
     clock,
     record::{
         self, Body, Egress, EventKind, EventLine, GuardDecision, LineEgress, LineGuard, LineProcess,
-        LineRecord, Record, Sight,
+        LineRecord, Record, Sight, Unwritten,
     },
     session::{Attempt, ProcessKey, Refused},
 };
@@ -19,29 +19,30 @@ impl Daemon {
     /// Takes one record, whatever its bytes are.
     pub(super) fn take_record(&mut self, bytes: &[u8]) {
         let Ok(record) = record::decode(bytes) else { return self.events.count_undecodable() };
-        match self.losses.see(record.number, record.time_ns) {
-            Sight::NoCpu => self.events.count_undecodable(),
-            Sight::Written => {}
-            Sight::New => {
-                self.events.gather(true);
-                let sign = self.escape_sign(&record);
-                self.remember_refusal(&record);
-                self.count_verdict(&record);
-                let seen = Seen::of(&record);
-                let deeds = Deeds::of(&record);
-                let (slot, time_ns) = (record.session, record.time_ns);
-                let mut line = self.line(record);
-                let sequence = self.events.write_numbered(&mut line);
-                self.take_deeds(slot, time_ns, deeds, &line, sequence);
-                if let Some(mut sign) = sign {
-                    let sequence = self.events.write_numbered(&mut sign);
-                    self.take_deeds(slot, time_ns, Deeds::Escape, &sign, sequence);
-                }
-                self.events.gather(false);
-                if let Some(seen) = seen {
-                    self.take_up(seen);
-                }
-            }
+        let sight = self.losses.see(record.number, record.time_ns);
+        if sight == Sight::NoCpu {
+            return self.events.count_undecodable();
+        }
+        self.events.gather(true);
+        if let Sight::After(unwritten) = &sight {
+            self.say_unwritten(unwritten);
+        }
+        let sign = self.escape_sign(&record);
+        self.remember_refusal(&record);
+        self.count_verdict(&record);
+        let seen = Seen::of(&record);
+        let deeds = Deeds::of(&record);
+        let (slot, time_ns) = (record.session, record.time_ns);
+        let mut line = self.line(record);
+        let sequence = if sight == Sight::Written { None } else { self.events.write_numbered(&mut line) };
+        self.take_deeds(slot, time_ns, deeds, &line, sequence);
+        if let Some(mut sign) = sign {
+            let sequence = self.events.write_numbered(&mut sign);
+            self.take_deeds(slot, time_ns, Deeds::Escape, &sign, sequence);
+        }
+        self.events.gather(false);
+        if let Some(seen) = seen {
+            self.take_up(seen);
         }
     }
 
@@ -201,21 +202,29 @@ impl Daemon {
     pub(super) fn settle_losses(&mut self, is_all_read: bool) -> Result<(), DaemonError> {
         let lost = self.kernel.sessions.lost()?;
         let made = self.kernel.sessions.made()?;
-        self.losses.settle(&made, &lost, is_all_read, clock::boot_ns());
+        for unwritten in self.losses.settle(&made, &lost, is_all_read, clock::boot_ns()) {
+            self.say_unwritten(&unwritten);
+        }
         Ok(())
     }
 
+    fn say_unwritten(&mut self, unwritten: &Unwritten) {
+        let line = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
+            .detail("a daemon had taken them, and had not written them down when it ended");
+        self.events.write(line.unwritten(unwritten, clock::wall));
+    }
+
+    /// Which records these are: a fresh set of maps numbers anew.
+    pub(super) fn numbering(&self) -> String {
+        format!("{}/{}", self.host.boot_id, self.kernel.sessions.numbering)
+    }
+
     pub(super) fn report_lost(&mut self) -> Result<(), DaemonError> {
-        let (found, unwritten) = (self.losses.take(), self.losses.take_unwritten());
-        if found.is_empty() && unwritten.is_empty() {
+        let found = self.losses.take();
+        if found.is_empty() {
             return Ok(());
         }
         let now = clock::wall(clock::boot_ns());
-        for unwritten in &unwritten {
-            let line = EventLine::new(EventKind::RecordsLost, &now)
-                .detail("a daemon that was killed had taken them, and had not written them down");
-            self.events.write(line.unwritten(unwritten, clock::wall));
-        }
         for loss in &found {
             let line = EventLine::new(EventKind::RecordsLost, &now)
                 .detail("the kernel's ring buffer was full; verdicts were not affected");
@@ -224,7 +233,7 @@ impl Daemon {
         // What the process trees missed, the kernel's tags say.
         let reconciled = self.reconcile_trees();
         self.survive(reconciled);
-        Ok(self.state.save_told(&self.host.boot_id, &self.losses.told())?)
+        Ok(self.state.save_told(&self.numbering(), &self.losses.told())?)
     }
 }
 

@@ -42,7 +42,7 @@ use crate::{
     },
     credentials::TrustDomain,
     host::{self},
-    kernel::{Kernel, Pins, Start},
+    kernel::{Kernel, Pins},
     key_files::{self},
     path_error::PathError,
     precedence,
@@ -129,7 +129,6 @@ pub(crate) async fn run(
         trust_domain: issuer.trust_domain().clone(),
     };
     let events = Events::open(&settings.events())?;
-    let losses = resume_losses(&kernel, &state, &events, &host.boot_id)?;
     let written = (&*settings.events(), events.sequence());
     let sinks = sinks::start(sinks, written, &settings.cursors(), &exported)?;
     let (findings, tampered) = Findings::open(&settings, detections)?;
@@ -153,7 +152,7 @@ pub(crate) async fn run(
         cgroups,
         kernel,
         state,
-        losses,
+        losses: Losses::new(Told::default(), 0),
         findings,
         totals: super::flows::Totals::default(),
         metrics: Default::default(),
@@ -167,8 +166,8 @@ pub(crate) async fn run(
     };
     let log = audit::open(&daemon.settings, &daemon.host, reports.audit, daemon.events.sequence())?;
     daemon.events.log = Some(log);
-    let saved = daemon.state.save_told(&daemon.host.boot_id, &daemon.losses.told());
-    daemon.survive(saved.map_err(DaemonError::from));
+    let resumed = resume_losses(&mut daemon);
+    daemon.survive(resumed);
     let guard = match daemon.kernel.guard.absence() {
         None => "guard active".to_owned(),
         Some(absence) => {
@@ -322,21 +321,22 @@ fn operators(settings: &Settings) -> Result<Option<u32>, StartError> {
     Ok(group.map(|group| group.gid.as_raw()))
 }
 
-/// What is missing of the kernel's records goes on from what earlier daemons have told of it.
-fn resume_losses(
-    kernel: &Kernel,
-    state: &State,
-    events: &Events,
-    boot_id: &str,
-) -> Result<Losses, StartError> {
-    let cpus = kernel.sessions.lost().map_err(DaemonError::from)?.len();
-    // The numbers of a fresh set of maps start at zero.
-    let told = if kernel.start == Start::Fresh { None } else { state.told(boot_id) };
-    let Some(told) = told else {
-        return Ok(Losses::new(Told { since: events.sequence(), lost: Vec::new() }, cpus));
-    };
-    let written = events.written(told.since, cpus)?;
-    let mut losses = Losses::new(told, cpus);
-    losses.resume(written);
-    Ok(losses)
+/// What is missing of the kernel's records goes on from what earlier daemons have told of it. Where that cannot be read, nothing is said
+/// of what those had taken.
+fn resume_losses(daemon: &mut Daemon) -> Result<(), DaemonError> {
+    let cpus = daemon.kernel.sessions.lost()?.len();
+    let last = daemon.events.sequence();
+    let mut told = daemon.state.told(&daemon.numbering());
+    // The event files may have been taken away.
+    if let Some(told) = &mut told {
+        told.since = told.since.min(last);
+    }
+    let is_known = told.is_some();
+    daemon.losses = Losses::new(told.unwrap_or(Told { since: last, lost: Vec::new() }), cpus);
+    let told = daemon.losses.told();
+    if is_known {
+        let reading = daemon.events.written(told.since, u32::try_from(cpus).unwrap_or(u32::MAX));
+        daemon.losses.resume(reading.map_err(DaemonError::from)?.into_written());
+    }
+    Ok(daemon.state.save_told(&daemon.numbering(), &told)?)
 }

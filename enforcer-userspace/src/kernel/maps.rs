@@ -118,6 +118,8 @@ pub(crate) struct SessionMaps {
     usage: Array<MapData, Usage>,
     counters: PerCpuArray<MapData, u64>,
     sequences: PerCpuArray<MapData, u64>,
+    /// The kernel's id of that map: another one numbers anew.
+    pub(crate) numbering: u32,
 }
 
 impl SessionMaps {
@@ -142,6 +144,7 @@ impl SessionMaps {
             usage: open(pins, "USAGE")?,
             counters: open(pins, "COUNTERS")?,
             sequences: open(pins, "SEQUENCES")?,
+            numbering: open_data(pins, "SEQUENCES")?.info().map_err(access("look at", "SEQUENCES"))?.id(),
         })
     }
 

@@ -25,7 +25,7 @@ pub(crate) use attach::{Coverage, HOOKS};
 pub(crate) use guard::{Absence, Guard};
 pub(crate) use images::ImageMaps;
 pub(crate) use maps::MapsError;
-pub(crate) use object::{Kernel, KernelError, Start, remove_pins};
+pub(crate) use object::{Kernel, KernelError, remove_pins};
 pub(crate) use offsets::{OffsetError, guard_offsets, kernel_offsets};
 pub(crate) use pins::{PinError, Pins};
 pub(crate) use probe::{probe_guard, probe_programs};

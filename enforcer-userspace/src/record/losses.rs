@@ -6,7 +6,11 @@
 //! What a daemon has taken from the kernel and has not written down when it is killed is missing, too. The next one sees it by the numbers:
 //! between the last record of a CPU that a line tells of, and the next that comes, only those may be missing that the CPU has lost.
 
+mod reading;
+
 use serde::{Deserialize, Serialize};
+
+pub(crate) use reading::{Reading, Written};
 
 /// Which record it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,20 +50,12 @@ pub(crate) struct Unwritten {
     pub(crate) until_ns: u64,
 }
 
-/// Up to which of a CPU's records lines tell of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Written {
-    sequence: u64,
-    /// How many it had lost by then.
-    lost: u64,
-    /// Of the line, RFC 3339.
-    time: String,
-}
-
 /// What a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sight {
     New,
+    /// Likewise, the first behind some that are missing. That is to be said before it is: lines tell how far they go.
+    After(Unwritten),
     /// The last that a daemon wrote down before it was killed: it had no time to say that it has it.
     Written,
     /// It is no record: there is no such CPU.
@@ -92,7 +88,6 @@ struct Cpu {
     written: Option<Written>,
     /// What it had made when it was looked last.
     made: u64,
-    unwritten: Option<Unwritten>,
 }
 
 impl Losses {
@@ -119,30 +114,33 @@ impl Losses {
     /// A record, and when it was made.
     pub(crate) fn see(&mut self, Number { cpu, sequence, lost }: Number, time_ns: u64) -> Sight {
         let Some(state) = self.state(cpu) else { return Sight::NoCpu };
-        if state.written.as_ref().is_some_and(|written| written.sequence == sequence) {
+        if state.written.as_ref().is_some_and(|written| written.next == sequence.saturating_add(1)) {
             return Sight::Written;
         }
-        state.find_unwritten(cpu, sequence, lost, time_ns);
+        let unwritten = state.find_unwritten(cpu, sequence, lost, time_ns);
         state.find(cpu, lost, time_ns);
         state.last_ns = Some(time_ns);
-        Sight::New
+        unwritten.map_or(Sight::New, Sight::After)
     }
 
-    /// Each CPU has made and lost so many; whether every record that was made is read, or was a moment ago.
-    pub(crate) fn settle(&mut self, made: &[u64], lost: &[u64], is_all_read: bool, now_ns: u64) {
+    /// Each CPU has made and lost so many; whether every record that was made is read, or was a moment ago. What is missing at the end.
+    pub(crate) fn settle(
+        &mut self,
+        made: &[u64],
+        lost: &[u64],
+        is_all_read: bool,
+        now_ns: u64,
+    ) -> Vec<Unwritten> {
+        let mut missing = Vec::new();
         for (((cpu, state), made), lost) in (0..).zip(&mut self.cpus).zip(made).zip(lost) {
             // Where it made none since it was looked last, all of its records are read.
             if is_all_read && state.made == *made {
-                state.find_unwritten(cpu, *made, *lost, now_ns);
+                missing.extend(state.find_unwritten(cpu, *made, *lost, now_ns));
             }
             state.made = *made;
             state.find(cpu, *lost, now_ns);
         }
-    }
-
-    /// What is to be told of what was taken and not written down.
-    pub(crate) fn take_unwritten(&mut self) -> Vec<Unwritten> {
-        self.cpus.iter_mut().filter_map(|state| state.unwritten.take()).collect()
+        missing
     }
 
     /// What is to be told.
@@ -157,15 +155,12 @@ impl Losses {
 
 impl Cpu {
     /// What is missing between what was written down and `next`, if it is not known yet.
-    fn find_unwritten(&mut self, cpu: u32, next: u64, lost: u64, until_ns: u64) {
-        let Some(Written { sequence, lost: lost_before, time }) = self.written.take() else { return };
-        let first = sequence.saturating_add(1);
+    fn find_unwritten(&mut self, cpu: u32, next: u64, lost: u64, until_ns: u64) -> Option<Unwritten> {
+        let Written { next: first, lost: lost_before, time } = self.written.take()?;
         let missing = next.saturating_sub(first);
         let records = missing.saturating_sub(lost.saturating_sub(lost_before));
-        if records > 0 {
-            let numbers = [first, next - 1];
-            self.unwritten = Some(Unwritten { cpu, records, lost, numbers, after: time, until_ns });
-        }
+        let numbers = [first, next.checked_sub(1)?];
+        (records > 0).then_some(Unwritten { cpu, records, lost, numbers, after: time, until_ns })
     }
 
     fn find(&mut self, cpu: u32, lost: u64, until_ns: u64) {
@@ -236,28 +231,6 @@ impl LineLoss {
     }
 }
 
-/// Up to which record of which CPU a line tells, if it is one of those behind the line with the number `since`, and tells of any.
-pub(crate) fn written(line: &str, since: u64) -> Option<(u32, Written)> {
-    #[derive(Deserialize)]
-    struct Line {
-        time: String,
-        sequence: u64,
-        record: Option<LineRecord>,
-        lost_records: Option<LineLoss>,
-    }
-    // Most of reading it can be spared.
-    if !line.contains(r#""record":{"#) && !line.contains(r#""lost_records":{"#) {
-        return None;
-    }
-    let line: Line = serde_json::from_str(line).ok().filter(|line: &Line| line.sequence > since)?;
-    let (cpu, sequence, lost) = match (line.record, line.lost_records) {
-        (Some(LineRecord { cpu, sequence, lost }), _) => (cpu, sequence, lost),
-        (None, Some(LineLoss { cpu, before, numbers: Some([_, last]), .. })) => (cpu, last, before),
-        (None, _) => return None,
-    };
-    Some((cpu, Written { sequence, lost, time: line.time }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,22 +274,16 @@ mod tests {
         assert_eq!(losses.take(), [Loss { cpu: 0, records: 2, before: 0, after_ns: None, until_ns: 50 }]);
     }
 
-    fn line(sequence: u64, record: u64, lost: u64) -> String {
-        format!(
-            r#"{{"version":1,"kind":"fork","time":"t{record}","sequence":{sequence},"record":{{"cpu":1,"sequence":{record},"lost":{lost}}}}}"#
-        )
-    }
-
     /// A daemon that comes after one that wrote record 10 of CPU 1, by when that had lost 3.
     fn resumed() -> Losses {
         let mut losses = Losses::new(told(&[0, 3]), 2);
-        let lines = [line(7, 9, 2), line(8, 10, 3), r#"{"kind":"exec"}"#.to_owned(), "no line".to_owned()];
-        losses.resume(lines.iter().filter_map(|line| written(line, 6)));
+        losses.resume([(1, Written { next: 11, lost: 3, time: "t10".to_owned() })]);
         losses
     }
 
     #[test]
     fn what_a_killed_daemon_did_not_write_down_is_told_once() {
+        let of = |sequence, lost| Number { cpu: 1, sequence, lost };
         let unwritten = |records, lost, last, until_ns| Unwritten {
             cpu: 1,
             records,
@@ -327,39 +294,20 @@ mod tests {
         };
         // 11 to 19 are missing: the CPU had lost 4 of them.
         let mut losses = resumed();
-        let of = |sequence, lost| Number { cpu: 1, sequence, lost };
         assert_eq!(losses.see(of(10, 3), 400), Sight::Written, "it was on its way out");
-        see(&mut losses, &[(of(20, 7), 500)]);
-        assert_eq!(losses.take_unwritten(), [unwritten(5, 7, 19, 500)]);
-        see(&mut losses, &[(of(10, 7), 600)]);
-        assert_eq!(losses.take_unwritten(), [], "once");
+        assert_eq!(losses.see(of(20, 7), 500), Sight::After(unwritten(5, 7, 19, 500)));
+        see(&mut losses, &[(of(30, 7), 600)]);
         // Nothing comes any more: when it is known that all is read, what was made says it.
         let mut losses = resumed();
         for (made, is_all_read) in [(20, true), (20, false), (21, true)] {
-            losses.settle(&[0, made], &[0, 7], is_all_read, 700);
-            assert_eq!(losses.take_unwritten(), [], "it is not known yet");
+            assert_eq!(losses.settle(&[0, made], &[0, 7], is_all_read, 700), [], "it is not known yet");
         }
-        losses.settle(&[0, 21], &[0, 7], true, 800);
-        assert_eq!(losses.take_unwritten(), [unwritten(6, 7, 20, 800)]);
+        assert_eq!(losses.settle(&[0, 21], &[0, 7], true, 800), [unwritten(6, 7, 20, 800)]);
+        assert_eq!(losses.settle(&[0, 21], &[0, 7], true, 900), [], "once");
         // Nothing is missing.
+        see(&mut resumed(), &[(of(13, 5), 500)]);
         let mut losses = resumed();
-        see(&mut losses, &[(of(13, 5), 500)]);
-        assert_eq!(losses.take_unwritten(), []);
-    }
-
-    #[test]
-    fn what_was_told_is_not_told_by_the_next_daemon() {
-        let told =
-            Unwritten { cpu: 1, records: 5, lost: 7, numbers: [11, 19], after: "t10".into(), until_ns: 9 };
-        let told = LineLoss::unwritten(&told, |_| jiff::Timestamp::UNIX_EPOCH);
-        let told = serde_json::json!({"time": "t", "sequence": 9, "lost_records": told}).to_string();
-        assert_eq!(written(&told, 8), Some((1, Written { sequence: 19, lost: 7, time: "t".into() })));
-        assert_eq!(written(&told, 9), None, "the programs were loaded later");
-        let lost = serde_json::json!({"time": "t", "sequence": 9, "lost_records": {"cpu": 1, "before": 0, "until": "t"}});
-        assert_eq!(
-            written(&lost.to_string(), 0),
-            None,
-            "of what the CPU lost, the next record says how much it was"
-        );
+        assert_eq!(losses.settle(&[0, 11], &[0, 3], true, 700), []);
+        assert_eq!(losses.settle(&[0, 11], &[0, 3], true, 800), []);
     }
 }

@@ -19,6 +19,4 @@ pub(crate) use line::{
     EventKind, EventLine, LineContent, LineDestination, LineEgress, LineImage, LineProcess, LineSession,
     Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,
 };
-pub(crate) use losses::{
-    LineLoss, LineRecord, Loss, Losses, Number, Sight, Told, Unwritten, Written, written,
-};
+pub(crate) use losses::{LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten};

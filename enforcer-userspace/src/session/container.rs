@@ -25,6 +25,8 @@ const ENGINES: &[(&str, &str)] = &[
     ("nerdctl", "containerd"),
     ("crio", "cri-o"),
     ("libpod", "podman"),
+    // With `--cgroups=split`.
+    ("libpod-payload", "podman"),
 ];
 
 const ID_DIGITS: usize = 64;
@@ -95,6 +97,7 @@ mod tests {
             (format!("/system.slice/nerdctl-{ID}.scope"), Some("containerd"), None),
             (format!("/machine.slice/libpod-{ID}.scope/container"), Some("podman"), None),
             (format!("/libpod_parent/libpod-{ID}"), Some("podman"), None),
+            (format!("/system.slice/x.service/libpod-payload-{ID}"), Some("podman"), None),
             (
                 format!("/kubepods.slice/kubepods-besteffort.slice/{besteffort}/cri-containerd-{ID}.scope"),
                 Some("containerd"),

@@ -85,7 +85,7 @@ impl FileSink {
 
     /// The text of each file, newest first.
     pub(crate) fn texts(&self) -> impl Iterator<Item = Result<String, PathError>> {
-        names(&self.path).into_iter().filter_map(|path| match fs::read(&path) {
+        names(&self.path).into_iter().filter_map(|path| match read_kept(&path) {
             Ok(bytes) => Some(Ok(String::from_utf8_lossy(&bytes).into_owned())),
             Err(failed) if failed.kind() == io::ErrorKind::NotFound => None,
             Err(failed) => Some(Err(PathError::at("read", &path)(failed))),
@@ -115,6 +115,17 @@ impl FileSink {
         self.bytes = 0;
         Ok(())
     }
+}
+
+/// What is in a file of ours, if it still is one.
+fn read_kept(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(2 * ROTATE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Where lines are, newest first.

@@ -33,8 +33,10 @@ fn wait_for_lines(daemon: &Daemon, kind: &str) -> Vec<String> {
     let file = daemon.layout().state_dir().join("events.jsonl");
     let kind = format!(r#""kind":"{kind}""#);
     wait_until(LOAD_DEADLINE, &format!("{kind} is written down"), || {
-        let written = fs::read_to_string(&file).expect("it is there");
-        let lines = written.lines().filter(|line| line.contains(&kind)).map(str::to_owned);
+        // While it is rotated, there is none; and the last line may be on its way.
+        let written = fs::read_to_string(&file).unwrap_or_default();
+        let whole = written.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines().filter(|line| line.contains(&kind)).map(str::to_owned);
         let lines: Vec<String> = lines.collect();
         (!lines.is_empty()).then_some(lines)
     })

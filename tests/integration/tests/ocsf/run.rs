@@ -39,7 +39,7 @@ pub(crate) fn run() -> Run {
     burst(&daemon);
     misplaced(&daemon);
     guarded(&daemon);
-    contained(&daemon);
+    contained(&daemon, &pair);
     standings(&daemon);
     delegation(&daemon);
     credential(&daemon);
@@ -182,14 +182,20 @@ fn guarded(daemon: &Daemon) {
 }
 
 /// In a container.
-fn contained(daemon: &Daemon) {
+fn contained(daemon: &Daemon, pair: &Pair) {
     let container = InContainer::new();
-    let run = daemon.layout().run_command(Envelope::of("contained"), &["true"]);
-    container.run(&run).finish(DEADLINE).success();
-    let in_it = |event: &Event| {
-        event.kind() == "exec" && event.find("/session/container/id").is_some_and(|id| *id == container.id())
-    };
-    daemon.wait_for_events(1, "it is recorded", in_it);
+    let envelope = Envelope::of("contained").allow_server("only", &pair.allowed);
+    let run = daemon.layout().run_command(envelope, &Conversation::command(&unique("contained")));
+    let mut inside = Conversation::over(container.run(&run));
+    assert!(inside.attempt(&format!("tcp/{}", pair.allowed.address())));
+    assert!(!inside.attempt(&format!("tcp/{}", pair.refused.address())));
+    inside.end();
+    for kind in ["exec", "egress", "connection-closed", "exit"] {
+        daemon.wait_for_events(1, kind, |event| {
+            event.kind() == kind
+                && event.find("/session/container/id").is_some_and(|id| *id == container.id())
+        });
+    }
 }
 
 /// Revoked with a connection open; in quarantine and released; expired.
