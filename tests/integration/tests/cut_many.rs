@@ -22,6 +22,9 @@ const CONNECTIONS: usize = 10_000;
 /// to ask the daemon.
 const SILENT_WITHIN: Duration = Duration::from_millis(10);
 
+/// How often the time from the command may be measured.
+const ATTEMPTS: usize = 3;
+
 /// Where a command that changes nothing takes longer than this, one that does cannot show how soon it is in force: the machine is busy,
 /// or the program was built without optimisation (2 ms with it, 5 ms without).
 const IDLE_COMMAND: Duration = Duration::from_micros(4500);
@@ -170,6 +173,20 @@ static TURN: Mutex<()> = Mutex::new(());
 fn revocation_of_ten_thousand_busy_connections() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     raise_limit();
+    // From the store on it is the kernel's work, and each time soon. Before it, two programs ask for a processor that others have, and a
+    // machine that shares its own takes one away for some milliseconds now and then: that is not in every attempt.
+    let mut late = Vec::new();
+    while late.len() < ATTEMPTS {
+        match revoke_ten_thousand() {
+            Some(time) if time > SILENT_WITHIN && slowness() == 1 => late.push(time),
+            _ => return,
+        }
+    }
+    panic!("the last packet left so long after the command, time after time: {late:?}");
+}
+
+/// From the command to the last packet. Nothing, where the machine is too slow for that to say anything.
+fn revoke_ten_thousand() -> Option<Duration> {
     let daemon = Daemon::start();
     let sink = Sink::new();
     thread::scope(|scope| {
@@ -223,12 +240,12 @@ fn revocation_of_ten_thousand_busy_connections() {
         assert_eq!(sniffer.left(), Left::default(), "nothing has left since");
         assert_eq!(sink.ended.load(Relaxed), 0);
         expect_soon("the store", stored, last);
-        if idle <= IDLE_COMMAND {
-            expect_soon("the command", start, last);
-        } else {
+        if idle > IDLE_COMMAND {
             say(&format!("skip: the time from the command: one that does nothing takes {idle:?} here"));
+            return None;
         }
-    });
+        Some(last.duration_since(start).unwrap_or_default())
+    })
 }
 
 #[test]
