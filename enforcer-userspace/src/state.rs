@@ -53,6 +53,9 @@ pub(crate) enum StateError {
     },
 }
 
+/// As it is written of [`Told`].
+const FROM_FIRST: &str = "first";
+
 impl StateError {
     /// The session whose file it is, by the file's name.
     pub(crate) fn session(&self) -> Option<Uuid> {
@@ -230,12 +233,15 @@ impl State {
         // Of others or unreadable: report again rather than not at all.
         words.next().filter(|of| *of == numbering)?;
         let since = words.next()?.parse().ok()?;
-        Some(Told { since, lost: words.map(|lost| lost.parse().unwrap_or(0)).collect() })
+        let from_first = words.next()? == FROM_FIRST;
+        Some(Told { since, from_first, lost: words.map(|lost| lost.parse().unwrap_or(0)).collect() })
     }
 
-    pub(crate) fn save_told(&self, numbering: &str, Told { since, lost }: &Told) -> Result<(), StateError> {
+    pub(crate) fn save_told(&self, numbering: &str, told: &Told) -> Result<(), StateError> {
+        let Told { since, from_first, lost } = told;
+        let from = if *from_first { FROM_FIRST } else { "later" };
         let lost: String = lost.iter().map(|lost| format!(" {lost}")).collect();
-        replace(&self.told_path(), format!("{numbering} {since}{lost}\n").as_bytes())
+        replace(&self.told_path(), format!("{numbering} {since} {from}{lost}\n").as_bytes())
     }
 
     fn told_path(&self) -> PathBuf {

@@ -14,7 +14,7 @@ use crate::{
     control::server::Feed,
     exit::one_line,
     path_error::PathError,
-    record::{EventKind, EventLine, LineSession, Reading},
+    record::{EventKind, EventLine, LineSession, Reading, Told},
     sinks::FileSink,
     state::Log,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Events {
     crowded_since: Option<Instant>,
     /// Records that were none.
     undecodable: u64,
+    /// Records that an earlier daemon had taken, and had not written down.
+    unfinished: u64,
     /// Lines that the file did not take, since the daemon started.
     unwritten: u64,
     /// Of these, those that no line has spoken of yet.
@@ -79,6 +81,7 @@ impl Events {
             failed_after: None,
             crowded_since: None,
             undecodable: 0,
+            unfinished: 0,
             unwritten: 0,
             unsaid: 0,
         })
@@ -192,15 +195,20 @@ impl Events {
         self.undecodable += 1;
     }
 
+    /// Records that are missing for a daemon before this one.
+    pub(super) const fn count_unfinished(&mut self, records: u64) {
+        self.unfinished = self.unfinished.saturating_add(records);
+    }
+
     /// The lines so far, and those to come.
     pub(crate) fn feed(&mut self) -> Result<Feed, PathError> {
         self.flush();
         Ok(Feed { history: self.sink.history()?, live: self.live.subscribe() })
     }
 
-    /// Up to which record of each CPU lines tell, behind the one with the number `since`.
-    pub(super) fn written(&self, since: u64, cpus: u32) -> Result<Reading, PathError> {
-        let mut reading = Reading::new(since, cpus);
+    /// Up to which record of each CPU lines tell.
+    pub(super) fn written(&self, told: &Told, cpus: u32) -> Result<Reading, PathError> {
+        let mut reading = Reading::new(told, cpus);
         for text in self.sink.texts() {
             if !text?.lines().rev().all(|line| reading.read(line)) {
                 break;
@@ -225,11 +233,12 @@ impl Events {
     }
 
     /// By name, and whether more than zero means that something went wrong.
-    pub(crate) const fn counters(&self) -> [(&'static str, u64, bool); 3] {
+    pub(crate) const fn counters(&self) -> [(&'static str, u64, bool); 4] {
         [
             ("events_written", self.sequence, false),
             ("fault_event_unwritten", self.unwritten, true),
             ("fault_record_undecodable", self.undecodable, true),
+            ("fault_record_unfinished", self.unfinished, true),
         ]
     }
 }

@@ -64,6 +64,7 @@ impl Daemon {
         let lost = vec![
             ("ring", of(Counter::FaultRecordLost.name())),
             ("decoding", of("fault_record_undecodable")),
+            ("killed-daemon", of("fault_record_unfinished")),
             ("event-file", of("fault_event_unwritten")),
             ("audit-log", of("fault_audit_lost")),
         ];

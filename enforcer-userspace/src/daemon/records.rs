@@ -211,6 +211,7 @@ impl Daemon {
     fn say_unwritten(&mut self, unwritten: &Unwritten) {
         let line = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
             .detail("a daemon had taken them, and had not written them down when it ended");
+        self.events.count_unfinished(unwritten.records);
         self.events.write(line.unwritten(unwritten, clock::wall));
     }
 

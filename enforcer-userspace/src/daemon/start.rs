@@ -129,6 +129,7 @@ pub(crate) async fn run(
         trust_domain: issuer.trust_domain().clone(),
     };
     let events = Events::open(&settings.events())?;
+    let cpus = kernel.sessions.lost().map_err(DaemonError::from)?.len();
     let written = (&*settings.events(), events.sequence());
     let sinks = sinks::start(sinks, written, &settings.cursors(), &exported)?;
     let (findings, tampered) = Findings::open(&settings, detections)?;
@@ -152,7 +153,7 @@ pub(crate) async fn run(
         cgroups,
         kernel,
         state,
-        losses: Losses::new(Told::default(), 0),
+        losses: Losses::new(Told::default(), cpus),
         findings,
         totals: super::flows::Totals::default(),
         metrics: Default::default(),
@@ -166,7 +167,7 @@ pub(crate) async fn run(
     };
     let log = audit::open(&daemon.settings, &daemon.host, reports.audit, daemon.events.sequence())?;
     daemon.events.log = Some(log);
-    let resumed = resume_losses(&mut daemon);
+    let resumed = resume_losses(&mut daemon, cpus);
     daemon.survive(resumed);
     let guard = match daemon.kernel.guard.absence() {
         None => "guard active".to_owned(),
@@ -323,19 +324,21 @@ fn operators(settings: &Settings) -> Result<Option<u32>, StartError> {
 
 /// What is missing of the kernel's records goes on from what earlier daemons have told of it. Where that cannot be read, nothing is said
 /// of what those had taken.
-fn resume_losses(daemon: &mut Daemon) -> Result<(), DaemonError> {
-    let cpus = daemon.kernel.sessions.lost()?.len();
+fn resume_losses(daemon: &mut Daemon, cpus: usize) -> Result<(), DaemonError> {
     let last = daemon.events.sequence();
-    let mut told = daemon.state.told(&daemon.numbering());
-    // The event files may have been taken away.
-    if let Some(told) = &mut told {
-        told.since = told.since.min(last);
+    let known = daemon.state.told(&daemon.numbering());
+    let is_known = known.is_some();
+    let mut told = known.unwrap_or_default();
+    if !is_known {
+        let is_first = daemon.kernel.sessions.made()?.iter().all(|made| *made == 0);
+        (told.since, told.from_first) = (last, is_first);
+    } else if told.since > last {
+        // The event files were taken away.
+        (told.since, told.from_first) = (last, false);
     }
-    let is_known = told.is_some();
-    daemon.losses = Losses::new(told.unwrap_or(Told { since: last, lost: Vec::new() }), cpus);
-    let told = daemon.losses.told();
+    daemon.losses = Losses::new(told.clone(), cpus);
     if is_known {
-        let reading = daemon.events.written(told.since, u32::try_from(cpus).unwrap_or(u32::MAX));
+        let reading = daemon.events.written(&told, u32::try_from(cpus).unwrap_or(u32::MAX));
         daemon.losses.resume(reading.map_err(DaemonError::from)?.into_written());
     }
     Ok(daemon.state.save_told(&daemon.numbering(), &told)?)

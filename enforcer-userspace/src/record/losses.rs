@@ -67,14 +67,17 @@ pub(crate) enum Sight {
 pub(crate) struct Losses {
     /// See [`Told`].
     since: u64,
+    from_first: bool,
     cpus: Vec<Cpu>,
 }
 
 /// What was told of the records that these kernel programs have numbered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
-    /// The last line before the first of them.
+    /// The last line before those that tell of them.
     pub(crate) since: u64,
+    /// Whether those lines tell of them from the first on.
+    pub(crate) from_first: bool,
     /// How many lost ones, by CPU.
     pub(crate) lost: Vec<u64>,
 }
@@ -93,9 +96,9 @@ struct Cpu {
 impl Losses {
     /// Goes on from what was told.
     pub(crate) fn new(told: Told, cpus: usize) -> Self {
-        let Told { since, lost } = told;
+        let Told { since, from_first, lost } = told;
         let lost = lost.into_iter().chain(std::iter::repeat(0)).take(cpus);
-        Self { since, cpus: lost.map(|told| Cpu { told, ..Cpu::default() }).collect() }
+        Self { since, from_first, cpus: lost.map(|told| Cpu { told, ..Cpu::default() }).collect() }
     }
 
     /// Up to where earlier daemons wrote down what a CPU made.
@@ -149,7 +152,8 @@ impl Losses {
     }
 
     pub(crate) fn told(&self) -> Told {
-        Told { since: self.since, lost: self.cpus.iter().map(|state| state.told).collect() }
+        let Self { since, from_first, .. } = *self;
+        Told { since, from_first, lost: self.cpus.iter().map(|state| state.told).collect() }
     }
 }
 
@@ -197,7 +201,7 @@ const fn is_zero(number: &u64) -> bool {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LineLoss {
     pub(crate) cpu: u32,
-    /// How many this CPU had lost before, since the programs were loaded.
+    /// How many this CPU had lost before, since the programs were loaded; where there are `numbers`, by the last of them.
     pub(crate) before: u64,
     /// The time of the last record of this CPU before them, RFC 3339; null if this daemon had read none.
     pub(crate) after: Option<String>,
@@ -236,7 +240,7 @@ mod tests {
     use super::*;
 
     fn told(lost: &[u64]) -> Told {
-        Told { since: 6, lost: lost.to_vec() }
+        Told { since: 6, from_first: true, lost: lost.to_vec() }
     }
 
     fn number(cpu: u32, lost: u64) -> Number {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{LineLoss, LineRecord};
+use super::{LineLoss, LineRecord, Told};
 
 /// Up to which of a CPU's records lines tell of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub(crate) struct Written {
 #[derive(Debug)]
 pub(crate) struct Reading {
     since: u64,
+    from_first: bool,
     cpus: u32,
     /// How far, and by how many lines of it.
     found: BTreeMap<u32, (Written, u32)>,
@@ -30,9 +31,9 @@ impl Reading {
     /// Records that interrupt each other may be written the wrong way round: the last of so many lines of a CPU is its last.
     const LINES: u32 = 16;
 
-    /// Of lines with higher numbers than `since`.
-    pub(crate) const fn new(since: u64, cpus: u32) -> Self {
-        Self { since, cpus, found: BTreeMap::new() }
+    /// Of the lines that tell of what was numbered so.
+    pub(crate) const fn new(told: &Told, cpus: u32) -> Self {
+        Self { since: told.since, from_first: told.from_first, cpus, found: BTreeMap::new() }
     }
 
     /// The line before. Whether those before that can tell more.
@@ -58,7 +59,7 @@ impl Reading {
         }
         if sequence <= self.since.saturating_add(1) {
             // Of whom none of all lines tells, nothing was written down.
-            for cpu in 0..self.cpus {
+            for cpu in (0..self.cpus).filter(|_| self.from_first) {
                 let nothing = || (Written { next: 0, lost: 0, time: time.clone() }, 0);
                 self.found.entry(cpu).or_insert_with(nothing);
             }
@@ -97,7 +98,11 @@ mod tests {
 
     /// What is found in lines, of which the last is read first.
     fn written(lines: &[String], since: u64) -> BTreeMap<u32, Written> {
-        let mut reading = Reading::new(since, 2);
+        read(lines, &Told { since, from_first: true, lost: Vec::new() })
+    }
+
+    fn read(lines: &[String], told: &Told) -> BTreeMap<u32, Written> {
+        let mut reading = Reading::new(told, 2);
         let _read = lines.iter().rev().take_while(|line| reading.read(line)).count();
         reading.into_written().collect()
     }
@@ -135,6 +140,12 @@ mod tests {
         // CPU 0 is in no line: whether it wrote any is known only if all lines are there.
         assert_eq!(written(&[line(9, 5, 0)], 8).get(&0), Some(&at(0, 0, "t5")));
         assert_eq!(written(&[line(9, 5, 0)], 7).get(&0), None);
+        let later = Told { since: 8, from_first: false, lost: Vec::new() };
+        assert_eq!(
+            read(&[line(9, 5, 0)], &later).get(&0),
+            None,
+            "what it made before is in lines that are gone"
+        );
         let odd = line(9, u64::MAX, u64::MAX);
         assert_eq!(one(&[odd], 0), Some(at(u64::MAX, u64::MAX, &format!("t{}", u64::MAX))));
     }
