@@ -82,11 +82,12 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// Whether it asks about what happened, and changes nothing.
-    pub(crate) const fn is_question(&self) -> bool {
+    /// Whether what happened before it must be known: it asks about that, or a session hands on a process that it has only just made.
+    pub(crate) const fn is_after_records(&self) -> bool {
         matches!(
             self,
-            Self::Sessions { .. }
+            Self::Enrol(_)
+                | Self::Sessions { .. }
                 | Self::Session { .. }
                 | Self::Whoami
                 | Self::Why { .. }

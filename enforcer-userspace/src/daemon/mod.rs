@@ -207,8 +207,8 @@ impl Daemon {
                 Input::Done(beside) => self.end_beside(*beside),
                 Input::Scrape(scrape) => self.answer_scrape(scrape),
                 Input::Call(call) => {
-                    if call.request.is_question() {
-                        // What happened before it is in the answer, unless so much happens that it would have to wait.
+                    if call.request.is_after_records() {
+                        // Unless so much happens that it would have to wait.
                         self.catch_up(ring);
                     }
                     if self.handle(*call) {
