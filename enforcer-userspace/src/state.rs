@@ -28,7 +28,7 @@ use crate::{
     session::{Container, Context, EnvelopeInForce, Lineal, ProcessKey, Session},
 };
 
-pub(crate) use audit::{AuditError, Limits, Log, LogDir, Opening, read_json};
+pub(crate) use audit::{AuditError, Limits, Log, LogDir, Opening, SegmentFile, read_json};
 pub(crate) use authorities::{AuthoritiesError, AuthorityFiles};
 pub(crate) use baselines::BaselineFiles;
 pub(crate) use ended::EndedFile;

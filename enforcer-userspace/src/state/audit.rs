@@ -31,7 +31,7 @@ use crate::{
     signature::{KeyError, SigningKey},
 };
 
-pub(crate) use files::{LogDir, read_json};
+pub(crate) use files::{LogDir, SegmentFile, read_json};
 use queue::Queue;
 
 /// How long the daemon waits for the last entries when it stops. A disk that takes longer loses them, and the log says so.

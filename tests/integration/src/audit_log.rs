@@ -142,11 +142,14 @@ impl LogCopy {
             fs::create_dir_all(self.dir()).expect("the directory is ours");
             // First, so that the log has come at least as far.
             fs::copy(from.join("audit.head"), self.head())?;
+            let stub = || fs::read(from.join("audit/removed.stub")).ok();
+            let removed = stub();
             let entries = fs::read_dir(from.join("audit"))?.collect::<Result<Vec<_>, _>>()?;
             for path in entries.iter().map(fs::DirEntry::path) {
                 fs::copy(&path, self.dir().join(path.file_name().expect("a name")))?;
             }
-            Ok::<_, std::io::Error>(())
+            // An entry that speaks of a stub comes before it: in a segment that may have been copied before that.
+            if removed == stub() { Ok(()) } else { Err(std::io::Error::from(ErrorKind::NotFound)) }
         };
         wait_until(DEADLINE, "it is copied", || match copy() {
             Ok(()) => Some(()),

@@ -86,10 +86,10 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
         until: args.until,
     });
     let random = SystemRandom::new();
-    let verifier = verify::verifier(&dir, trusted, &random)?;
+    let (segments, verifier) = verify::verifier(&dir, trusted, &random)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let (mut failed, mut unreadable) = (None, 0_u64);
-    let report = dir.walk(verifier, &mut |entry| {
+    let report = dir.walk(&segments, verifier, &mut |entry| {
         if entry.kind != Kind::Event {
             return ControlFlow::Continue(());
         }
@@ -127,7 +127,10 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
             text::harmless(&finding.flaw.to_string())
         );
         let failure = Failure { status: ExitStatus::No, error, hint: None };
-        return Err(failure.hint("what was printed is of the entries before it"));
+        return Err(failure.hint(match verify::is_there(&dir, &segments)? {
+            true => "what was printed is of the entries before it",
+            false => "the daemon has removed segments meanwhile, which may be all: ask again",
+        }));
     }
     if report.log.is_none() {
         return Err(no_log(dir.path()));

@@ -10,8 +10,11 @@ use crate::{
     audit::{Anchor, LastCheckpoint, Report, Stub, Verifier},
     exit::{ExitStatus, Failure},
     signature::TrustKey,
-    state::{AuditError, LogDir, read_json},
+    state::{AuditError, LogDir, SegmentFile, read_json},
 };
+
+/// How often a log is read that the daemon removes from meanwhile, before it is said that it is not sound.
+const TRIES: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -49,16 +52,19 @@ struct Found {
     what: String,
 }
 
-/// A verifier for the log in a directory. What is beside it is read before it: the log may be written meanwhile.
+/// The segments of the log in a directory, and a verifier for them. What is beside it is read before it: the log may be written meanwhile.
 pub(super) fn verifier<'r>(
     dir: &LogDir,
     trusted: Vec<TrustKey>,
     random: &'r SystemRandom,
-) -> Result<Verifier<'r>, Failure> {
+) -> Result<(Vec<SegmentFile>, Verifier<'r>), Failure> {
     let head = none_if_unreadable(dir.head())?;
     // Something that is no stub is none that is signed.
     let no_stub = || Stub { statement: String::new(), signature: None };
-    let stub = none_if_unreadable(dir.stub())?.map(|stub| stub.unwrap_or_else(no_stub));
+    let (segments, stub) = match dir.segments_and_stub() {
+        Err(AuditError::Format { .. }) => (dir.segments()?, Some(no_stub())),
+        read => read?,
+    };
     let mut verifier = Verifier::new(trusted, stub, random);
     match head {
         Some(head) => verifier.expect(format!("`{}`", dir.head_path().display()), head),
@@ -67,7 +73,7 @@ pub(super) fn verifier<'r>(
             dir.head_path().display()
         )),
     }
-    Ok(verifier)
+    Ok((segments, verifier))
 }
 
 /// The inner nothing: there is something, and it cannot be read as what it should be.
@@ -86,12 +92,28 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
     if !dir.path().is_dir() {
         return Err(no_log(dir.path()));
     }
-    let mut verifier = verifier(&dir, trusted, &random)?;
-    for path in &args.checkpoints {
-        let anchor: Option<Anchor> = none_if_unreadable(read_json(path))?.flatten();
-        verifier.expect(format!("`{}`", path.display()), anchor);
-    }
-    let report = dir.walk(verifier, &mut |_| ControlFlow::Continue(()))?;
+    let verify = || {
+        let (segments, mut verifier) = verifier(&dir, trusted.clone(), &random)?;
+        for path in &args.checkpoints {
+            let anchor: Option<Anchor> = none_if_unreadable(read_json(path))?.flatten();
+            verifier.expect(format!("`{}`", path.display()), anchor);
+        }
+        let report = dir.walk(&segments, verifier, &mut |_| ControlFlow::Continue(()));
+        Ok::<_, Failure>((segments, report))
+    };
+    let mut tries = 1..TRIES;
+    let report = loop {
+        let (segments, report) = verify()?;
+        match report {
+            Ok(report) if report.finding.is_none() => break report,
+            // What was removed while it was read says nothing.
+            report => {
+                if is_there(&dir, &segments)? || tries.next().is_none() {
+                    break report?;
+                }
+            }
+        }
+    };
     if report.log.is_none() && report.finding.is_none() {
         return Err(no_log(dir.path()));
     }
@@ -101,6 +123,12 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
         Format::Text => text::print(&render(&report))?,
     }
     Ok(if sound { ExitStatus::Ok } else { ExitStatus::No })
+}
+
+/// Whether all segments are there still.
+pub(super) fn is_there(dir: &LogDir, segments: &[SegmentFile]) -> Result<bool, AuditError> {
+    let now = dir.segments()?;
+    Ok(segments.iter().all(|segment| now.iter().any(|it| it.first == segment.first)))
 }
 
 fn document(report: Report) -> Document {

@@ -199,6 +199,20 @@ impl LogDir {
         read_json(&self.head_path())
     }
 
+    /// The segments, and what is left of those before them: as they were at one moment, though more are removed all the while.
+    pub(crate) fn segments_and_stub(&self) -> Result<(Vec<SegmentFile>, Option<Stub>), AuditError> {
+        let mut before = self.segments()?;
+        loop {
+            // It is there before they are gone.
+            let stub = self.stub()?;
+            let after = self.segments()?;
+            if before.first().map(|it| it.first) == after.first().map(|it| it.first) {
+                return Ok((after, stub));
+            }
+            before = after;
+        }
+    }
+
     /// What is left of what was removed, if anything was.
     pub(crate) fn stub(&self) -> Result<Option<Stub>, AuditError> {
         read_json(&self.stub_path())

@@ -61,9 +61,10 @@ impl Place {
     fn report(&self, trusted: TrustKey) -> Report {
         let random = SystemRandom::new();
         let dir = self.log();
-        let mut verifier = Verifier::new(vec![trusted], dir.stub().unwrap(), &random);
+        let (segments, stub) = dir.segments_and_stub().unwrap();
+        let mut verifier = Verifier::new(vec![trusted], stub, &random);
         verifier.expect("the head".to_owned(), dir.head().unwrap());
-        dir.walk(verifier, &mut |_| ControlFlow::Continue(())).unwrap()
+        dir.walk(&segments, verifier, &mut |_| ControlFlow::Continue(())).unwrap()
     }
 
     #[track_caller]

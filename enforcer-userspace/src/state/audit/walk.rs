@@ -2,17 +2,21 @@
 
 use std::ops::ControlFlow;
 
-use super::{AuditError, files::LogDir};
+use super::{
+    AuditError,
+    files::{LogDir, SegmentFile},
+};
 use crate::audit::{Entry, Finding, Proof, ProofError, Prover, Report, SegmentReader, Verifier};
 
 impl LogDir {
-    /// Hands every entry to the verifier, and those that are in order to somebody else as well, who may end it.
+    /// Hands every entry of the segments to the verifier, and those that are in order to somebody else as well, who may end it.
     pub(crate) fn walk(
         &self,
+        segments: &[SegmentFile],
         mut verifier: Verifier<'_>,
         each: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,
     ) -> Result<Report, AuditError> {
-        let found = self.walk_segments(&mut verifier, each)?;
+        let found = self.walk_segments(segments, &mut verifier, each)?;
         Ok(match found {
             Ok(ControlFlow::Break(())) => verifier.end(),
             Ok(ControlFlow::Continue(())) => verifier.finish(Ok(())),
@@ -22,10 +26,10 @@ impl LogDir {
 
     fn walk_segments(
         &self,
+        segments: &[SegmentFile],
         verifier: &mut Verifier<'_>,
         each: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,
     ) -> Result<Result<ControlFlow<()>, Finding>, AuditError> {
-        let segments = self.segments()?;
         for (at, segment) in segments.iter().enumerate() {
             let is_last = at + 1 == segments.len();
             verifier.enter(&segment.name());
