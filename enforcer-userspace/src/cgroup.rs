@@ -141,7 +141,7 @@ impl Cgroups {
     pub(crate) fn processes(&self, path: &Path) -> Result<Vec<u32>, PathError> {
         match fs::read_to_string(path.join("cgroup.procs")) {
             Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-            Err(failed) if failed.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(failed) if is_gone(&failed) => Ok(Vec::new()),
             Err(failed) => Err(PathError::at("read the cgroup", path)(failed)),
         }
     }
@@ -190,10 +190,12 @@ impl Cgroups {
         Ok(text.lines().any(|line| line == "frozen 1"))
     }
 
-    /// Kills every process in a cgroup and below it, those that fork meanwhile included (5.14).
+    /// Kills every process in a cgroup and below it, if there is one, those that fork meanwhile included (5.14).
     pub(crate) fn kill(&self, path: &Path) -> Result<(), PathError> {
-        fs::write(path.join("cgroup.kill"), "1")
-            .map_err(PathError::at("kill the processes of the cgroup", path))
+        match fs::write(path.join("cgroup.kill"), "1") {
+            Err(failed) if is_gone(&failed) => Ok(()),
+            written => written.map_err(PathError::at("kill the processes of the cgroup", path)),
+        }
     }
 
     /// Removes a session's cgroup and what the session made below it. False if there are processes in it still.
@@ -240,6 +242,11 @@ impl Cgroups {
             Err(failed) => Err(PathError::at("remove the cgroup", &self.parent)(failed)),
         }
     }
+}
+
+/// Whether a cgroup is gone of which a file was to be read or written. ENODEV: it was removed between the opening and that (kernfs).
+fn is_gone(failed: &io::Error) -> bool {
+    matches!(failed.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), PathError> {
