@@ -1,7 +1,7 @@
 //! The end of enforcement: the only code that takes it away. Used by the daemon, and by the command line when there is no
 //! daemon.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, thread, time::Duration};
 
 use enforcer_common::image::NO_ANSWER;
 
@@ -138,6 +138,7 @@ fn empty_cgroup(cgroups: &Cgroups, path: &std::path::Path, before: &str) -> Resu
         if cgroups.remove(path)? {
             return Ok(());
         }
+        thread::sleep(Duration::from_millis(1));
     }
     // `remove_parent` reports what stays.
     Ok(())

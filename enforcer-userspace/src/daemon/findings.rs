@@ -289,6 +289,10 @@ impl Daemon {
         }
     }
 
+    pub(super) fn baseline_files(&self) -> Arc<Mutex<BaselineFiles>> {
+        Arc::clone(&self.findings.files)
+    }
+
     /// Once a tick: what is over, what was postponed, and what is to be written down.
     pub(super) fn tend_findings(&mut self) -> Result<(), DaemonError> {
         for finding in self.findings.detector.pass_time(clock::boot_ns()) {

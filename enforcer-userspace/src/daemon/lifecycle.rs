@@ -1,6 +1,6 @@
 //! The life of a session: enrolment, expiry, revocation, end, release.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::http::StatusCode;
 use enforcer_common::{
@@ -316,8 +316,13 @@ impl Daemon {
         self.kernel.let_go();
         self.close_audit();
         self.sinks.iter().for_each(|sink| sink.keep_place(keep_events));
+        // Nobody writes into what is being removed.
+        let baselines = self.baseline_files();
+        let mut baselines = baselines.lock().unwrap_or_else(PoisonError::into_inner);
         let torn_down = crate::teardown::remove_all(&self.settings, &self.cgroups, sessions, keep_events);
-        if !torn_down.ended {
+        if torn_down.ended {
+            baselines.close();
+        } else {
             let held = self.kernel.hold_links();
             self.survive(held.map_err(DaemonError::from));
             self.reopen_audit();

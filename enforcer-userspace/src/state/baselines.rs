@@ -78,6 +78,11 @@ impl BaselineFiles {
         Ok(Opened { files, baselines, tampered })
     }
 
+    /// From now on nothing is written.
+    pub(crate) fn close(&mut self) {
+        self.generation = u64::MAX;
+    }
+
     /// Writes some of them down, unless later ones were already; those that could not be, and agents whose file had gone meanwhile.
     pub(crate) fn save(
         &mut self,
