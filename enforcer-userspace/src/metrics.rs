@@ -4,14 +4,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+mod run_times;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, NoLabelSet, text},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
+pub(crate) use run_times::{ProgramTime, RunTimes};
 use serde::{Deserialize, Serialize};
 
 /// The media type of what [`encode`] makes.
@@ -38,16 +41,6 @@ impl Verdicts {
     }
 }
 
-/// What a kernel program took, if the kernel counts that (`kernel.bpf_stats_enabled`).
-#[derive(Clone, Debug)]
-pub(crate) struct ProgramTime {
-    pub(crate) program: String,
-    pub(crate) runs: u64,
-    pub(crate) time: Duration,
-    /// Runs that the kernel left out, because the program was running on the same CPU; counted always.
-    pub(crate) misses: u64,
-}
-
 /// All that is counted, at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
@@ -68,6 +61,7 @@ pub(crate) struct Snapshot {
     pub(crate) hooks: (u64, u64),
     pub(crate) guard: &'static str,
     pub(crate) programs: Vec<ProgramTime>,
+    pub(crate) run_times: RunTimes,
     pub(crate) sinks: Vec<SinkCounts>,
     /// By detection.
     pub(crate) findings: Vec<(&'static str, u64)>,
@@ -157,10 +151,8 @@ impl Collector for Snapshot {
         out.counters("sink_failures", "Tries to send that failed", sinks(|sink| sink.failures))?;
         let findings = self.findings.iter().map(|(detection, n)| ([("detection", *detection)], *n));
         out.counters("findings", "Findings since the daemon started", findings)?;
-        let runs = self.programs.iter().map(|it| ([("program", it.program.as_str())], it.runs));
-        out.counters("program_runs", "Runs of a kernel program that were timed (bpf_stats)", runs)?;
-        out.program_times(&self.programs)?;
-        let misses = self.programs.iter().map(|it| ([("program", it.program.as_str())], it.misses));
+        out.run_times(&self.run_times)?;
+        let misses = self.programs.iter().map(|it| ([("program", it.program)], it.misses));
         let help =
             "Runs of a kernel program that the kernel left out, because it was running on the same CPU";
         out.counters("program_misses", help, misses)
@@ -203,13 +195,14 @@ impl Out<'_> {
         Ok(())
     }
 
-    fn program_times(&mut self, programs: &[ProgramTime]) -> fmt::Result {
-        let help = "The time that these runs took";
+    fn run_times(&mut self, times: &RunTimes) -> fmt::Result {
+        let help =
+            "What runs of a kernel program took that were timed (bpf_stats), each second's at their mean";
         let mut metric =
-            self.0.encode_descriptor("program_run", help, Some(&Unit::Seconds), MetricType::Counter)?;
-        for ProgramTime { program, time, .. } in programs {
-            let labels = [("program", program.as_str())];
-            ConstCounter::new(time.as_secs_f64()).encode(metric.encode_family(&labels)?)?;
+            self.0.encode_descriptor("program_run", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (program, seconds, runs, buckets) in times.iter() {
+            let labels = [("program", program)];
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, runs, &buckets, None)?;
         }
         Ok(())
     }
@@ -217,6 +210,8 @@ impl Out<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -225,8 +220,12 @@ mod tests {
         for _ in 0..2 {
             verdicts.count("a\"b", "deny", "no-rule");
         }
-        let time =
-            ProgramTime { program: "egress".into(), runs: 3, time: Duration::from_micros(2), misses: 1 };
+        let counted = |runs, ns| {
+            [ProgramTime { id: 1, program: "egress", runs, time: Duration::from_nanos(ns), misses: 1 }]
+        };
+        let mut run_times = RunTimes::default();
+        run_times.look(&counted(0, 0));
+        run_times.look(&counted(4, 2000));
         let text = encode(Snapshot {
             verdicts,
             counters: vec![("allowed", 4, false), ("fault_daemon", 1, true)],
@@ -234,7 +233,8 @@ mod tests {
             ring: Some((8, 16)),
             guard: "absent",
             findings: vec![("refusal-burst", 5)],
-            programs: vec![time],
+            programs: counted(4, 2000).into(),
+            run_times,
             ..Snapshot::default()
         })
         .unwrap();
@@ -246,9 +246,12 @@ mod tests {
             "enforcer_ring_used_bytes 8",
             "enforcer_guard{state=\"absent\"} 1",
             "enforcer_findings_total{detection=\"refusal-burst\"} 5",
-            "enforcer_program_runs_total{program=\"egress\"} 3",
+            "enforcer_program_run_seconds_count{program=\"egress\"} 4",
             "enforcer_program_misses_total{program=\"egress\"} 1",
-            "enforcer_program_run_seconds_total{program=\"egress\"} 0.000002",
+            "enforcer_program_run_seconds_sum{program=\"egress\"} 0.000002",
+            "enforcer_program_run_seconds_bucket{le=\"2e-7\",program=\"egress\"} 0",
+            "enforcer_program_run_seconds_bucket{le=\"5e-7\",program=\"egress\"} 4",
+            "enforcer_program_run_seconds_bucket{le=\"+Inf\",program=\"egress\"} 4",
             "# EOF",
         ] {
             assert!(text.lines().any(|there| there == line), "{line} in\n{text}");

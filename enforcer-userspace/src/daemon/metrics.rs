@@ -8,7 +8,8 @@ use super::{Daemon, DaemonError, answers::sink_info};
 use crate::{
     clock,
     exit::one_line,
-    metrics::{self, Snapshot, Verdicts},
+    kernel::Kernel,
+    metrics::{self, RunTimes, Snapshot, Verdicts},
     procfs,
     record::{Body, Record},
     scrape::Scrape,
@@ -21,6 +22,7 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     verdicts: Verdicts,
+    run_times: RunTimes,
     last: Option<(Instant, String)>,
 }
 
@@ -57,7 +59,16 @@ impl Daemon {
         }
     }
 
-    fn snapshot(&self) -> Result<Snapshot, DaemonError> {
+    /// Once a tick: what programs took meanwhile, if the kernel times them. Otherwise whoever collects has it looked at.
+    pub(super) fn tend_times(&mut self) -> Result<(), DaemonError> {
+        // The first look says from where it is counted.
+        if self.metrics.run_times.is_empty() || Kernel::is_timed() {
+            self.metrics.run_times.look(&self.kernel.program_times()?);
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, DaemonError> {
         let now_ns = clock::boot_ns();
         let counters = self.counters()?;
         let of = |wanted: &str| counters.iter().find(|(name, ..)| *name == wanted).map_or(0, |(_, n, _)| *n);
@@ -68,6 +79,8 @@ impl Daemon {
             ("event-file", of("fault_event_unwritten")),
             ("audit-log", of("fault_audit_lost")),
         ];
+        let programs = self.kernel.program_times()?;
+        self.metrics.run_times.look(&programs);
         let mut snapshot = Snapshot {
             release: env!("CARGO_PKG_VERSION"),
             abi: ABI_VERSION,
@@ -78,7 +91,8 @@ impl Daemon {
             lost,
             ring: Some(self.kernel.ring_fill.read()),
             guard: self.kernel.guard.state(),
-            programs: self.kernel.program_times()?,
+            programs,
+            run_times: self.metrics.run_times.clone(),
             sinks: self.sinks.iter().map(|sink| sink_info(sink, self.events.sequence()).counts).collect(),
             findings: self.findings.counts().collect(),
             ..Snapshot::default()

@@ -31,6 +31,7 @@ mod signals;
 mod standing;
 mod start;
 mod stop;
+mod tick;
 mod trust;
 
 use std::{
@@ -75,7 +76,7 @@ use past::Past;
 use replies::{To, internal, reply_to};
 use signals::Signals;
 pub(crate) use start::{Reports, StartError, lock, run};
-use trust::{REFUSALS_A_TICK, Trust};
+use trust::Trust;
 
 /// Records handled before the loop looks at its other inputs again.
 const RECORDS_AT_ONCE: usize = 256;
@@ -331,43 +332,6 @@ impl Daemon {
             Request::Apply(apply) => self.apply(peer, apply).map(Answer::Applied),
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
             Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
-        }
-    }
-
-    /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
-    fn tick(&mut self, ring: &mut Ring) {
-        let began_ns = clock::boot_ns();
-        let caught_up = self.catch_up(ring);
-        // Who never gets there says it now and then all the same.
-        if caught_up || (began_ns / 1_000_000_000).is_multiple_of(10) {
-            let settled = self.settle_losses(caught_up);
-            self.survive(settled);
-        }
-        if caught_up {
-            // A program that still goes by what it read so long ago does not run any more.
-            let then_ns = began_ns.saturating_sub(u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX));
-            self.registry.iter_mut().for_each(|session| session.forget_replaced(then_ns));
-        }
-        let unsaid = std::mem::take(&mut self.requests_refused).saturating_sub(REFUSALS_A_TICK);
-        if unsaid > 0 {
-            self.note(EventKind::RequestRefused, format!("and {unsaid} more requests like those before"));
-        }
-        for look in [
-            Self::note_removed_rules,
-            Self::report_lost,
-            Self::record_expiries,
-            Self::recount,
-            Self::tend_totals,
-            Self::end_empty,
-            Self::end_finished,
-            Self::end_lingering,
-            Self::tend_credentials,
-            Self::tend_images,
-            Self::tend_audit,
-            Self::tend_findings,
-        ] {
-            let looked = look(self);
-            self.survive(looked);
         }
     }
 

@@ -1,5 +1,4 @@
-//! What our programs took, if the kernel counts that (`kernel.bpf_stats_enabled`, Documentation/admin-guide/sysctl/kernel.rst). It
-//! keeps the number of runs and their time, and no distribution.
+//! What our programs took, if the kernel counts that (`kernel.bpf_stats_enabled`, Documentation/admin-guide/sysctl/kernel.rst).
 
 use std::{fs, os::fd::AsRawFd as _, time::Duration};
 
@@ -9,7 +8,12 @@ use super::{Kernel, KernelError};
 use crate::metrics::ProgramTime;
 
 impl Kernel {
-    /// Those that ran since they were loaded, while the kernel counted; and those of which it left out a run.
+    /// Whether the kernel counts for everybody. Somebody may have it count for a while without that (`BPF_ENABLE_STATS`).
+    pub(crate) fn is_timed() -> bool {
+        fs::read("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.starts_with(b"1"))
+    }
+
+    /// What each ran since it was loaded, while the kernel counted, and how many runs the kernel left out.
     pub(crate) fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError> {
         let names: Vec<_> = self.coverage();
         let name = |id| {
@@ -30,11 +34,13 @@ impl Kernel {
                 let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
                 value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
             };
-            let (runs, misses) = (field("run_cnt"), field("recursion_misses"));
-            if runs > 0 || misses > 0 {
-                let time = Duration::from_nanos(field("run_time_ns"));
-                times.push(ProgramTime { program: name.to_owned(), runs, time, misses });
-            }
+            times.push(ProgramTime {
+                id: program.id(),
+                program: name,
+                runs: field("run_cnt"),
+                time: Duration::from_nanos(field("run_time_ns")),
+                misses: field("recursion_misses"),
+            });
         }
         Ok(times)
     }

@@ -106,6 +106,48 @@ fn what_is_counted_is_what_was_done() {
     assert!(output.stderr.contains("loopback addresses only"), "{output:?}");
 }
 
+/// Has the kernel time its programs, and puts that back.
+struct Timed(String);
+
+impl Timed {
+    const SYSCTL: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+    fn begin() -> Self {
+        let before = fs::read_to_string(Self::SYSCTL).expect("every kernel with BPF has it");
+        fs::write(Self::SYSCTL, "1").expect("we are root");
+        Self(before)
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        fs::write(Self::SYSCTL, &self.0).expect("we are root");
+    }
+}
+
+#[test]
+fn what_programs_take_is_a_histogram() {
+    let mut daemon = Daemon::start();
+    daemon.stop();
+    let address = free();
+    daemon.restart_with(&["--metrics-listen", &address.to_string()]);
+    let of = |suffix: &str, labels: &str| {
+        format!("enforcer_program_run_seconds_{suffix}{{{labels}program=\"egress_connect4\"}}")
+    };
+    let timed = Timed::begin();
+    act(&daemon, "timed", 20);
+    let text = wait_until(DEADLINE, "its runs are counted", || {
+        let text = get(address, "/metrics")?;
+        (value(&text, &of("count", "")) >= Some(40.0)).then_some(text)
+    });
+    drop(timed);
+    let [sum, count, all] =
+        [("sum", ""), ("count", ""), ("bucket", "le=\"+Inf\",")].map(|(suffix, labels)| {
+            value(&text, &of(suffix, labels)).unwrap_or_else(|| panic!("no {suffix} in {text}"))
+        });
+    assert!(all == count && (10e-9..1e-3).contains(&(sum / count)), "{sum} {count} {all}");
+}
+
 #[test]
 fn nobody_keeps_the_others_from_asking() {
     let mut daemon = Daemon::start();
@@ -183,7 +225,8 @@ fn alerts_come_when_they_should() {
         for target in panel["targets"].as_array().expect("a list") {
             let asked = target["expr"].as_str().expect("it is text");
             for name in asked.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-                let family = name.trim_end_matches("_total");
+                let suffixes = ["_total", "_sum", "_count", "_bucket"];
+                let family = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
                 let known = !name.starts_with("enforcer_") || there.contains(&format!("# TYPE {family} "));
                 assert!(known, "`{name}` in the panel {}", panel["title"]);
             }
