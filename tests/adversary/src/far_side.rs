@@ -57,7 +57,7 @@ impl FarSide {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let sniffer =
             sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, i32::from((libc::ETH_P_ALL as u16).to_be()))?;
-        sys::set_option(&sniffer, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16_i32 << 20).to_ne_bytes())?;
+        sys::set_option(&sniffer, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(256_i32 << 20).to_ne_bytes())?;
         let (sniffer, sees) = (Arc::new(sniffer), Arc::clone(&seen));
         let sniffs = Arc::clone(&sniffer);
         thread::spawn(move || sniff(&sniffs, &sees));

@@ -11,11 +11,12 @@ use std::ptr;
 
 use serde_json::Value;
 
-use crate::Daemon;
+use crate::{DEADLINE, Daemon, wait_until};
 
 /// The ids of all objects of a kind that the kernel has: `prog`, `map` or `link`.
 pub fn live_ids(kind: &str) -> BTreeSet<u64> {
-    let list = bpftool(&[kind, "show"]).unwrap_or_else(|error| panic!("bpftool {kind} show: {error}"));
+    // One that is being made, which is everybody's, is an error of the whole list.
+    let list = wait_until(DEADLINE, &format!("bpftool {kind} show"), || bpftool(&[kind, "show"]).ok());
     list.as_array().expect("a list").iter().filter_map(|object| object["id"].as_u64()).collect()
 }
 

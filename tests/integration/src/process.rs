@@ -81,10 +81,15 @@ impl Process {
     /// Writes a line to standard input.
     #[track_caller]
     pub fn write_line(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().expect("standard input is not closed yet");
-        if let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) {
+        if let Err(error) = self.try_write_line(line) {
             panic!("write `{line}` to {}: {error}", self.what);
         }
+    }
+
+    /// Likewise, to one that may be ending.
+    pub fn try_write_line(&mut self, line: &str) -> std::io::Result<()> {
+        let stdin = self.stdin.as_mut().expect("standard input is not closed yet");
+        stdin.write_all(format!("{line}\n").as_bytes())
     }
 
     /// The next line of standard output.

@@ -194,7 +194,7 @@ fn serve_tcp(listener: TcpListener, seen: Arc<Seen>) -> (SocketAddr, JoinHandle<
 fn echo_tcp(mut stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     // One client at a time: all of ours send as soon as they are connected.
-    stream.set_read_timeout(Some(scaled(Duration::from_secs(2))))?;
+    stream.set_read_timeout(Some(scaled(Duration::from_secs(10))))?;
     let mut message = [0; 512];
     let len = stream.read(&mut message)?;
     let message = &message[..len];

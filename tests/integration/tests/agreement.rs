@@ -50,7 +50,7 @@ fn kernel_agrees_with_the_language() {
     }
     let all = ENVELOPES * destinations_each;
     assert!(denied > all / 20 && denied < all * 19 / 20, "{denied} of {all} say little");
-    assert!(let_through > all / 50, "{let_through} of {all} say little");
+    assert!(let_through > all / 100, "{let_through} of {all} say little");
     integration::wait_until(DEADLINE, "all sessions have ended", || {
         (daemon.status()["sessions"] == 0).then_some(())
     });

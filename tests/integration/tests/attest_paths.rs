@@ -49,7 +49,7 @@ fn a_file_without_a_name_is_not_listed() {
     fs::remove_file(tool.path()).expect("the directory is ours");
     assert!(!scene.reaches_as_descriptor(file, &envelope), "it was deleted");
 
-    let memory = nix::sys::memfd::memfd_create("listed", nix::sys::memfd::MFdFlags::empty());
+    let memory = nix::sys::memfd::memfd_create("listed", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
     let mut memory = File::from(memory.expect("the kernel has memfd"));
     memory.write_all(&fs::read(scene.listed.path()).expect("it is there")).expect("there is memory");
     let any = Envelope::of("any").allow_server("only", &scene.server);

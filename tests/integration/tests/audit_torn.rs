@@ -6,11 +6,13 @@ use std::fs;
 use std::time::SystemTime;
 
 use integration::{DEADLINE, Daemon, Envelope, LogCopy, Process, RawSegment, fewer, say, wait_until};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 const SEED: &str = "ENFORCER_TEST_SEED";
 /// What is declared: so many entries, or a second.
 const WINDOW_ENTRIES: usize = 1024;
+const WINDOW: SignedDuration = SignedDuration::from_secs(1);
 
 /// Xorshift: the same for the same seed.
 struct Dice(u64);
@@ -178,14 +180,25 @@ fn killed_daemon_loses_no_more_than_the_window_and_the_next_one_says_what() {
         let written =
             fs::read_to_string(daemon.layout().state_dir().join("events.jsonl")).expect("it is text");
         let last = written.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let written = sequences(last.collect::<Vec<Value>>());
+        let lines: Vec<Value> = last.collect();
+        let written = sequences(lines.clone());
         let copy = LogCopy::of(daemon.layout());
         copy.expect_sound(daemon.layout());
         let (events, lost, _) = logged(&copy);
         // The event file is rotated: it has the newest.
         let missing = written.iter().filter(|event| !events.contains(event) && !lost.contains(event));
         let missing: BTreeSet<u64> = missing.copied().collect();
-        assert!(missing.len() <= WINDOW_ENTRIES, "round {round}: {} are missing", missing.len());
+        let times =
+            lines.iter().filter(|line| line["sequence"].as_u64().is_some_and(|it| missing.contains(&it)));
+        let times =
+            times.map(|line| line["time"].as_str().expect("text").parse::<Timestamp>().expect("a time"));
+        let (first, last) = (times.clone().min(), times.max());
+        let span = first.zip(last).map_or(SignedDuration::ZERO, |(first, last)| last.duration_since(first));
+        assert!(
+            missing.len() <= WINDOW_ENTRIES || span <= WINDOW,
+            "round {round}: {} are missing, of {span:#}",
+            missing.len()
+        );
         let newest = written.last().copied().unwrap_or(0);
         let gap = missing.first().copied().unwrap_or(newest + 1)..=newest;
         assert_eq!(missing, gap.collect(), "round {round}: only the newest are missing");

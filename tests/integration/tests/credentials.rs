@@ -15,7 +15,7 @@ use integration::{
 use serde_json::Value;
 
 /// How soon a stream ends with its session, on an ordinary machine.
-const AT_ONCE: Duration = Duration::from_millis(500);
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// The Python that has the libraries.
 fn python() -> String {
@@ -270,7 +270,7 @@ fn streams_end_with_their_session_and_no_more_is_issued() {
     }
     assert_eq!(frozen.read_line(LOAD_DEADLINE), "again nothing was refused");
 
-    let mut expired = hold("expired", if slowness() > 1 { "120s" } else { "5s" });
+    let mut expired = hold("expired", if slowness() > 1 { "120s" } else { "15s" });
     ended(&mut expired, "the session is expired");
 
     neighbour.write_line("");

@@ -17,12 +17,8 @@ fn udp(address: &str) -> (UdpSocket, SocketAddr) {
 }
 
 fn outer() -> Envelope {
-    Envelope::of("outer").allow("both", "127.0.0.10/32", "any", "any").allow(
-        "own",
-        "127.0.0.20/32",
-        "any",
-        "any",
-    )
+    let both = Envelope::of("outer").allow("both", "127.0.0.10/32", "any", "any");
+    both.allow("own", "127.0.0.20/32", "any", "any")
 }
 
 fn inner() -> Envelope {
@@ -135,6 +131,9 @@ fn revocation_of_a_session_reaches_those_below() {
     let mut neighbour = daemon.hold(&inner());
     let receipt = daemon.receipt(&["revoke", session(&daemon, "outer")["id"].as_str().expect("an id")]);
     assert_eq!(receipt["descendants"].as_array().map(Vec::len), Some(2), "{receipt}");
+    // The receipt is of the session's own sockets; those of sessions below are destroyed beside it.
+    let destroyed = |event: &integration::Event| event.is_of("third") && event.kind() == "sockets-destroyed";
+    daemon.wait_for_events(1, "its sockets are destroyed", destroyed);
     inside.must_fail("send t after", &[libc::EPERM, libc::ECONNABORTED, libc::EPIPE]);
     inside.must_fail("open u udp4", &[libc::EPERM]);
     assert_eq!(session(&daemon, "third")["state"], "revoked");

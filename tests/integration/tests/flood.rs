@@ -6,7 +6,8 @@ use std::io::{BufRead as _, BufReader};
 use std::time::Instant;
 
 use integration::{
-    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Pair, fewer, probe, records_made, say, unique, wait_until,
+    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Pair, Process, fewer, probe, records_made, say, unique,
+    wait_until,
 };
 use serde_json::Value;
 
@@ -84,7 +85,8 @@ fn a_million_refusals_thin_out_nothing_unseen() {
         wait_until(LOAD_DEADLINE, "all that the kernel made is written down or said to be lost", || {
             let written = daemon.counter("events_written");
             wait_until(LOAD_DEADLINE, "the audit log has caught up", || {
-                let verified = daemon.layout().outcome(&["audit", "verify", "--format", "json"]);
+                let verify = daemon.layout().command(&["audit", "verify", "--format", "json"]);
+                let verified = Process::spawn(verify).finish(LOAD_DEADLINE);
                 let verified: Value = serde_json::from_str(&verified.stdout.join("")).expect("it is JSON");
                 assert_eq!(verified["sound"], true, "{verified}");
                 let [events, lost] =
@@ -97,8 +99,11 @@ fn a_million_refusals_thin_out_nothing_unseen() {
             (sum + lost_in_log >= all).then_some((kept, lost_in_log))
         });
     let lost: u64 = kept.lost.values().sum();
-    assert_eq!(lost, daemon.counter("fault_record_lost"), "what the kernel lost is said, and once");
+    let lost_in_kernel = daemon.counter("fault_record_lost");
+    assert!(lost <= lost_in_kernel, "what the kernel lost is said once: {lost} of {lost_in_kernel}");
+    // Where the log could not take everything, what is missing in it may be lines that say so.
     if lost_in_log == 0 {
+        assert_eq!(lost, lost_in_kernel, "what the kernel lost is said");
         for (cpu, made) in made.iter().enumerate().filter(|(_, made)| **made > 0) {
             let of = |counts: &BTreeMap<usize, u64>| counts.get(&cpu).copied().unwrap_or(0);
             assert_eq!(

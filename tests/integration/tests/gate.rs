@@ -148,7 +148,7 @@ fn connection_with_a_source_route_is_not_made() {
     server.set_nonblocking(true).expect("every socket can be");
     assert!(server.accept().is_err(), "nobody has come");
     let events = daemon.wait_for_events(1, "the deny", denies_of("route", "packet-out"));
-    assert!(daemon.counter("packets_refused") >= 2, "it was tried again");
+    wait_until(DEADLINE, "it was tried again", || (daemon.counter("packets_refused") >= 2).then_some(()));
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].text("/reason"), "header");
     // The same without options.

@@ -113,7 +113,8 @@ impl World {
         if let Some(shell) = self.shells.get_mut(which)
             && !shell.has_ended()
         {
-            shell.write_line(line);
+            // It may be dying.
+            let _ = shell.try_write_line(line);
         }
     }
 
@@ -227,7 +228,7 @@ impl World {
     /// And that there was some of everything.
     #[track_caller]
     fn say_what_happened(&self, kills: u32) {
-        let events = fs::read_to_string(self.events_file()).expect("it is there");
+        let events = self.daemon.layout().outcome(&["events", "--format", "json"]).success().join("\n");
         let count = |kind: &str, agent: &str| {
             let [kind, agent] = [format!("\"kind\":\"{kind}\""), format!("\"agent\":\"{agent}\"")];
             events.lines().filter(|line| line.contains(&kind) && line.contains(&agent)).count()

@@ -59,23 +59,23 @@ fn multicast_report_carries_nothing_of_a_session() {
         }
         let sniffer = Sniffer::of_everything();
         // Different texts: what the kernel reports when a group is left has them as well.
-        let seen = |mut actor: Actor, text: &str, answer: &str| {
+        let seen = |mut actor: Actor, text: &str, answer: &str, within: Duration| {
             assert_eq!(actor.ask(&format!("join out {text}")), answer);
-            let seen = sees(&sniffer, text);
+            let seen = sees(&sniffer, text, within);
             actor.finish().success();
             seen
         };
-        assert!(seen(Actor::outside(), "weather-report!", "ok"), "without a session it gets out");
+        assert!(seen(Actor::outside(), "weather-report!", "ok", DEADLINE), "without a session it gets out");
         let refused = libc::EPERM.to_string();
-        seen(daemon.act(&Envelope::of("air-gapped")), "customer-ledger", &refused)
+        seen(daemon.act(&Envelope::of("air-gapped")), "customer-ledger", &refused, NEVER)
     };
     let got_out = NetNs::new().inside(run);
     assert!(!got_out, "the text left in a report");
 }
 
 /// Whether a text leaves, for which the kernel takes its time.
-fn sees(sniffer: &Sniffer, text: &str) -> bool {
-    let end = Instant::now() + scaled(NEVER);
+fn sees(sniffer: &Sniffer, text: &str, within: Duration) -> bool {
+    let end = Instant::now() + scaled(within);
     while Instant::now() < end {
         if sniffer.left_with(text) > 0 {
             return true;

@@ -198,7 +198,7 @@ fn how_a_session_ended_is_remembered() {
 
     // One that ends while no daemon runs, and those that had ended before.
     let mut unseen = run_script(&daemon, &Envelope::of("unseen"), &[], "read go");
-    daemon.session_id("unseen");
+    daemon.wait_for_events(1, "it runs", |event| event.is_of("unseen") && event.kind() == "exec");
     daemon.kill9();
     unseen.write_line("go");
     unseen.finish(DEADLINE);

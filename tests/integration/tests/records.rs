@@ -1,6 +1,7 @@
 //! Records that cannot be kept are counted, to the last one; what they would have said is enforced all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::time::{Duration, Instant};
 
 use integration::{
@@ -93,29 +94,36 @@ fn what_a_killed_daemon_had_taken_is_said() {
     let server = Server::start("udp", "127.0.0.20");
     let mut daemon = Daemon::start();
     let work = probe(&["quick-forks", &backlog.to_string(), &server.address().to_string()]);
+    let wait_and_work = ["sh", "-c", "read line; exec \"$@\"", "sh"].map(str::to_owned);
+    let work = [&wait_and_work[..], &work].concat();
     let missing =
         |events: &[Event]| -> u64 { events.iter().filter_map(|event| event.find("/lost")?.as_u64()).sum() };
     let mut rounds = 0;
     // Until it was killed at work, mostly at once; the files hold what is made in eight rounds.
     while rounds < 3 || rounds < 8 && missing(&daemon.events()) == 0 {
         rounds += 1;
-        let process = daemon.run(&Envelope::of("forking"), &work);
-        daemon.session_id("forking");
+        let agent = format!("forking-{rounds}");
+        let mut process = daemon.run(&Envelope::of(&agent), &work);
+        daemon.wait_for_events(1, "it waits", |event| event.is_of(&agent) && event.kind() == "exec");
         let pid = Pid::from_raw(daemon.pid());
         let made = || records_made(&daemon).iter().sum::<u64>();
         let before = made();
         // It takes what has come meanwhile, and is killed while it does.
         kill(pid, Signal::SIGSTOP).expect("it runs");
+        process.write_line("go");
         wait_until(LOAD_DEADLINE, "records wait", || (made() > before + backlog).then_some(()));
+        let size = || fs::metadata(daemon.layout().state_dir().join("events.jsonl")).map_or(0, |it| it.len());
+        let idle = size();
         kill(pid, Signal::SIGCONT).expect("it is there");
-        let end = Instant::now() + scaled(Duration::from_millis(2)) * rounds;
+        wait_until(DEADLINE, "it is at work", || (size() != idle).then_some(()));
+        let end = Instant::now() + scaled(Duration::from_millis(2)) * (rounds - 1) as u32;
         while Instant::now() < end {
             std::hint::spin_loop();
         }
         daemon.kill9();
         daemon.restart();
         process.finish(LOAD_DEADLINE).success();
-        wait_until(DEADLINE, "the session is gone", || daemon.session("forking").is_none().then_some(()));
+        wait_until(DEADLINE, "the session is gone", || daemon.session(&agent).is_none().then_some(()));
     }
     let made: u64 = records_made(&daemon).iter().sum();
     let told = |daemon: &Daemon| {

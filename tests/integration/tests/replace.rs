@@ -337,5 +337,5 @@ fn no_verdict_that_neither_envelope_gives() {
     ));
     let tables = daemon.layout().pin_dir.join("maps/RULES");
     // But for those that nobody has, which are always there, and those of the busy session: what it sent last may be on its way.
-    wait_until(DEADLINE, "no other rules are left", || (inner_memory(&tables).len() <= 2).then_some(()));
+    wait_until(LOAD_DEADLINE, "no other rules are left", || (inner_memory(&tables).len() <= 2).then_some(()));
 }

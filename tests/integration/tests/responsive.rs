@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use integration::{DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, fewer, say, wait_until};
+use integration::{
+    DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, cgroup_members, fewer, say, scaled, wait_until,
+};
 use serde_json::Value;
 
 /// A tree of processes that do nothing.
@@ -37,7 +39,11 @@ impl Tree {
 /// Begins to register the tree; returns when that is under way.
 fn begin(daemon: &Daemon, agent: &str, tree: &Tree) -> Process {
     let registering = ask(daemon, agent, tree);
-    wait_until(DEADLINE, "it is being registered", || is_registering(daemon, agent).then_some(()));
+    let began = Instant::now();
+    // It does not take long.
+    while !is_registering(daemon, agent) {
+        assert!(began.elapsed() < scaled(DEADLINE), "it is not being registered");
+    }
     registering
 }
 
@@ -49,7 +55,9 @@ fn ask(daemon: &Daemon, agent: &str, tree: &Tree) -> Process {
 }
 
 fn is_registering(daemon: &Daemon, agent: &str) -> bool {
-    daemon.session(agent).is_some_and(|session| session["state"] == "registering")
+    let list = request(daemon, "GET /v1/sessions");
+    let sessions = list["sessions"].as_array().expect("a list");
+    sessions.iter().any(|session| session["agent"] == agent && session["state"] == "registering")
 }
 
 #[track_caller]
@@ -83,13 +91,8 @@ fn status_is_told_while_a_large_tree_is_registered() {
 
     let began = Instant::now();
     let registering = begin(&daemon, "large", &tree);
-    let is_registering = || {
-        let list = request(&daemon, "GET /v1/sessions");
-        let sessions = list["sessions"].as_array().expect("a list");
-        sessions.iter().any(|session| session["agent"] == "large" && session["state"] == "registering")
-    };
     let mut times = Vec::new();
-    while is_registering() {
+    while is_registering(&daemon, "large") {
         let asked = Instant::now();
         request(&daemon, "GET /v1/status");
         times.push(asked.elapsed());
@@ -119,7 +122,7 @@ fn status_is_told_while_a_large_tree_is_registered() {
 #[test]
 fn registrations_follow_each_other() {
     let daemon = Daemon::start();
-    let tree = Tree::of(fewer(600, 100));
+    let tree = Tree::of(fewer(2000, 200));
     let first = begin(&daemon, "first", &tree);
     let second = ask(&daemon, "second", &tree);
     let mut own = daemon.run(&Envelope::of("own"), &["cat"]);
@@ -148,7 +151,7 @@ fn registrations_follow_each_other() {
 #[test]
 fn daemon_that_is_told_to_stop_ends_what_it_registers_first() {
     let mut daemon = Daemon::start();
-    let tree = Tree::of(fewer(600, 100));
+    let tree = Tree::of(fewer(2000, 200));
     let registering = begin(&daemon, "whole", &tree);
     assert!(daemon.stop().success());
     let registered = answer(registering);
@@ -162,9 +165,12 @@ fn daemon_that_is_told_to_stop_ends_what_it_registers_first() {
 #[test]
 fn killed_while_it_registers_the_daemon_leaves_nothing_that_it_does_not_know() {
     let mut daemon = Daemon::start();
-    let tree = Tree::of(fewer(600, 100));
+    let tree = Tree::of(fewer(2000, 200));
     let registering = begin(&daemon, "half", &tree);
-    std::thread::sleep(Duration::from_millis(20));
+    let began = Instant::now();
+    while cgroup_members(&daemon.layout().cgroup_dir()).len() < 20 {
+        assert!(began.elapsed() < scaled(DEADLINE), "nobody is moved");
+    }
     daemon.kill9();
     drop(registering);
     daemon.restart();

@@ -102,7 +102,9 @@ fn sessions_that_change_without_a_daemon_are_listed_as_they_are() {
     let ends = daemon.run(&Envelope::of("ends"), &["cat"]);
     let mut forks = daemon.run(&Envelope::of("forks"), &["sh", "-c", "read line; cat; exit"]);
     let forks_id = daemon.session_id("forks");
-    daemon.session_id("ends");
+    for agent in ["ends", "forks"] {
+        daemon.wait_for_events(1, "it runs", |event| event.is_of(agent) && event.kind() == "exec");
+    }
 
     daemon.kill9();
     ends.finish(DEADLINE).success();

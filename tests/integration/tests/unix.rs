@@ -115,10 +115,10 @@ fn session_reaches_the_unix_sockets_that_rules_name() {
     assert_eq!(events.iter().filter(|event| event.text("/verdict") == "deny").count(), 6);
     assert!(events.iter().all(|event| !event.is_refused()));
 
-    // The rules go with the last session that was held to them.
+    // The rules go with the last session that was held to them: when what it sent last is not on its way any more (two minutes).
     daemon.wait_idle();
     let named = daemon.layout().pin_dir.join("maps/UNIX_RULES");
-    integration::wait_until(DEADLINE, "the rules are gone", || {
+    integration::wait_until(LOAD_DEADLINE, "the rules are gone", || {
         (integration::entries_of(&named) == 0).then_some(())
     });
 }

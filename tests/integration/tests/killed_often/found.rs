@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use integration::{DEADLINE, Envelope, PinnedMap, cgroup_members, is_to_be_frozen, scaled};
+use integration::{DEADLINE, Envelope, PinnedMap, cgroup_members, scaled};
 use serde_json::Value;
 
 use crate::World;
@@ -56,9 +56,13 @@ impl World {
         };
         let control = map("CONTROL");
         let state = |slot: u32| control.lookup::<8>(&slot.to_ne_bytes()).expect("it is an array")[0];
-        let events = fs::read(self.events_file()).unwrap_or_default();
-        let since = events.get(self.events_before as usize..).unwrap_or(&events);
-        let since = String::from_utf8_lossy(since);
+        let mut events = fs::read(self.events_file()).unwrap_or_default();
+        // Another file has begun meanwhile.
+        if (events.len() as u64) < self.events_before {
+            let before = self.events_file().with_extension("jsonl.1");
+            events = [fs::read(before).expect("it is kept"), events].concat();
+        }
+        let since = String::from_utf8_lossy(&events[self.events_before as usize..]);
         Found {
             sessions: sessions.map(|it| (text(it, "id").to_owned(), it.clone())).collect(),
             files: files.filter_map(|entry| read(entry.path())).collect(),
@@ -102,8 +106,10 @@ impl World {
     pub(crate) fn chain_complaint(&self, found: &Found, session: &Value) -> Option<String> {
         let id = text(session, "id");
         let (file, cgroup) = (found.files.get(id)?, Path::new(text(session, "cgroup")));
-        if is_to_be_frozen(cgroup) {
-            return Some(format!("{id} stands still"));
+        match fs::read_to_string(cgroup.join("cgroup.freeze")) {
+            Ok(text) if text.trim() == "0" => {}
+            Ok(_) => return Some(format!("{id} stands still")),
+            Err(error) => return Some(format!("{id} has ended meanwhile, or: {error}")),
         }
         let slot = |value: &Value| {
             let number = |name: &str| value[name].as_u64().expect("a number") as u32;

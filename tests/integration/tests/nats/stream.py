@@ -14,7 +14,9 @@ async def main(url, ca, user, password_file, action):
     with open(password_file) as file:
         password = file.read().strip()
     tls = ssl.create_default_context(cafile=ca)
-    client = await nats.connect(url, tls=tls, user=user, password=password, allow_reconnect=False)
+    client = await nats.connect(
+        url, tls=tls, user=user, password=password, allow_reconnect=False, connect_timeout=30
+    )
     stream = client.jetstream()
     if action == "make":
         # An hour: on a slow machine, what is sent again comes late.

@@ -16,25 +16,31 @@ pub(crate) fn lines() -> Vec<String> {
     let faults = wait_for_lines(&daemon, "daemon-fault");
     fs::remove_dir_all(&file).expect("it is ours");
 
-    let flood = daemon.run(&Envelope::of("flood"), &probe(&["verdicts", "1", "127.0.0.20:9"]));
-    daemon.session_id("flood");
+    let work = probe(&["verdicts", "1", "127.0.0.20:9"]);
+    let wait_and_work = ["sh", "-c", "read line; exec \"$@\"", "sh"].map(str::to_owned);
+    let mut flood = daemon.run(&Envelope::of("flood"), &[&wait_and_work[..], &work].concat());
+    daemon.wait_for_events(1, "it waits", |event| event.is_of("flood") && event.kind() == "exec");
     // Nobody reads them.
     daemon.kill9();
+    let made = || records_made(&daemon).iter().sum::<u64>();
+    let before = made();
+    flood.write_line("go");
     wait_until(LOAD_DEADLINE, "more is made than there is room for", || {
-        (records_made(&daemon).iter().sum::<u64>() > 50_000).then_some(())
+        (made() > before + 50_000).then_some(())
     });
     drop(flood);
     daemon.restart();
     [faults, wait_for_lines(&daemon, "records-lost")].concat()
 }
 
-/// Lines of a kind, when there are some. Of the file, since there are too many others to ask for them all.
+/// Lines of a kind, when there are some. Of the files, since there are too many others to ask for them all.
 fn wait_for_lines(daemon: &Daemon, kind: &str) -> Vec<String> {
-    let file = daemon.layout().state_dir().join("events.jsonl");
+    let files = [".4", ".3", ".2", ".1", ""];
+    let files = files.map(|end| daemon.layout().state_dir().join(format!("events.jsonl{end}")));
     let kind = format!(r#""kind":"{kind}""#);
     wait_until(LOAD_DEADLINE, &format!("{kind} is written down"), || {
-        // While it is rotated, there is none; and the last line may be on its way.
-        let written = fs::read_to_string(&file).unwrap_or_default();
+        // While they are rotated, one may not be there; and the last line may be on its way.
+        let written: String = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
         let whole = written.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let lines = whole.lines().filter(|line| line.contains(&kind)).map(str::to_owned);
         let lines: Vec<String> = lines.collect();
