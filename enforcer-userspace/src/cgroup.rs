@@ -244,7 +244,8 @@ impl Cgroups {
     }
 }
 
-/// Whether a cgroup is gone of which a file was to be read or written. ENODEV: it was removed between the opening and that (kernfs).
+/// Whether a cgroup is gone of which a file was to be read or written. ENODEV: it was removed between the opening
+/// and that (seen on 6.18; kernfs_get_active, fs/kernfs/file.c).
 fn is_gone(failed: &io::Error) -> bool {
     matches!(failed.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }

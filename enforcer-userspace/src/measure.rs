@@ -271,6 +271,7 @@ mod tests {
         std::fs::write(&path, b"abc").unwrap();
         let file = File::open(&path).unwrap();
         let hasher = Hasher::default();
+        when_closed(|| Hasher::default().measure(&file, &|| true));
         let hashed = || hasher.hashed.load(Relaxed);
         let measure = || hasher.measure(&file, &|| true).unwrap();
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -281,8 +282,18 @@ mod tests {
         assert_eq!((hex(measure().sha256), hex(measure().sha256)), (abc.to_owned(), abc.to_owned()));
         assert_eq!(hashed(), before + 1, "read once");
         std::fs::write(&path, b"abcd").unwrap();
-        assert_ne!(hex(measure().sha256), abc, "it has changed");
+        assert_ne!(hex(when_closed(|| hasher.measure(&file, &|| true)).sha256), abc, "it has changed");
         assert!(matches!(hasher.measure(&file, &|| false), Err(MeasureError::GivenUp)));
+    }
+
+    /// A program that another test starts has a copy of what is open here for writing until it is executed.
+    fn when_closed(measure: impl Fn() -> Result<Measured, MeasureError>) -> Measured {
+        let tries = std::iter::repeat_with(|| {
+            std::thread::sleep(Duration::from_millis(1));
+            measure()
+        });
+        let is_closed = |measured: &Result<_, _>| !matches!(measured, Err(MeasureError::Writable));
+        tries.take(1000).find(is_closed).expect("it is closed within a second").unwrap()
     }
 
     #[test]
@@ -291,15 +302,6 @@ mod tests {
         let reader = File::open(file.path()).unwrap();
         let hasher = Hasher::default();
         let measure = || hasher.measure(&reader, &|| true);
-        // A program that another test starts has a copy of what is open here until it is executed.
-        let when_closed = || {
-            let tries = std::iter::repeat_with(|| {
-                std::thread::sleep(Duration::from_millis(1));
-                measure()
-            });
-            let closed = |measured: &Result<_, _>| !matches!(measured, Err(MeasureError::Writable));
-            tries.take(1000).find(closed).expect("it is closed within a second").unwrap()
-        };
         assert!(matches!(measure(), Err(MeasureError::Writable)), "it is open");
         let (file, path) = file.into_parts();
         file.set_len(4096).unwrap();
@@ -312,7 +314,7 @@ mod tests {
         assert!(matches!(measure(), Err(MeasureError::Writable)), "it is mapped");
         // SAFETY: what was just mapped, and nobody else knows of.
         unsafe { nix::sys::mman::munmap(map, 4096) }.unwrap();
-        assert!(when_closed().unwritten, "control: nobody has it any more");
+        assert!(when_closed(measure).unwritten, "control: nobody has it any more");
         let again = File::options().append(true).open(&path).unwrap();
         assert!(matches!(measure(), Err(MeasureError::Writable)), "and it could be opened");
         drop(again);

@@ -132,13 +132,18 @@ fn thaw(cgroups: &Cgroups, path: &std::path::Path) -> Result<(), PathError> {
 fn empty_cgroup(cgroups: &Cgroups, path: &std::path::Path, before: &str) -> Result<(), PathError> {
     const ATTEMPTS: usize = 1000;
     for _ in 0..ATTEMPTS {
-        for pid in cgroups.processes(path)? {
+        let inside = cgroups.processes(path)?;
+        // One that is ending.
+        let waits = inside.is_empty();
+        for pid in inside {
             cgroups.release(before, pid)?;
         }
         if cgroups.remove(path)? {
             return Ok(());
         }
-        thread::sleep(Duration::from_millis(1));
+        if waits {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
     // `remove_parent` reports what stays.
     Ok(())

@@ -1,5 +1,5 @@
 //! How long kernel programs run, as far as the kernel tells. It keeps the number of runs and their sum, and no distribution (`struct
-//! bpf_prog_stats`, include/linux/filter.h): what ran between two looks is counted at its mean. So a histogram shows the seconds in
+//! bpf_prog_stats`, include/linux/filter.h, Linux 6.18): what ran between two looks is counted at its mean. So a histogram shows the seconds in
 //! which runs took longer, and not the single run that did.
 
 use std::{collections::BTreeMap, time::Duration};

@@ -60,6 +60,13 @@ pub(crate) enum AuditError {
     },
 }
 
+impl AuditError {
+    /// Whether something is not there any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Io(error) if error.source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// What a log is opened with.
 #[derive(Debug)]
 pub(crate) struct Opening {

@@ -11,12 +11,14 @@ use std::ptr;
 
 use serde_json::Value;
 
-use crate::{DEADLINE, Daemon, wait_until};
+use crate::{DEADLINE, Daemon, say, wait_until};
 
 /// The ids of all objects of a kind that the kernel has: `prog`, `map` or `link`.
 pub fn live_ids(kind: &str) -> BTreeSet<u64> {
     // One that is being made, which is everybody's, is an error of the whole list.
-    let list = wait_until(DEADLINE, &format!("bpftool {kind} show"), || bpftool(&[kind, "show"]).ok());
+    let list = wait_until(DEADLINE, &format!("bpftool {kind} show"), || {
+        bpftool(&[kind, "show"]).inspect_err(|error| say(&format!("bpftool {kind} show: {error}"))).ok()
+    });
     list.as_array().expect("a list").iter().filter_map(|object| object["id"].as_u64()).collect()
 }
 

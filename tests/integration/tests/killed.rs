@@ -71,7 +71,7 @@ fn process_that_was_moved_elsewhere_is_killed_as_well() {
         "{receipt}"
     );
     assert!(done, "{receipt}");
-    // It has no tag any more, and so no access. Moments later it is a zombie.
+    // It has no tag any more, which goes with its last thread. Moments later it is a zombie.
     wait_until(DEADLINE, "it is dead, as was said", || (!is_alive(child)).then_some(()));
     wait_until(DEADLINE, "the other, too", || (!is_alive(inside.pid())).then_some(()));
     assert!(is_alive(neighbour.pid()), "what is no session's is left alone");

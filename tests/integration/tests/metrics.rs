@@ -145,6 +145,9 @@ fn what_programs_take_is_a_histogram() {
         [("sum", ""), ("count", ""), ("bucket", "le=\"+Inf\",")].map(|(suffix, labels)| {
             value(&text, &of(suffix, labels)).unwrap_or_else(|| panic!("no {suffix} in {text}"))
         });
+    let (_, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    let checked = promtool(&["check", "metrics"], body.strip_suffix("# EOF\n").expect("it ends so"));
+    assert!(!String::from_utf8_lossy(&checked.stderr).contains("error"), "{checked:?}");
     assert!(all == count && (10e-9..1e-3).contains(&(sum / count)), "{sum} {count} {all}");
 }
 

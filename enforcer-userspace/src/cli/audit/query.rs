@@ -109,7 +109,13 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
                 ControlFlow::Break(())
             }
         }
-    })?;
+    });
+    let report = match report {
+        Err(error) if error.is_gone() => {
+            return Err(Failure::from(error).hint("the daemon has removed it meanwhile: ask again"));
+        }
+        report => report?,
+    };
     let failed = failed.map_or_else(|| io::Write::flush(&mut out), Err);
     match failed {
         // Nobody reads it any more.
@@ -127,10 +133,7 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
             text::harmless(&finding.flaw.to_string())
         );
         let failure = Failure { status: ExitStatus::No, error, hint: None };
-        return Err(failure.hint(match verify::is_there(&dir, &segments)? {
-            true => "what was printed is of the entries before it",
-            false => "the daemon has removed segments meanwhile, which may be all: ask again",
-        }));
+        return Err(failure.hint("what was printed is of the entries before it"));
     }
     if report.log.is_none() {
         return Err(no_log(dir.path()));

@@ -13,7 +13,7 @@ use crate::{
     state::{AuditError, LogDir, SegmentFile, read_json},
 };
 
-/// How often a log is read that the daemon removes from meanwhile, before it is said that it is not sound.
+/// How often a log is read from which the daemon removes what is to be read next.
 const TRIES: usize = 20;
 
 #[derive(Debug, clap::Args)]
@@ -98,20 +98,13 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
             let anchor: Option<Anchor> = none_if_unreadable(read_json(path))?.flatten();
             verifier.expect(format!("`{}`", path.display()), anchor);
         }
-        let report = dir.walk(&segments, verifier, &mut |_| ControlFlow::Continue(()));
-        Ok::<_, Failure>((segments, report))
+        Ok::<_, Failure>(dir.walk(&segments, verifier, &mut |_| ControlFlow::Continue(())))
     };
     let mut tries = 1..TRIES;
     let report = loop {
-        let (segments, report) = verify()?;
-        match report {
-            Ok(report) if report.finding.is_none() => break report,
-            // What was removed while it was read says nothing.
-            report => {
-                if is_there(&dir, &segments)? || tries.next().is_none() {
-                    break report?;
-                }
-            }
+        match verify()? {
+            Err(error) if error.is_gone() && tries.next().is_some() => {}
+            report => break report?,
         }
     };
     if report.log.is_none() && report.finding.is_none() {
@@ -123,12 +116,6 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
         Format::Text => text::print(&render(&report))?,
     }
     Ok(if sound { ExitStatus::Ok } else { ExitStatus::No })
-}
-
-/// Whether all segments are there still.
-pub(super) fn is_there(dir: &LogDir, segments: &[SegmentFile]) -> Result<bool, AuditError> {
-    let now = dir.segments()?;
-    Ok(segments.iter().all(|segment| now.iter().any(|it| it.first == segment.first)))
 }
 
 fn document(report: Report) -> Document {

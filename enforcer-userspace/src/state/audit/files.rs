@@ -111,10 +111,17 @@ impl LogDir {
             };
             let digits = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
             let Some(first) = number.parse().ok().filter(|_| digits) else { continue };
-            let metadata = match fs::symlink_metadata(&path) {
-                // Packed or removed meanwhile.
+            let there = match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !packed => {
+                    let path = self.packed_path(first);
+                    fs::symlink_metadata(&path).map(|metadata| (path, true, metadata))
+                }
+                metadata => metadata.map(|metadata| (path.clone(), packed, metadata)),
+            };
+            let (path, packed, metadata) = match there {
+                // Removed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                metadata => metadata.map_err(PathError::at("look at", &path))?,
+                there => there.map_err(PathError::at("look at", &path))?,
             };
             let modified = metadata.modified().map_err(PathError::at("look at", &path))?;
             found.push(SegmentFile { first, path, packed, bytes: metadata.len(), modified });
