@@ -94,6 +94,8 @@ pub(crate) struct SessionFile {
     /// A daemon that finds this was killed before it had let the processes go on that it had stopped for that.
     #[serde(default)]
     pub(crate) stopped: bool,
+    #[serde(default)]
+    pub(crate) expiry_recorded: bool,
     /// The session that handed it a part of itself.
     #[serde(default)]
     pub(crate) parent: Option<Lineal>,
@@ -132,6 +134,7 @@ impl SessionFile {
             state: session.state.name().to_owned(),
             registering: session.registering,
             stopped: session.stopped,
+            expiry_recorded: session.expiry_recorded,
             parent: grant.parent.clone(),
             context: grant.context.clone(),
             container: grant.container.clone(),

@@ -53,9 +53,11 @@ fn chain(signer: &Signer, held: &[(&str, u64)]) -> (Vec<Hop>, Uuid) {
     let mut hops = Vec::new();
     for (at, (to, expires_ns)) in held.iter().enumerate() {
         let id = Uuid::from_u128(at as u128 + 1);
-        let parent = above
-            .last()
-            .map(|parent| Lineal { id: *parent, ancestors: vec![Slot { slot: 0, generation: 1 }; at] });
+        let parent = above.last().map(|parent| Lineal {
+            id: *parent,
+            ancestors: vec![Slot { slot: 0, generation: 1 }; at],
+            agents: Vec::new(),
+        });
         let envelope = envelope(&rule(to));
         let mut hop = signer.hop(&grant(id, parent, *expires_ns), &envelope, None, now).unwrap();
         hop.envelope = Some(envelope.text.clone());

@@ -200,6 +200,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::ImageMeasured => "image measured",
         EventKind::FileMeasured => "file measured",
         EventKind::TamperSign => "tamper sign",
+        EventKind::AuditCheckpoint => "audit checkpoint",
         EventKind::Finding => "finding",
         EventKind::Listening => "listening",
         EventKind::ListeningEnded => "listening ended",

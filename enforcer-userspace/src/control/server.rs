@@ -82,11 +82,23 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// Whether what happened before it must be known: it asks about that, or a session hands on a process that it has only just made.
+    /// What it would change, in words, if anything.
+    pub(crate) const fn changes(&self) -> Option<&'static str> {
+        match self {
+            Self::Enrol(_) => Some("enrol"),
+            Self::Apply(_) => Some("apply an envelope"),
+            Self::Lift { .. } => Some("lift a quarantine"),
+            Self::Teardown { .. } => Some("teardown"),
+            _ => None,
+        }
+    }
+
+    /// Whether what happened before it must be known: it asks about that, or for what depends on what a process has only just become.
     pub(crate) const fn is_after_records(&self) -> bool {
         matches!(
             self,
             Self::Enrol(_)
+                | Self::Credential(_)
                 | Self::Sessions { .. }
                 | Self::Session { .. }
                 | Self::Whoami

@@ -66,9 +66,15 @@ pub(crate) struct SpiffeId {
 }
 
 impl SpiffeId {
-    /// An agent's. Its name must be a part of a path, which names in envelopes are.
-    pub(crate) fn of_agent(trust_domain: &TrustDomain, agent: &str) -> Result<Self, SpiffeIdError> {
-        format!("{}/agent/{agent}", trust_domain.id()).parse()
+    /// An agent's; of one in a sub-session, behind those above it, from the top down: what such a one is called, those above it say, and
+    /// no name of theirs is that of somebody else. A name must be a part of a path, which names in envelopes are.
+    pub(crate) fn of_agent(
+        trust_domain: &TrustDomain,
+        above: &[String],
+        agent: &str,
+    ) -> Result<Self, SpiffeIdError> {
+        let above: String = above.iter().flat_map(|agent| [agent, "/"]).collect();
+        format!("{}/agent/{above}{agent}", trust_domain.id()).parse()
     }
 
     pub(crate) const fn trust_domain(&self) -> &TrustDomain {

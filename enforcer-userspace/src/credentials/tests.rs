@@ -27,7 +27,7 @@ fn principal(expires_s: i64) -> Principal {
         executable_digest: None,
         parent_session: Some("parent".to_owned()),
     };
-    Principal { id: SpiffeId::of_agent(&domain(), "agent").unwrap(), claims, expires_s }
+    Principal { id: SpiffeId::of_agent(&domain(), &[], "agent").unwrap(), claims, expires_s }
 }
 
 fn bundle(list: Vec<Authority>) -> Bundle {

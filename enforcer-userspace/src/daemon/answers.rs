@@ -54,7 +54,7 @@ impl Daemon {
         let usage = self.kernel.sessions.usage(session.grant.slot.slot).unwrap_or_default();
         let mut info =
             describe(session, self.registry.standing_of(session, now_ns), &usage, &self.host.boot_id);
-        info.spiffe_id = self.issuer.spiffe_id(session.agent());
+        info.spiffe_id = self.issuer.spiffe_id(session);
         info
     }
 

@@ -9,12 +9,12 @@ use std::{collections::HashMap, sync::Arc};
 use axum::http::StatusCode;
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError, cut::Which, internal, trust::Admitted};
+use super::{Daemon, DaemonError, asker::asker, cut::Which, internal, trust::Admitted};
 use crate::{
     clock,
     control::{dto, peer::Peer, server::Refusal},
     envelope::{self, Envelope},
-    record::{EventKind, EventLine},
+    record::{EventKind, EventLine, LineAsker},
     session::{EnvelopeInForce, Session},
     state::{EnvelopeFile, SessionFile},
 };
@@ -32,7 +32,7 @@ impl Daemon {
         // From here on the rules are in the kernel, and go again if nobody is held to them.
         let applied = self
             .remember(news)
-            .and_then(|()| self.hold_to(&concerned, &envelope, request.signature.as_deref()));
+            .and_then(|()| self.hold_to(&concerned, &envelope, request.signature.as_deref(), asker(peer)));
         self.remove_unused_rules(envelope.number);
         let sessions = applied?;
         let envelope_digest = envelope.digest.clone();
@@ -126,6 +126,7 @@ impl Daemon {
         concerned: &[Uuid],
         envelope: &Arc<EnvelopeInForce>,
         signature: Option<&str>,
+        asked_by: LineAsker,
     ) -> Result<Vec<dto::AppliedSession>, Refusal> {
         let mut concerned = concerned.to_vec();
         let depth = |id: &Uuid| self.registry.get(*id).map_or(0, |session| session.grant.ancestors().count());
@@ -136,11 +137,11 @@ impl Daemon {
         }
         below.retain(|(id, _)| !concerned.contains(id));
         for (id, narrower) in below {
-            let held = self.hold_each_to(&[id], &narrower, None);
+            let held = self.hold_each_to(&[id], &narrower, None, asked_by);
             self.remove_unused_rules(narrower.number);
             held?;
         }
-        self.hold_each_to(&concerned, envelope, signature)
+        self.hold_each_to(&concerned, envelope, signature, asked_by)
     }
 
     fn hold_each_to(
@@ -148,6 +149,7 @@ impl Daemon {
         concerned: &[Uuid],
         envelope: &Arc<EnvelopeInForce>,
         signature: Option<&str>,
+        asked_by: LineAsker,
     ) -> Result<Vec<dto::AppliedSession>, Refusal> {
         let failed = |error: &(dyn std::error::Error + 'static)| internal(error);
         let is_other = |session: &Session| session.envelope.number != envelope.number;
@@ -179,7 +181,7 @@ impl Daemon {
         // In force. What is left is writing down.
         for id in &changing {
             let Some(session) = self.registry.get(*id) else { continue };
-            self.events.write(replaced_line(session));
+            self.events.write(replaced_line(session, Some(asked_by)));
             let saved = self.state.save(&SessionFile::new(session, &self.host.boot_id));
             self.survive(saved.map_err(DaemonError::from));
             // What is open and no longer allowed sends nothing from now on; this tells its ends.
@@ -198,8 +200,22 @@ impl Daemon {
 }
 
 /// That a session is held to another envelope than before.
-pub(super) fn replaced_line(session: &Session) -> EventLine {
-    let at_ns = session.replaced.last().map_or_else(clock::boot_ns, |replaced| replaced.at_ns);
-    let line = EventLine::new(EventKind::EnvelopeReplaced, &clock::wall(at_ns));
-    line.session(session).detail(format!("now {}", session.envelope.digest))
+pub(super) fn replaced_line(session: &Session, asked_by: Option<LineAsker>) -> EventLine {
+    let replaced = session.replaced.last();
+    let line = EventLine::new(
+        EventKind::EnvelopeReplaced,
+        &clock::wall(replaced.map_or_else(clock::boot_ns, |replaced| replaced.at_ns)),
+    );
+    let said = |envelope: &EnvelopeInForce| {
+        let revision = envelope.envelope.metadata.revision;
+        let revision = if revision > 0 { format!(" of revision {revision}") } else { String::new() };
+        format!("{}{revision}", envelope.digest)
+    };
+    let before =
+        replaced.map_or_else(String::new, |replaced| format!(", before {}", said(&replaced.envelope)));
+    let by =
+        asked_by.map_or_else(String::new, |by| format!(", asked for by pid {} (uid {})", by.pid, by.uid));
+    let mut line = line.session(session).detail(format!("now {}{before}{by}", said(&session.envelope)));
+    line.asked_by = asked_by;
+    line
 }

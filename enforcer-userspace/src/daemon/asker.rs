@@ -11,7 +11,13 @@ use crate::{
         server::{Refusal, Request},
     },
     procfs,
+    record::LineAsker,
 };
+
+/// As an event names it.
+pub(super) const fn asker(peer: &Peer) -> LineAsker {
+    LineAsker { pid: peer.pid, uid: peer.uid }
+}
 
 impl Daemon {
     /// Root and one group operate the daemon. A process of a session may ask about itself and hand on what it has, whoever it runs as, and
@@ -48,7 +54,7 @@ impl Daemon {
             // Answered by `credential`, which asks for the opposite.
             Request::Credential(_) => "a credential",
         };
-        self.record_refusal(format!("pid {} (uid {}) asked to {asked}: {refusal}", peer.pid, peer.uid));
+        self.record_refusal(peer, &format!("asked to {asked}: {refusal}"));
         let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", refusal);
         Err(refusal
             .hint("ask an operator; `enforcer whoami`, `why` and `chain` answer a process of a session about its own"))

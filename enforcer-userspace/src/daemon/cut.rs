@@ -90,7 +90,8 @@ impl Daemon {
     /// Records what was cut, and tells whoever waits for it.
     pub(super) fn end_cut(&mut self, Done { session, cut, reply }: Done) {
         self.faults += cut.errors.len() as u64;
-        if cut.destroyed > 0 || cut.left > 0 || !cut.errors.is_empty() {
+        // What somebody has asked for is written down as it is told, also where there was nothing to cut.
+        if reply.is_some() || cut.destroyed > 0 || cut.left > 0 || !cut.errors.is_empty() {
             let mut line = EventLine::new(EventKind::SocketsDestroyed, &clock::wall(clock::boot_ns()));
             line.session = session;
             let mut detail = format!(
@@ -100,7 +101,18 @@ impl Daemon {
                 cut.namespaces,
                 cut.took.as_secs_f64() * 1e3
             );
-            for error in &cut.errors {
+            if let Some(Reply { revoked, .. }) = &reply {
+                detail.push_str(&format!(
+                    "; receipt: {}, stored within {} us; of {} processes, which are {}, {} run; {} sessions below",
+                    revoked.state,
+                    revoked.store_us,
+                    revoked.processes,
+                    revoked.processes_are,
+                    revoked.processes_running,
+                    revoked.descendants.len(),
+                ));
+            }
+            for error in reply.iter().flat_map(|reply| &reply.revoked.errors).chain(&cut.errors) {
                 detail.push_str("; ");
                 detail.push_str(error);
             }

@@ -180,15 +180,16 @@ impl Daemon {
         let session = self.registry.get(parent).ok_or_else(gone)?;
         let slots = std::iter::once(session.grant.slot).chain(session.grant.ancestors());
         let ancestors = slots.map(|it| Slot { slot: it.slot, generation: it.generation }).collect();
-        Ok((Lineal { id: parent, ancestors }, session.grant.expires_ns))
+        let agents = session.grant.agents_above().map(|above| {
+            let own = session.agent().to_owned();
+            above.iter().cloned().chain([own]).collect()
+        });
+        let lineal = Lineal { id: parent, ancestors, agents: agents.unwrap_or_default() };
+        Ok((lineal, session.grant.expires_ns))
     }
 
     fn record_undelegated(&mut self, peer: &Peer, refusal: &Refusal) {
-        let Peer { pid, uid, .. } = peer;
-        self.record_refusal(format!(
-            "pid {pid} (uid {uid}) of a session asked to delegate: {}",
-            refusal.message
-        ));
+        self.record_refusal(peer, &format!("of a session asked to delegate: {}", refusal.message));
     }
 }
 

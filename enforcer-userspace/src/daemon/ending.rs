@@ -15,6 +15,7 @@ use crate::{
     kernel::MapsError,
     record::{EventKind, EventLine},
     session::{Lingering, Session, Status},
+    state::SessionFile,
 };
 
 /// How long after the end of its last process what a session sent may still be on its way: TCP gives up on what nobody answers after
@@ -36,8 +37,14 @@ impl Daemon {
                 self.events.write(EventLine::new(EventKind::SessionExpired, &time).session(session));
             }
         }
+        for id in &expired {
+            self.begin_cut(*id, Which::All, None);
+        }
+        // So that the next daemon knows.
         for id in expired {
-            self.begin_cut(id, Which::All, None);
+            if let Some(session) = self.registry.get(id) {
+                self.state.save(&SessionFile::new(session, &self.host.boot_id))?;
+            }
         }
         Ok(())
     }

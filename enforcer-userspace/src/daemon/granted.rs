@@ -15,11 +15,12 @@ use ring::digest::{Context, SHA256};
 
 use super::{
     Beside, Daemon, StartError, To,
-    asker::{Unvouched, vouch},
+    asker::{Unvouched, asker, vouch},
     attest::Found,
     reply_to,
 };
 use crate::{
+    clock,
     control::{
         dto,
         peer::Peer,
@@ -29,7 +30,7 @@ use crate::{
     envelope::{self, Envelope},
     exit::one_line,
     path_error::PathError,
-    record::EventKind,
+    record::{EventKind, EventLine},
     registration::{self, Executable, PolicyError, Principal},
 };
 
@@ -197,18 +198,18 @@ impl Daemon {
             Err(refusal) => self.record_ungranted(&peer, refusal),
             Ok((grant, enrolled)) => {
                 let detail = format!("session {} of user {} by grant `{grant}`", enrolled.id, peer.uid);
-                self.note(EventKind::SessionGranted, detail);
+                let line = EventLine::new(EventKind::SessionGranted, &clock::wall(clock::boot_ns()));
+                let mut line = line.asked_by(asker(&peer)).detail(detail);
+                let session = enrolled.id.parse().ok().and_then(|id| self.registry.get(id));
+                line.session = session.map(|session| session.text.clone());
+                self.events.write(line);
             }
         }
         reply_to(to, enrolled.map(|(_, enrolled)| Answer::Enrolled(enrolled)));
     }
 
     fn record_ungranted(&mut self, peer: &Peer, refusal: &Refusal) {
-        let Peer { pid, uid, .. } = peer;
-        self.record_refusal(format!(
-            "pid {pid} (uid {uid}), no operator, asked to enrol: {}",
-            refusal.message
-        ));
+        self.record_refusal(peer, &format!("is no operator, and asked to enrol: {}", refusal.message));
     }
 }
 

@@ -122,10 +122,9 @@ impl Issuer {
         Ok(Some(format!("authority {id} is no longer in the trust bundle: all that it signed has expired")))
     }
 
-    /// Of an agent. Nothing where its name cannot be in one.
-    pub(super) fn spiffe_id(&self, agent: &str) -> Option<String> {
-        let id = SpiffeId::of_agent(self.authorities.trust_domain(), agent);
-        id.ok().map(|id| id.to_string())
+    /// Of a session's agent. Nothing where its name cannot be in one.
+    pub(super) fn spiffe_id(&self, session: &Session) -> Option<String> {
+        spiffe_id(session, self.authorities.trust_domain()).ok().map(|id| id.to_string())
     }
 
     fn publish(&self) {
@@ -171,8 +170,7 @@ impl Daemon {
     }
 
     fn refuse_credential(&mut self, peer: &Peer, wanted: &Wanted, why: &str) -> Refusal {
-        let (pid, uid, name) = (peer.pid, peer.uid, wanted.name());
-        self.record_refusal(format!("pid {pid} (uid {uid}) asked for {name}: {why}"));
+        self.record_refusal(peer, &format!("asked for {}: {why}", wanted.name()));
         Refusal::new(StatusCode::FORBIDDEN, "no-identity", why)
     }
 
@@ -237,7 +235,7 @@ impl Daemon {
             IssueError::TooLate => Refusal::new(StatusCode::FORBIDDEN, "no-identity", error.to_string()),
             _ => internal(&error),
         })?;
-        self.record_issued(peer, id, &svid, wanted);
+        self.record_issued(peer, (id, &principal.id), &svid, wanted);
         // What lasts as long as the session is not renewed.
         let renewed = svid.expires_s().filter(|expires_s| *expires_s < principal.expires_s);
         let renew_in = renewed.map(|expires_s| seconds(expires_s - now_s) / 2);
@@ -246,7 +244,7 @@ impl Daemon {
         Ok(Issued { id: principal.id, svid, lease })
     }
 
-    fn record_issued(&mut self, peer: &Peer, id: Uuid, svid: &Svid, wanted: &Wanted) {
+    fn record_issued(&mut self, peer: &Peer, (id, name): (Uuid, &SpiffeId), svid: &Svid, wanted: &Wanted) {
         let detail = match (svid, wanted) {
             (Svid::X509(svid), _) => format!("X509-SVID {}", svid.serial),
             (Svid::Jwt(svid), Wanted::Jwt { audience, .. }) => {
@@ -262,7 +260,7 @@ impl Daemon {
         let mut line =
             EventLine::new(EventKind::CredentialIssued, &clock::wall(clock::boot_ns())).session(session);
         line.process = Some(LineProcess::new(peer.pid, comm, Some(session), &self.host.boot_id));
-        self.events.write(line.detail(detail));
+        self.events.write(line.detail(format!("{detail}, as {name}")));
     }
 
     /// Tells the streams of sessions that changed. Looked at after whatever happens: so no change can be forgotten.
@@ -330,7 +328,12 @@ fn principal(
         executable_digest,
         parent_session: grant.parent_id().map(|id| id.to_string()),
     };
-    Ok(Principal { id: SpiffeId::of_agent(trust_domain, session.agent())?, claims, expires_s })
+    Ok(Principal { id: spiffe_id(session, trust_domain)?, claims, expires_s })
+}
+
+fn spiffe_id(session: &Session, trust_domain: &TrustDomain) -> Result<SpiffeId, SpiffeIdError> {
+    let above = session.grant.agents_above().ok_or(SpiffeIdError::Path)?;
+    SpiffeId::of_agent(trust_domain, above, session.agent())
 }
 
 const fn no_longer(status: Status) -> &'static str {

@@ -11,7 +11,7 @@ use enforcer_common::{
 use ring::digest::{SHA256, digest as sha256};
 use uuid::Uuid;
 
-use super::{Daemon, DaemonError, internal, trust::Admitted};
+use super::{Daemon, DaemonError, asker::asker, internal, trust::Admitted};
 use crate::{
     cgroup::SessionCgroup,
     clock,
@@ -298,9 +298,10 @@ impl Daemon {
     }
 
     /// Takes enforcement away, with everything this instance made.
-    pub(super) fn release(&mut self, keep_events: bool) -> dto::TornDown {
+    pub(super) fn release(&mut self, peer: &Peer, keep_events: bool) -> dto::TornDown {
         let written = self.write_all_totals();
         self.survive(written);
+        self.say_released(peer);
         let sessions = self.registry.iter().map(|session| crate::teardown::Held {
             released: dto::Released {
                 id: session.grant.id.to_string(),
@@ -320,15 +321,30 @@ impl Daemon {
         let baselines = self.baseline_files();
         let mut baselines = baselines.lock().unwrap_or_else(PoisonError::into_inner);
         let torn_down = crate::teardown::remove_all(&self.settings, &self.cgroups, sessions, keep_events);
-        if torn_down.ended {
+        if torn_down.ended && !keep_events {
             baselines.close();
-        } else {
+        }
+        if !torn_down.ended {
             let held = self.kernel.hold_links();
             self.survive(held.map_err(DaemonError::from));
             self.reopen_audit();
             self.sinks.iter().for_each(|sink| sink.keep_place(true));
+            self.note(EventKind::DaemonFault, "teardown did not end enforcement: it goes on");
         }
         torn_down
+    }
+
+    /// Whoever reads the log later must not take sessions for held that are not.
+    fn say_released(&mut self, peer: &Peer) {
+        let by = format!("asked for by pid {} (uid {})", peer.pid, peer.uid);
+        let time = clock::wall(clock::boot_ns());
+        for session in self.registry.iter() {
+            let line = EventLine::new(EventKind::SessionEnded, &time).session(session).asked_by(asker(peer));
+            self.events.write(line.detail(format!("released by teardown, {by}")));
+        }
+        self.tell_checkpoint();
+        let line = EventLine::new(EventKind::DaemonStopped, &time).asked_by(asker(peer));
+        self.events.write(line.detail(format!("teardown, {by}: enforcement ends")));
     }
 }
 

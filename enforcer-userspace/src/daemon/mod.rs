@@ -7,6 +7,7 @@ mod asker;
 mod attest;
 mod audit;
 mod beside;
+mod coverage;
 mod cut;
 mod delegate;
 mod ending;
@@ -47,7 +48,6 @@ use uuid::Uuid;
 use crate::{
     cgroup::Cgroups,
     chain::Signer,
-    clock,
     control::{
         peer::Peer,
         server::{Answer, Call, Refusal, Request},
@@ -55,7 +55,7 @@ use crate::{
     exit::one_line,
     host::Host,
     kernel::{Kernel, Ring},
-    record::{EventKind, EventLine, Losses},
+    record::{EventKind, Losses},
     scrape::Scrape,
     session::Registry,
     settings::Settings,
@@ -80,7 +80,7 @@ use trust::Trust;
 
 /// Records handled before the loop looks at its other inputs again.
 const RECORDS_AT_ONCE: usize = 256;
-/// How long a question may wait for records that came before it.
+/// How long a request may wait for records that came before it.
 const CATCH_UP: Duration = Duration::from_millis(100);
 /// How long records are held back before it is looked whether the audit log takes them.
 const HOLD: Duration = Duration::from_millis(2);
@@ -131,6 +131,7 @@ pub(crate) struct Daemon {
     findings: Findings,
     totals: Totals,
     metrics: Metrics,
+    said: coverage::Said,
     /// Where work beside the loop says that it is done.
     done: mpsc::UnboundedSender<Beside>,
     /// The session that is being registered beside the loop: one at a time.
@@ -226,8 +227,9 @@ impl Daemon {
         self.catch_up(ring);
         let written = self.write_all_totals();
         self.survive(written);
-        let line = EventLine::new(EventKind::DaemonStopped, &clock::wall(clock::boot_ns()));
-        self.events.write(line.detail(format!("{reason}; enforcement goes on")));
+        self.tell_checkpoint();
+        let said = format!("{reason}; enforcement goes on; {}", self.coverage_said());
+        self.note(EventKind::DaemonStopped, said);
     }
 
     /// Whether a request has to wait until what is being registered is: it would begin another session, change all those of an agent,
@@ -294,15 +296,24 @@ impl Daemon {
                 return false;
             }
             (Ok(()), Request::Revoke { id, then }) => {
-                self.revoke(&id, then, reply);
+                self.revoke(&peer, &id, then, reply);
                 return false;
             }
             (Ok(()), Request::Quarantine { id }) => {
-                self.quarantine(&id, reply);
+                self.quarantine(&peer, &id, reply);
                 return false;
             }
             (Ok(()), Request::RotateAuditKey) => return self.rotate_audit_key(reply),
-            (Ok(()), request) => self.answer(&peer, request),
+            (Ok(()), request) => {
+                let changes = request.changes();
+                let answer = self.answer(&peer, request);
+                if let (Err(refusal), Some(what)) = (&answer, changes)
+                    && !refusal.recorded
+                {
+                    self.record_refusal(&peer, &format!("asked to {what}: {}", refusal.message));
+                }
+                answer
+            }
         };
         let torn_down = matches!(&answer, Ok(Answer::TornDown(answer)) if answer.ended);
         reply_to(reply, answer);
@@ -319,7 +330,7 @@ impl Daemon {
             Request::Why { id } => self.why(peer, id.as_deref()).map(Answer::Refusals),
             Request::Status => self.status().map(Answer::Status).map_err(|error| internal(&error)),
             Request::Metrics => self.metrics().map(Answer::Metrics).map_err(|error| internal(&error)),
-            Request::Lift { id } => self.lift(&id).map(Answer::Lifted),
+            Request::Lift { id } => self.lift(peer, &id).map(Answer::Lifted),
             // Answered elsewhere, or when what takes time is done: see `handle`.
             Request::Register(_)
             | Request::Revoke { .. }
@@ -331,7 +342,7 @@ impl Daemon {
             Request::TrustBundle => Ok(Answer::TrustBundle(self.trust_bundle())),
             Request::Apply(apply) => self.apply(peer, apply).map(Answer::Applied),
             Request::Events => self.events.feed().map(Answer::Events).map_err(|error| internal(&error)),
-            Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(keep_events))),
+            Request::Teardown { keep_events } => Ok(Answer::TornDown(self.release(peer, keep_events))),
         }
     }
 

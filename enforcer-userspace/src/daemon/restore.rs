@@ -106,18 +106,24 @@ impl Daemon {
         };
         // The earlier daemon was killed when the kernel had changed over, and this was still to be written down.
         let unrecorded = file.envelope.number != envelope.number;
-        let (registering, stopped) = (file.registering, file.stopped);
+        let (registering, stopped, expiry_recorded) = (file.registering, file.stopped, file.expiry_recorded);
         let hops = [file.hop.clone(), file.other_hop.clone()];
         let mut session = Session::new(grant_of(file), envelope);
         session.hop = self.hop_or_new(&session, hops);
         session.state = stricter(on_disk, control.state);
+        let disagreed = on_disk != control.state;
+        if disagreed {
+            let (file, kernel) = (on_disk.name(), control.state.name());
+            let why = format!("its file says {file}, and the kernel {kernel}");
+            let quarantined = session.state == SessionState::Quarantined;
+            let kind = if quarantined { EventKind::SessionQuarantined } else { EventKind::SessionRevoked };
+            self.write_of(&session, kind, why);
+        }
         if registering {
             // Not all of its processes are known to be held to it.
             session.state = SessionState::Revoked;
-            self.note(
-                EventKind::SessionRevoked,
-                format!("session {id} was being registered when the daemon was killed"),
-            );
+            let why = "it was being registered when the daemon was killed";
+            self.write_of(&session, EventKind::SessionRevoked, why);
         }
         if stopped {
             self.thaw(&session.grant.cgroup);
@@ -128,28 +134,32 @@ impl Daemon {
         {
             session.state = SessionState::Revoked;
             let why = "its envelope restricts Unix sockets, and there is no guard any more";
-            self.note(EventKind::SessionRevoked, format!("session {id}: {why}"));
+            self.write_of(&session, EventKind::SessionRevoked, why);
         }
         if session.envelope.envelope.on_finding == OnFinding::Quarantine && !self.findings.finds_deeds() {
             let why =
                 "its envelope says `onFinding: quarantine`, and every detection that it is about is off";
             self.note(EventKind::DaemonFault, format!("session {id}: {why}"));
         }
-        // An expiry that an earlier daemon saw is not recorded again.
-        session.expiry_recorded = session.grant.expires_ns <= clock::boot_ns();
+        session.expiry_recorded = expiry_recorded;
         if let Some(envelope) = other {
             session.was_held_to(envelope, clock::boot_ns());
         }
         self.kernel.sessions.set_control(slot.slot, session.control())?;
         if unrecorded {
-            self.events.write(replaced_line(&session));
+            self.events.write(replaced_line(&session, None));
         }
-        if unrecorded || registering || stopped {
+        if unrecorded || registering || stopped || disagreed {
             self.state.save(&SessionFile::new(&session, &self.host.boot_id))?;
         }
         self.prepare_images(&session.envelope);
         self.registry.insert(session);
         Ok(())
+    }
+
+    fn write_of(&mut self, session: &Session, kind: EventKind, why: impl Into<String>) {
+        let line = EventLine::new(kind, &clock::wall(clock::boot_ns()));
+        self.events.write(line.session(session).detail(why));
     }
 
     /// Remembers a session that nobody saw end: the host was started again, or somebody took it out of the kernel.

@@ -9,39 +9,55 @@ use uuid::Uuid;
 
 use super::{
     Daemon, DaemonError, To,
+    asker::asker,
     cut::{Reply, Which},
     internal, reply_to,
     stop::Stop,
 };
 use crate::{
     clock,
-    control::{dto, server::Refusal},
-    record::{EventKind, EventLine},
+    control::{dto, peer::Peer, server::Refusal},
+    record::{EventKind, EventLine, LineAsker},
     session::Status,
     state::SessionFile,
 };
 
+/// Why a session's standing changes.
+struct Why {
+    detail: String,
+    /// Of what somebody asked for.
+    asked_by: Option<LineAsker>,
+}
+
+fn by(peer: &Peer) -> String {
+    format!("asked for by pid {} (uid {})", peer.pid, peer.uid)
+}
+
 impl Daemon {
     /// Revokes a session, and answers when its sockets are destroyed: also one that has ended, for as long as what it sent last may still
     /// be on its way.
-    pub(super) fn revoke(&mut self, id: &str, then: dto::Then, to: To) {
+    pub(super) fn revoke(&mut self, peer: &Peer, id: &str, then: dto::Then, to: To) {
         // By the beginning of an id, one that runs is meant before one that has ended.
         if !self.registry.starting_with(id).is_empty() {
-            return self.change(id, SessionState::Revoked, then, to);
+            return self.change(peer, id, SessionState::Revoked, then, to);
         }
         let found = one_of(&self.registry.lingering_starting_with(id), id);
-        match found.and_then(|id| Ok((id, self.try_revoke_ended(id)?))) {
+        match found.and_then(|id| Ok((id, self.try_revoke_ended(peer, id)?))) {
             Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, stop: None, revoked })),
-            Err(refusal) => reply_to(to, Err(refusal)),
+            Err(refusal) => {
+                self.record_refusal(peer, &format!("asked to revoke `{id}`: {}", refusal.message));
+                reply_to(to, Err(refusal));
+            }
         }
     }
 
     /// Nothing of it is on disk any more: a daemon that starts again finds its slot held by nobody it knows, and keeps it revoked.
-    fn try_revoke_ended(&mut self, id: Uuid) -> Result<dto::Revoked, Refusal> {
+    fn try_revoke_ended(&mut self, peer: &Peer, id: Uuid) -> Result<dto::Revoked, Refusal> {
         let session = self.registry.known(id).ok_or_else(ended)?;
         let line = (session.state != SessionState::Revoked).then(|| {
             let line = EventLine::new(EventKind::SessionRevoked, &clock::wall(clock::boot_ns()));
-            line.session(session).detail("it had ended: what it sent last is cut")
+            let line = line.session(session).asked_by(asker(peer));
+            line.detail(format!("it had ended: what it sent last is cut, {}", by(peer)))
         });
         let store = self.store_state(id, SessionState::Revoked)?;
         line.into_iter().for_each(|line| self.events.write(line));
@@ -49,33 +65,39 @@ impl Daemon {
     }
 
     /// Puts a session in quarantine, and answers when its sockets are destroyed.
-    pub(super) fn quarantine(&mut self, id: &str, to: To) {
-        self.change(id, SessionState::Quarantined, dto::Then::Freeze, to);
+    pub(super) fn quarantine(&mut self, peer: &Peer, id: &str, to: To) {
+        self.change(peer, id, SessionState::Quarantined, dto::Then::Freeze, to);
     }
 
     /// Likewise, because of a finding: nobody waits for it.
     pub(super) fn quarantine_for(&mut self, id: Uuid, why: &str) -> Result<(), Refusal> {
         let state = SessionState::Quarantined;
-        let mut receipt = self.try_change(id, state, Some(why))?;
+        let why = Why { detail: why.to_owned(), asked_by: None };
+        let mut receipt = self.try_change(id, state, &why)?;
         for descendant in self.registry.descendants(id) {
-            self.change_descendant(descendant, state, dto::Then::Freeze, &mut receipt);
+            self.change_descendant(descendant, (id, &why), state, dto::Then::Freeze, &mut receipt);
         }
         let stop = self.stop_processes(id, dto::Then::Freeze);
         self.begin_stop(id, stop);
         Ok(())
     }
 
-    fn change(&mut self, id: &str, state: SessionState, then: dto::Then, to: To) {
-        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state, None)?))) {
+    fn change(&mut self, peer: &Peer, id: &str, state: SessionState, then: dto::Then, to: To) {
+        let why = Why { detail: by(peer), asked_by: Some(asker(peer)) };
+        match self.find(id).and_then(|id| Ok((id, self.try_change(id, state, &why)?))) {
             Ok((id, mut revoked)) => {
                 for descendant in self.registry.descendants(id) {
                     revoked.descendants.push(descendant.to_string());
-                    self.change_descendant(descendant, state, then, &mut revoked);
+                    self.change_descendant(descendant, (id, &why), state, then, &mut revoked);
                 }
                 let stop = Some(self.stop_processes(id, then));
                 self.begin_cut(id, Which::All, Some(Reply { to, stop, revoked }));
             }
-            Err(refusal) => reply_to(to, Err(refusal)),
+            Err(refusal) => {
+                let what = if state == SessionState::Revoked { "revoke" } else { "quarantine" };
+                self.record_refusal(peer, &format!("asked to {what} `{id}`: {}", refusal.message));
+                reply_to(to, Err(refusal));
+            }
         }
     }
 
@@ -84,26 +106,25 @@ impl Daemon {
     fn change_descendant(
         &mut self,
         id: Uuid,
+        (above, why): (Uuid, &Why),
         state: SessionState,
         then: dto::Then,
         receipt: &mut dto::Revoked,
     ) {
-        if state == SessionState::Revoked
-            && let Err(refusal) = self.try_change(id, state, None)
-        {
-            receipt.errors.push(format!("session {id}: {}", refusal.message));
+        let detail = format!("session {above}, above it, is {}: {}", state.name(), why.detail);
+        let why = Why { detail, asked_by: why.asked_by };
+        if state == SessionState::Revoked {
+            if let Err(refusal) = self.try_change(id, state, &why) {
+                receipt.errors.push(format!("session {id}: {}", refusal.message));
+            }
+        } else {
+            self.say_why(id, EventKind::SessionQuarantined, &why);
         }
         let stop = self.stop_processes(id, then);
         self.begin_stop(id, stop);
     }
 
-    /// Why: of what nobody asked for.
-    fn try_change(
-        &mut self,
-        id: Uuid,
-        state: SessionState,
-        why: Option<&str>,
-    ) -> Result<dto::Revoked, Refusal> {
+    fn try_change(&mut self, id: Uuid, state: SessionState, why: &Why) -> Result<dto::Revoked, Refusal> {
         let session = self.registry.get(id).ok_or_else(ended)?;
         if session.state == SessionState::Revoked && state != SessionState::Revoked {
             return Err(Refusal::new(
@@ -127,7 +148,7 @@ impl Daemon {
     }
 
     /// Lets a session in quarantine go on, under the envelope that it is held to.
-    pub(super) fn lift(&mut self, id: &str) -> Result<dto::Lifted, Refusal> {
+    pub(super) fn lift(&mut self, peer: &Peer, id: &str) -> Result<dto::Lifted, Refusal> {
         let id = self.find(id)?;
         let session = self.registry.get(id).ok_or_else(ended)?;
         if session.state != SessionState::Quarantined {
@@ -136,21 +157,24 @@ impl Daemon {
         }
         let (cgroup, processes) = (session.grant.cgroup.clone(), session.processes.live().count());
         self.store_state(id, SessionState::Active)?;
-        self.write_down(id, EventKind::SessionReleased, None)?;
+        let why = Why { detail: by(peer), asked_by: Some(asker(peer)) };
+        self.write_down(id, EventKind::SessionReleased, &why)?;
         self.cgroups.freeze(&cgroup, false).map_err(|error| internal(&error))?;
         for descendant in self.registry.descendants(id) {
-            self.thaw_descendant(descendant);
+            self.thaw_descendant(descendant, (id, &why));
         }
         Ok(dto::Lifted { version: dto::VERSION, id: id.to_string(), processes })
     }
 
     /// Lets go on what a quarantine above had frozen, unless there is another one.
-    fn thaw_descendant(&mut self, id: Uuid) {
+    fn thaw_descendant(&mut self, id: Uuid, (above, why): (Uuid, &Why)) {
         let now_ns = clock::boot_ns();
         let Some(session) = self.registry.get(id) else { return };
         if self.registry.standing_of(session, now_ns) != Status::Quarantined {
             let cgroup = session.grant.cgroup.clone();
             self.thaw(&cgroup);
+            let detail = format!("session {above}, above it, is in quarantine no more: {}", why.detail);
+            self.say_why(id, EventKind::SessionReleased, &Why { detail, asked_by: why.asked_by });
         }
     }
 
@@ -170,13 +194,20 @@ impl Daemon {
     }
 
     /// In the kernel it is in force, whatever becomes of the file: a daemon that starts again believes whichever is stricter.
-    fn write_down(&mut self, id: Uuid, kind: EventKind, why: Option<&str>) -> Result<(), Refusal> {
+    fn write_down(&mut self, id: Uuid, kind: EventKind, why: &Why) -> Result<(), Refusal> {
+        self.say_why(id, kind, why);
         let session = self.registry.get(id).ok_or_else(ended)?;
-        let mut line = EventLine::new(kind, &clock::wall(clock::boot_ns())).session(session);
-        line.detail = why.map(str::to_owned);
         let file = SessionFile::new(session, &self.host.boot_id);
-        self.events.write(line);
         self.state.save(&file).map_err(|error| internal(&error))
+    }
+
+    /// An event of a session.
+    fn say_why(&mut self, id: Uuid, kind: EventKind, why: &Why) {
+        let Some(session) = self.registry.get(id) else { return };
+        let line = EventLine::new(kind, &clock::wall(clock::boot_ns())).session(session);
+        let mut line = line.detail(why.detail.as_str());
+        line.asked_by = why.asked_by;
+        self.events.write(line);
     }
 
     /// Freezes its processes, if that is wanted: here, so that nobody who lets them go on later comes before it. What there is to be done

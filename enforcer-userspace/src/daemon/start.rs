@@ -108,8 +108,8 @@ pub(crate) async fn run(
         }
     };
     let cgroups = Cgroups::new(&host.cgroup_root, &settings.cgroup);
-    let kernel = match start_kernel(&pins, &cgroups, &host) {
-        Ok(kernel) => kernel,
+    let (kernel, detached) = match start_kernel(&pins, &cgroups, &host) {
+        Ok(started) => started,
         Err(error) => {
             // Only what is empty goes: a session's cgroup stays.
             cgroups.remove_parent_if_empty()?;
@@ -157,6 +157,7 @@ pub(crate) async fn run(
         findings,
         totals: super::flows::Totals::default(),
         metrics: Default::default(),
+        said: Default::default(),
         done,
         registering: None,
         waiting: VecDeque::new(),
@@ -169,19 +170,16 @@ pub(crate) async fn run(
     daemon.events.log = Some(log);
     let resumed = resume_losses(&mut daemon, cpus);
     daemon.survive(resumed);
-    let guard = match daemon.kernel.guard.absence() {
-        None => "guard active".to_owned(),
-        Some(absence) => {
-            eprintln!("warning: there is no guard: {absence}");
-            format!("no guard: {absence}")
-        }
-    };
+    if let Some(absence) = daemon.kernel.guard.absence() {
+        eprintln!("warning: there is no guard: {absence}");
+    }
     let started = format!(
-        "enforcer {}, ABI version {}, kernel {}, {}, {guard}, baselines of {} agents",
+        "enforcer {}, ABI version {}, kernel {}, {}, {}, baselines of {} agents",
         env!("CARGO_PKG_VERSION"),
         enforcer_common::ABI_VERSION,
         daemon.host.release,
         daemon.kernel.start.name(),
+        daemon.coverage_said(),
         daemon.findings.agents(),
     );
     let line = EventLine::new(EventKind::DaemonStarted, &daemon.started).detail(started);
@@ -189,7 +187,7 @@ pub(crate) async fn run(
     if let Some(change) = new_authority {
         daemon.note(EventKind::AuthorityChanged, change);
     }
-    for sign in tampered {
+    for sign in tampered.into_iter().chain(detached) {
         daemon.note(EventKind::TamperSign, sign);
     }
     daemon.restore()?;
@@ -245,7 +243,12 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn start_kernel(pins: &Pins, cgroups: &Cgroups, host: &host::Host) -> Result<Kernel, StartError> {
+/// And what somebody had detached, which is attached again.
+fn start_kernel(
+    pins: &Pins,
+    cgroups: &Cgroups,
+    host: &host::Host,
+) -> Result<(Kernel, Option<String>), StartError> {
     let config = Config {
         offsets: host.offsets,
         guard: *host.guard.as_ref().unwrap_or(&GuardOffsets::UNKNOWN),
@@ -255,11 +258,15 @@ fn start_kernel(pins: &Pins, cgroups: &Cgroups, host: &host::Host) -> Result<Ker
     };
     let can_guard = host.guard.as_ref().map(|_| ()).map_err(String::as_str);
     let mut kernel = Kernel::start(pins, &host.cgroup_root, &config, host.max_tasks, can_guard)?;
+    let by_somebody = super::coverage::detached_hooks(&kernel)?;
     let detached = procfs::detached_links()?;
     if kernel.coverage().iter().any(|hook| hook.needed && !hook.is_attached(&detached)) {
         kernel.replace_programs(&host.cgroup_root, &config, host.max_tasks)?;
     }
-    Ok(kernel)
+    let names: Vec<_> = by_somebody.into_iter().collect();
+    let said =
+        (!names.is_empty()).then(|| format!("somebody had detached {}: attached again", names.join(", ")));
+    Ok((kernel, said))
 }
 
 /// Makes a directory that everybody may enter: the socket in it has permissions of its own. True if it was not there.

@@ -36,6 +36,7 @@ impl Daemon {
             Self::tend_audit,
             Self::tend_findings,
             Self::tend_times,
+            Self::tend_coverage,
         ] {
             let looked = look(self);
             self.survive(looked);

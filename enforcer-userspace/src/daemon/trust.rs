@@ -3,13 +3,14 @@
 
 use axum::http::StatusCode;
 
-use super::{Daemon, StartError, internal};
+use super::{Daemon, StartError, asker::asker, internal};
 use crate::{
     clock,
     control::{peer::Peer, server::Refusal},
     envelope::{self, Envelope, OnFinding, Requirement},
     exit::one_line,
-    record::{EventKind, EventLine},
+    procfs,
+    record::{EventKind, EventLine, LineProcess},
     settings::Settings,
     signature::{
         KeyId, Signature, TrustKeys,
@@ -146,21 +147,28 @@ impl Daemon {
     }
 
     fn record_unaccepted(&mut self, peer: &Peer, refusal: Refusal) -> Refusal {
-        let Peer { pid, uid, .. } = peer;
-        self.record_refusal(format!(
-            "pid {pid} (uid {uid}) brought an envelope: {}: {}",
-            refusal.code, refusal.message
-        ));
-        refusal
+        self.record_refusal(peer, &format!("brought an envelope: {}: {}", refusal.code, refusal.message));
+        Refusal { recorded: true, ..refusal }
     }
 
-    /// So that requests cannot fill the event file.
-    pub(super) fn record_refusal(&mut self, detail: String) {
+    /// With the session of whoever asked, if it is in one. No more in a second than some, so that requests cannot fill the event file.
+    pub(super) fn record_refusal(&mut self, peer: &Peer, what: &str) {
         self.requests_refused += 1;
-        if self.requests_refused <= REFUSALS_A_TICK {
-            let line = EventLine::new(EventKind::RequestRefused, &clock::wall(clock::boot_ns()));
-            self.events.write(line.detail(detail));
+        if self.requests_refused > REFUSALS_A_TICK {
+            return;
         }
+        let line = EventLine::new(EventKind::RequestRefused, &clock::wall(clock::boot_ns()));
+        let asker = asker(peer);
+        let mut line = line.asked_by(asker).detail(format!("pid {} (uid {}) {what}", asker.pid, asker.uid));
+        // Whoever cannot be told has none: it is refused all the same.
+        let tag = self.kernel.sessions.tag(peer.pid).ok().flatten();
+        let session = tag.and_then(|tag| self.registry.at(tag.session));
+        line.session = session.map(|session| session.text.clone());
+        let (comm, _) = procfs::describe(peer.pid);
+        line.process = session.map(|session| {
+            LineProcess::new(peer.pid, comm.unwrap_or_default(), Some(session), &self.host.boot_id)
+        });
+        self.events.write(line);
     }
 }
 

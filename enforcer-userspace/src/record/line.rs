@@ -61,6 +61,8 @@ pub(crate) enum EventKind {
     FileMeasured,
     /// The audit log, or what is known of an agent, does not say any more what it said.
     TamperSign,
+    /// Where the audit log is: kept elsewhere, it shows that the log is still the one that had it.
+    AuditCheckpoint,
     /// Events before it are something that somebody should look at.
     Finding,
     /// A TCP socket waits for connections from now on.
@@ -117,8 +119,18 @@ pub(crate) struct EventLine<S = SessionText> {
     pub(crate) record: Option<LineRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) finding: Option<LineFinding>,
+    /// Who asked for it, of what somebody asks the daemon for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) asked_by: Option<LineAsker>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
+}
+
+/// Who asked the daemon for something, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LineAsker {
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
 }
 
 /// Who acted, and for whom.
@@ -128,6 +140,9 @@ pub(crate) struct LineSession {
     /// The session that handed it a part of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<String>,
+    /// The agents of the sessions above it, from the top down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) agents_above: Vec<String>,
     pub(crate) agent: String,
     pub(crate) owner: String,
     pub(crate) operator: String,
@@ -139,6 +154,9 @@ pub(crate) struct LineSession {
     /// The one that its first process ran in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) container: Option<Container>,
+    /// Who had it begun, as the kernel says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) registered_by_uid: Option<u32>,
     /// SHA-256 of the text of the envelope that it was held to; of a decision, the one that decided.
     #[serde(default)]
     pub(crate) envelope_digest: String,
@@ -276,6 +294,7 @@ impl<S> EventLine<S> {
             lost_records: None,
             record: None,
             finding: None,
+            asked_by: None,
             detail: None,
         }
     }
@@ -285,6 +304,11 @@ impl EventLine<SessionText> {
     /// Likewise. The writer gives it its sequence.
     pub(crate) fn new(kind: EventKind, time: &jiff::Timestamp) -> Self {
         Self { at: *time, ..Self::bare(kind, format!("{time:.9}"), 0) }
+    }
+
+    pub(crate) fn asked_by(mut self, asker: LineAsker) -> Self {
+        self.asked_by = Some(asker);
+        self
     }
 
     pub(crate) fn session(mut self, session: &Session) -> Self {
@@ -317,6 +341,7 @@ impl SessionText {
         let line = LineSession {
             id: grant.id.to_string(),
             parent: grant.parent_id().map(|id| id.to_string()),
+            agents_above: grant.agents_above().unwrap_or_default().to_vec(),
             agent: metadata.name.clone(),
             owner: metadata.owner.clone(),
             operator: metadata.operator.clone(),
@@ -324,6 +349,7 @@ impl SessionText {
             purpose: metadata.purpose.clone(),
             context: grant.context.clone(),
             container: grant.container.clone(),
+            registered_by_uid: Some(grant.registered_by_uid),
             envelope_digest: envelope.digest.clone(),
         };
         let text = serde_json::value::to_raw_value(&line).expect("it holds only text");

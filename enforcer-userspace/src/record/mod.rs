@@ -16,7 +16,7 @@ pub(crate) use finding::LineFinding;
 pub(crate) use flow::LineFlow;
 pub(crate) use guarded::LineGuard;
 pub(crate) use line::{
-    EventKind, EventLine, LineContent, LineDestination, LineEgress, LineImage, LineProcess, LineSession,
-    Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,
+    EventKind, EventLine, LineAsker, LineContent, LineDestination, LineEgress, LineImage, LineProcess,
+    LineSession, Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,
 };
 pub(crate) use losses::{LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten};

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::{
-    EventKind, EventLine, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard, LineImage, LineLoss,
-    LineProcess, LineRecord, guarded::LineObject,
+    EventKind, EventLine, LineAsker, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard,
+    LineImage, LineLoss, LineProcess, LineRecord, guarded::LineObject,
 };
 
 /// All fields that a line can have.
@@ -29,6 +29,7 @@ pub(super) struct ReadLine<S> {
     lost_records: Option<LineLoss>,
     record: Option<LineRecord>,
     finding: Option<LineFinding>,
+    asked_by: Option<LineAsker>,
     detail: Option<String>,
     operation: Option<Cow<'static, str>>,
     protocol: Option<Cow<'static, str>>,
@@ -96,6 +97,7 @@ impl<S> From<ReadLine<S>> for EventLine<S> {
             lost_records: read.lost_records,
             record: read.record,
             finding: read.finding,
+            asked_by: read.asked_by,
             detail: read.detail,
         }
     }

@@ -80,6 +80,9 @@ pub(crate) struct Lineal {
     pub(crate) id: Uuid,
     /// Itself, its own parent, and so on.
     pub(crate) ancestors: Vec<Slot>,
+    /// Their agents, from the top down. An earlier release did not write them down.
+    #[serde(default)]
+    pub(crate) agents: Vec<String>,
 }
 
 /// A [`SessionRef`] as it is written down.
@@ -94,6 +97,14 @@ impl Grant {
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = SessionRef> {
         let ancestors = self.parent.iter().flat_map(|parent| &parent.ancestors);
         ancestors.map(|Slot { slot, generation }| SessionRef { slot: *slot, generation: *generation })
+    }
+
+    /// The agents of those that it descends from, from the top down. Nothing where that is not known.
+    pub(crate) fn agents_above(&self) -> Option<&[String]> {
+        match &self.parent {
+            None => Some(&[]),
+            Some(parent) => Some(parent.agents.as_slice()).filter(|agents| !agents.is_empty()),
+        }
     }
 
     pub(crate) fn parent_id(&self) -> Option<Uuid> {

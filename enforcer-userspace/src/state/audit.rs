@@ -26,7 +26,7 @@ use std::{
 
 use super::StateError;
 use crate::{
-    audit::ReadError,
+    audit::{Anchor, ReadError},
     path_error::PathError,
     signature::{KeyError, SigningKey},
 };
@@ -103,6 +103,8 @@ struct Shared {
     /// How many signs of tampering there were, and those that nobody has taken yet.
     tampered: AtomicU64,
     signs: Mutex<Vec<String>>,
+    /// The last checkpoint that is on disk.
+    anchor: Mutex<Option<Anchor>>,
 }
 
 impl Shared {
@@ -159,6 +161,11 @@ impl Log {
     /// Has another key sign from now on.
     pub(crate) fn rotate_key(&self, then: Rotated) {
         self.queue.rotate(then);
+    }
+
+    /// The last checkpoint, if there was one since the log was opened.
+    pub(crate) fn anchor(&self) -> Option<Anchor> {
+        self.shared.anchor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Signs that somebody changed the log, each once.

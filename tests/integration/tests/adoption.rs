@@ -4,8 +4,8 @@ use std::fs;
 use std::process::Command;
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Layout, Pair, Process, expect_nothing_slipped_through, fewer, probe, unique,
-    wait_until,
+    DEADLINE, Daemon, Envelope, Event, Layout, Pair, Process, expect_nothing_slipped_through, fewer, probe,
+    unique, wait_until,
 };
 
 /// Another parent cgroup is another configuration of the programs: they are replaced while a session makes connections.
@@ -76,6 +76,33 @@ fn session_file_that_cannot_be_read_gives_nothing() {
     daemon.restart();
     assert!(!inside.attempt(&allowed));
     assert!(!inside.attempt(&refused));
+    inside.end();
+    daemon.wait_idle();
+}
+
+/// What was in force and not written down, as it is where a daemon is killed in between.
+#[test]
+fn file_that_disagrees_with_the_kernel_gives_less_and_it_is_said() {
+    let pair = Pair::v4("tcp");
+    let allowed = format!("tcp/{}", pair.allowed.address());
+    let mut daemon = Daemon::start();
+    let envelope = Envelope::of("torn").allow_server("only", &pair.allowed);
+    let mut inside = daemon.converse(&envelope, &unique("torn"));
+    assert!(inside.attempt(&allowed), "reachable at first");
+    let id = daemon.session_id("torn");
+    let file = daemon.layout().state_dir().join(format!("sessions/{id}.json"));
+    let before = fs::read_to_string(&file).expect("it is kept there");
+    daemon.receipt(&["revoke", &id]);
+    daemon.kill9();
+    fs::write(&file, before).expect("it is ours");
+    daemon.restart();
+    assert!(!inside.attempt(&allowed));
+    assert_eq!(daemon.session("torn").expect("it is running")["state"], "revoked");
+    let said = daemon.wait_for_events(1, "it is said", |event| {
+        event.is_of("torn")
+            && event.find("/detail").is_some_and(|why| why.to_string().contains("its file says"))
+    });
+    assert_eq!(said[0].kind(), "session-revoked");
     inside.end();
     daemon.wait_idle();
 }
@@ -197,6 +224,9 @@ fn detached_program_is_noticed_and_replaced() {
         event.is_deny() && event.decision().operation == "packet-out"
     });
 
+    let is_tamper = |event: &Event| event.kind() == "tamper-sign";
+    let signs = daemon.wait_for_events(1, "it is noticed", is_tamper);
+    assert!(signs[0].text("/detail").contains("detached cgroup/connect4"), "{signs:?}");
     let status = Process::spawn(daemon.layout().command(&["status"])).finish(DEADLINE);
     assert_eq!(status.status.code(), Some(1), "a hook is missing: {:?}", status.stdout);
     let more = daemon.run(&envelope(), &["true"]).finish(DEADLINE);
@@ -205,6 +235,8 @@ fn detached_program_is_noticed_and_replaced() {
     assert!(daemon.stop().success());
     daemon.restart();
     assert_eq!(daemon.status()["daemon"]["start"], "upgraded");
+    let signs = daemon.wait_for_events(2, "it is said that it is attached again", is_tamper);
+    assert!(signs[1].text("/detail").contains("attached again"), "{signs:?}");
     assert!(!inside.attempt(&refused), "as soon as the daemon is there again");
     assert!(inside.attempt(&allowed));
     inside.end();

@@ -237,6 +237,28 @@ fn key_is_changed_and_both_vouch_for_the_log() {
     assert!(verified["finding"]["what"].as_str().is_some_and(|what| what.contains("replaced")), "{verified}");
 }
 
+/// A checkpoint that went out with the events is one that the log must still have, wherever they went.
+#[test]
+fn checkpoints_go_where_events_go() {
+    let mut daemon = Daemon::start();
+    let pair = Pair::v4("tcp");
+    work(&daemon, "anchored", &pair);
+    settle(&daemon);
+    daemon.stop();
+    let layout = daemon.layout();
+    let told =
+        query(layout, &["--kind", "audit-checkpoint"]).pop().expect("the daemon told one when it stopped");
+    let kept = layout.file("checkpoint");
+    fs::write(&kept, told["detail"].as_str().expect("it is in the text")).expect("it is ours");
+    let kept = kept.to_str().expect("text");
+    let verified = audit(layout, &["verify", "--checkpoint", kept]).success().join("\n");
+    assert!(verified.contains("\"sound\": true"), "{verified}");
+    // Of another log it is none.
+    let other = Daemon::start();
+    let verified = audit(other.layout(), &["verify", "--checkpoint", kept]);
+    assert_eq!(verified.status.code(), Some(1), "{:?}", verified.stdout);
+}
+
 #[test]
 fn log_goes_on_over_a_full_disk() {
     let layout = Layout::new();
@@ -283,6 +305,9 @@ fn teardown_leaves_what_an_auditor_needs_if_it_is_told_so() {
     let verified = verify(daemon.layout());
     assert_eq!(verified["sound"], true, "{verified}");
     assert_eq!(verified["unsigned_entries"], 0, "{verified}");
+    let last = query(daemon.layout(), &[]).pop().expect("it is kept");
+    assert_eq!((&last["kind"], &last["asked_by"]["uid"]), (&"daemon-stopped".into(), &0.into()), "{last}");
+    assert!(last["detail"].as_str().is_some_and(|why| why.contains("enforcement ends")), "{last}");
     assert_eq!(query(daemon.layout(), &["--agent", "kept", "--verdict", "deny"]).len(), 1);
     daemon.restart();
     assert_eq!(verify(daemon.layout())["log"], verified["log"], "it goes on");

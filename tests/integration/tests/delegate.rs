@@ -67,6 +67,8 @@ fn sub_session_is_held_to_its_part() {
     inside.must_fail(&format!("connect v {own}"), &[libc::EPERM]);
     let (parent, child) = (session(&daemon, "outer"), session(&daemon, "inner"));
     assert_eq!(child["parent"], parent["id"]);
+    let workload = child["spiffe_id"].as_str().expect("it has one");
+    assert!(workload.ends_with("/agent/outer/inner"), "no agent of that name elsewhere: {workload}");
     assert_eq!(parent["processes"], serde_json::json!([]), "it has handed itself on");
     // To the second: both are said by a clock that is read anew each time.
     let expires = |session: &Value| session["expires"].as_str().expect("a time")[..19].to_owned();
@@ -86,21 +88,17 @@ fn sub_session_is_held_to_its_part() {
 fn what_is_wider_is_refused_or_clipped() {
     let daemon = Daemon::start();
     let (_own, own) = udp(OUTER_ONLY);
-    let wide = Envelope::of("wide").allow("both", "127.0.0.10/32", "any", "any").allow(
-        "more",
-        "127.0.0.30/32",
-        "443",
-        "tcp",
-    );
+    let wide = Envelope::of("wide").allow("both", "127.0.0.10/32", "any", "any");
+    let wide = wide.allow("more", "127.0.0.30/32", "443", "tcp");
     assert!(ask(&daemon, &outer(), &inner(), &[]).status.success(), "control: a part");
     let refused = ask(&daemon, &outer(), &wide, &[]);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("`more` allows tcp 443 -> 127.0.0.30/32"), "{}", refused.stderr);
     assert!(!refused.stderr.contains("127.0.0.10"), "{}", refused.stderr);
     let events = daemon.wait_for_events(1, "it is recorded", |event| event.kind() == "request-refused");
-    assert!(events[0].text("/detail").contains("127.0.0.30/32"), "{events:?}");
+    assert!(events[0].text("/detail").contains("127.0.0.30/32") && events[0].is_of("outer"), "{events:?}");
 
-    // Who it is for does not change on the way.
+    // Who it is for does not change.
     let others = inner().owner("somebody-else@example.com");
     let refused = ask(&daemon, &outer(), &others, &[]);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
@@ -134,6 +132,8 @@ fn revocation_of_a_session_reaches_those_below() {
     // The receipt is of the session's own sockets; those of sessions below are destroyed beside it.
     let destroyed = |event: &integration::Event| event.is_of("third") && event.kind() == "sockets-destroyed";
     daemon.wait_for_events(1, "its sockets are destroyed", destroyed);
+    let told = daemon.wait_for_events(3, "each is told", |event| event.kind() == "session-revoked");
+    assert!(told.iter().all(|event| event.at("/asked_by/uid") == 0), "{told:?}");
     inside.must_fail("send t after", &[libc::EPERM, libc::ECONNABORTED, libc::EPIPE]);
     inside.must_fail("open u udp4", &[libc::EPERM]);
     assert_eq!(session(&daemon, "third")["state"], "revoked");

@@ -15,11 +15,13 @@ pub(crate) struct Refusal {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+    /// Whether there is an event of it already.
+    pub(crate) recorded: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), hint: None }
+        Self { status, code, message: message.into(), hint: None, recorded: false }
     }
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {

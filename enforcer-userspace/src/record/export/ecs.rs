@@ -9,11 +9,8 @@ use super::{
     object::Object,
     ocsf,
 };
-use crate::{
-    credentials::SpiffeId,
-    record::{
-        EventKind, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard, LineProcess, LineSession,
-    },
+use crate::record::{
+    EventKind, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard, LineProcess, LineSession,
 };
 
 /// The version whose fields these are.
@@ -246,7 +243,7 @@ fn owner(session: &LineSession) -> Object<'_> {
 }
 
 fn agent<'a>(session: &'a LineSession, host: &Host) -> Object<'a> {
-    let id = SpiffeId::of_agent(&host.trust_domain, &session.agent).ok();
+    let id = facts::spiffe_id(session, host);
     let agent = Object::new()
         .with("id", id.map(|id| id.to_string()))
         .with("name", session.agent.as_str())

@@ -7,16 +7,25 @@ use enforcer_common::guard::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX};
 use uuid::Uuid;
 
 use super::{
-    Event,
+    Event, Host,
     kinds::{self, Class},
 };
 use crate::{
-    record::{EventKind, LineDestination, LineGuard, LineProcess, Lineage},
+    credentials::SpiffeId,
+    record::{EventKind, LineDestination, LineGuard, LineProcess, LineSession, Lineage},
     session::Container,
 };
 
 /// Stands where a form wants something that nobody knows.
 pub(super) const UNKNOWN: &str = "unknown";
+
+/// The agent's name among all workloads. Nothing where it is not known which agents were above it.
+pub(super) fn spiffe_id(session: &LineSession, host: &Host) -> Option<SpiffeId> {
+    let known = session.parent.is_none() || !session.agents_above.is_empty();
+    known
+        .then(|| SpiffeId::of_agent(&host.trust_domain, &session.agents_above, &session.agent).ok())
+        .flatten()
+}
 
 /// How a decision came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -98,6 +98,7 @@ pub(super) const fn shape(kind: EventKind) -> Shape {
         EventKind::EnvelopeReplaced => ("envelope-replaced", Application, (8, "Update"), "configuration", &["change"]),
         EventKind::EnvelopeAccepted => ("envelope-accepted", Application, (8, "Update"), "configuration", &["creation"]),
         EventKind::AuthorityChanged => ("authority-changed", Application, (8, "Update"), "configuration", &["change"]),
+        EventKind::AuditCheckpoint => ("audit-checkpoint", Application, (OTHER, "Checkpoint"), "configuration", &["info"]),
         EventKind::FileMeasured => ("file-measured", Application, (OTHER, "Measure"), "file", &["info"]),
         EventKind::RecordsLost => ("records-lost", EventLog, (OTHER, "Lose Records"), "host", &["error"]),
     };

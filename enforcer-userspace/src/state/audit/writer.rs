@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File},
     io::Write as _,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -332,7 +332,7 @@ impl<'s> Writer<'s> {
         if let Some(anchor) = &self.unpublished {
             let text = serde_json::to_vec_pretty(anchor).expect("it holds only text and numbers");
             replace(&self.dir.head_path(), &text)?;
-            self.unpublished = None;
+            *self.shared.anchor.lock().unwrap_or_else(PoisonError::into_inner) = self.unpublished.take();
             self.published = Instant::now();
         }
         Ok(())

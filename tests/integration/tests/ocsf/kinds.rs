@@ -22,6 +22,7 @@ pub(crate) const NOT_MADE_HERE: &[(&str, &str)] = &[
 
 /// All that there are. A kind that is missing in the run is missing in the test.
 pub(crate) const EVERY_KIND: &[&str] = &[
+    "audit-checkpoint",
     "authority-changed",
     "connection-closed",
     "credential-issued",

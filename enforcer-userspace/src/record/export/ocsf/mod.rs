@@ -75,7 +75,8 @@ fn head<'a>(event: &'a Event, time: Timestamp, class: Class, activity: &Activity
         .with("status_id", status)
         .with("status", status_name)
         .with("status_code", code)
-        .with("status_detail", detail);
+        .with("status_detail", detail)
+        .with("unmapped", event.asked_by.map(objects::asker));
     Form { object, severity }
 }
 

@@ -4,10 +4,7 @@ use super::{
     Event, Host, Node, Object, UNKNOWN,
     facts::{self, program, program_of},
 };
-use crate::{
-    credentials::SpiffeId,
-    record::{LineImage, LineProcess, LineSession, Lineage},
-};
+use crate::record::{LineAsker, LineImage, LineProcess, LineSession, Lineage};
 
 /// Where in an event its agent is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +37,13 @@ pub(super) fn named(host: &Host) -> Object<'_> {
     Object::new().with("name", name).with("hostname", Some(name).filter(|name| facts::is_host_name(name)))
 }
 
+/// Who asked the daemon, for which no class has a place beside the actor.
+pub(super) fn asker(asker: LineAsker) -> Object<'static> {
+    Object::new().with("asked_by", Object::new().with("pid", asker.pid).with("uid", asker.uid))
+}
+
 pub(super) fn ai_agent<'a>(session: &'a LineSession, host: &Host) -> Object<'a> {
-    let id = SpiffeId::of_agent(&host.trust_domain, &session.agent).ok();
+    let id = facts::spiffe_id(session, host);
     // Whoever has no model says so in a word.
     let model = Some(session.model.as_str()).filter(|model| !matches!(*model, "" | "none"));
     let model = model.map(|model| match model.split_once('/') {

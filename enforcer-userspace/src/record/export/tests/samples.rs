@@ -16,6 +16,7 @@ macro_rules! every_kind {
 }
 
 every_kind!(
+    AuditCheckpoint,
     AuthorityChanged,
     ConnectionClosed,
     CredentialIssued,
@@ -141,6 +142,7 @@ pub(super) fn sample(kind: EventKind) -> Value {
         EventKind::RecordsLost,
         EventKind::RequestRefused,
         EventKind::EnvelopeAccepted,
+        EventKind::AuditCheckpoint,
         EventKind::AuthorityChanged,
         EventKind::SessionGranted,
         EventKind::TamperSign,
