@@ -71,6 +71,8 @@ pub(crate) enum EventKind {
     ConnectionClosed,
     /// What was exchanged with somebody in datagrams, in some seconds.
     Datagrams,
+    /// Made to try a sink, and in no event file.
+    SinkTest,
 }
 
 /// An event. Written, its session is text already; read, it is a [`LineSession`].

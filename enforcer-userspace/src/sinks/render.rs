@@ -39,6 +39,13 @@ impl Renderer {
         self.render(&lost, None)
     }
 
+    /// One that nothing happened for, to see whether it is taken.
+    pub(super) fn test(&self, time: String) -> Message {
+        let mut test = Event::bare(EventKind::SinkTest, time, 0);
+        test.detail = Some("sent by `enforcer sink test`".to_owned());
+        self.render(&test, None)
+    }
+
     fn render(&self, event: &Event, text: Option<&str>) -> Message {
         let native = || match text {
             Some(text) => text.to_owned(),

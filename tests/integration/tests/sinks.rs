@@ -166,9 +166,24 @@ fn a_sink_can_be_tried() {
     let path = path.to_str().expect("it is text");
     let tried = daemon.layout().outcome(&["sink", "test", "otlp", "--sinks", path]).success().join("\n");
     assert!(tried.contains("has taken an event"), "{tried}");
-    let body: Value = serde_json::from_str(&receiver.taken()[0].body).expect("it is JSON");
-    let record = &body["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
-    assert_eq!(record["eventName"], "sink-test", "{body}");
+    let request: Value = serde_json::from_str(&receiver.taken()[0].body).expect("it is JSON");
+    let record = &request["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
+    assert_eq!(record["eventName"], "sink-test", "{request}");
+    let mut uids = BTreeSet::new();
+    for (form, number) in [("ocsf-1.3", "1.3.0"), ("ocsf-1.9", "1.9.0")] {
+        daemon.layout().write_sinks(&format!(
+            "  - {{ name: otlp, form: {form}, http: {{ url: \"http://{address}/v1/logs\", as: otlp }} }}\n"
+        ));
+        daemon.layout().outcome(&["sink", "test", "otlp", "--sinks", path]).success();
+        let request = receiver.taken().pop().expect("it was taken");
+        let request: Value = serde_json::from_str(&request.body).expect("it is JSON");
+        let event = body(&request["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]);
+        assert_eq!(event["metadata"]["version"], number, "{event}");
+        assert_eq!((&event["class_uid"], &event["type_uid"]), (&6002.into(), &600_299.into()), "{event}");
+        assert_eq!(event["metadata"]["event_code"], "sink-test", "{event}");
+        uids.insert(event["metadata"]["uid"].to_string());
+    }
+    assert_eq!(uids.len(), 2, "each is another event: {uids:?}");
     drop(receiver);
     let failed = daemon.layout().outcome(&["sink", "test", "otlp", "--sinks", path]);
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");

@@ -45,6 +45,7 @@ every_kind!(
     SessionReleased,
     SessionRevoked,
     SessionStarted,
+    SinkTest,
     SocketsDestroyed,
     TamperSign,
 );
@@ -140,6 +141,7 @@ pub(super) fn sample(kind: EventKind) -> Value {
         EventKind::DaemonFault,
         EventKind::RecordsLost,
         EventKind::RequestRefused,
+        EventKind::SinkTest,
         EventKind::EnvelopeAccepted,
         EventKind::AuthorityChanged,
         EventKind::SessionGranted,
