@@ -19,4 +19,6 @@ pub(crate) use line::{
     EventKind, EventLine, LineContent, LineDestination, LineEgress, LineImage, LineProcess, LineSession,
     Lineage, SessionText, protocol_name,
 };
-pub(crate) use losses::{LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten};
+pub(crate) use losses::{
+    LineGap, LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten,
+};
