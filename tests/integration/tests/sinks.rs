@@ -8,8 +8,12 @@ mod receiver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use integration::{DEADLINE, Daemon, Envelope, LOAD_DEADLINE, expect_in_order, probe, unique, wait_until};
+use integration::{
+    DEADLINE, Daemon, Envelope, Event, LOAD_DEADLINE, Layout, expect_in_order, probe, unique, wait_until,
+};
 use oteltap::Oteltap;
 use receiver::{Mood, Receiver, Request};
 use serde_json::Value;
@@ -153,6 +157,47 @@ fn a_filter_lets_through_what_it_says_and_a_webhook_is_signed() {
     ]);
     let digest = by_openssl.trim().rsplit(' ').next().expect("the last word").to_owned();
     assert_eq!(header("x-enforcer-signature"), format!("sha256={digest}"));
+}
+
+#[test]
+fn a_file_and_standard_output_get_all_of_it_through_rotations() {
+    let layout = Layout::new();
+    let [own, own_before, moved] = ["own.jsonl", "own.jsonl.1", "moved.jsonl"].map(|name| layout.file(name));
+    // So full that the first event finds no room in it.
+    let filler = "{}\n".repeat((10 << 20) / 3);
+    fs::write(&own, &filler).expect("the directory is ours");
+    let path = layout.write_sinks(&format!(
+        "  - {{ name: own, file: {{ path: {own:?} }} }}\n  - {{ name: out, stdout: {{}} }}\n"
+    ));
+    let daemon = Daemon::start_with(layout, &["--sinks", path.to_str().expect("it is text")]);
+    let log = daemon.layout().file("daemon.log");
+    let numbers = |path: &Path| -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        // The last may be a half one still.
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        let lines = lines.filter(|line| line.starts_with("{\"version\""));
+        lines.map(|line| Event::parse(line).at("/sequence").as_u64().expect("a number")).collect()
+    };
+    let expect_new = |path: &Path| {
+        let mode = fs::metadata(path).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    };
+    daemon.make_events();
+    expect_all(&daemon, || numbers(&own));
+    expect_new(&own);
+    assert!(fs::read_to_string(&own_before).expect("it was rotated") == filler, "nothing else was in it");
+    // As logrotate does without `copytruncate`.
+    fs::rename(&own, &moved).expect("the directory is ours");
+    daemon.make_events();
+    let both = || [numbers(&moved), numbers(&own)].concat();
+    expect_all(&daemon, both);
+    expect_new(&own);
+    expect_all(&daemon, || numbers(&log));
+    for there in [both(), numbers(&log)] {
+        let each_once: Vec<u64> = (1..).take(there.len()).collect();
+        assert_eq!(there, each_once, "nothing broke, so that nothing comes twice");
+    }
+    assert!(!numbers(&own).is_empty(), "the new file is written to");
 }
 
 #[test]
