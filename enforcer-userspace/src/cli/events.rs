@@ -212,5 +212,6 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::Exit => "exit",
         EventKind::Guard => "guard",
         EventKind::RecordsLost => "records lost",
+        EventKind::SinkTest => "sink test",
     }
 }

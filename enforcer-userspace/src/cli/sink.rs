@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use super::{Format, print_json, text};
 use crate::{
+    credentials::TrustDomain,
     env_vars,
     exit::{ExitStatus, Failure},
-    procfs, sinks,
+    procfs,
+    record::export::Host,
+    sinks,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -36,6 +39,9 @@ pub(super) fn execute(format: Format, command: &Command) -> Result<ExitStatus, F
         return Err(failure.hint(format!("there is {}", names.join(", "))));
     };
     let host = procfs::host_name().map_err(|error| Failure::new(ExitStatus::Error, error))?;
+    // What it says of itself is in no event without a session: it need not be the daemon's.
+    let trust_domain = TrustDomain::of_host(&host);
+    let host = Host { name: host, release: env!("CARGO_PKG_VERSION").to_owned(), trust_domain };
     let outcome = sinks::test(settings, &host);
     match format {
         Format::Json => print_json(&serde_json::json!({

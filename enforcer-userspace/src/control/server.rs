@@ -1,17 +1,14 @@
 //! The server side: routes to requests, answers to HTTP. Decides nothing; the daemon's loop does.
 
+mod feed;
 mod questions;
 mod refusal;
 
-use std::{
-    fs::File,
-    io::{Read as _, Take},
-    sync::Arc,
-};
+use std::{fs::File, sync::Arc};
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, Extension, FromRef, Path, Query, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
@@ -31,9 +28,8 @@ use super::{
 use crate::metrics::MEDIA_TYPE;
 pub(crate) use refusal::Refusal;
 
-/// Parts of a history of events, that one client has not read yet, and how large each is.
+/// Parts of a history of events, that one client has not read yet.
 const UNREAD_PARTS: usize = 2;
-const PART_BYTES: usize = 16 << 10;
 
 /// What can be asked of the daemon.
 #[derive(Debug)]
@@ -319,54 +315,11 @@ async fn events(
         Ok(Answer::Events(feed)) => {
             reads_late.allow();
             let (send, receive) = mpsc::channel(UNREAD_PARTS);
-            tokio::spawn(stream(feed, query.follow, send));
+            tokio::spawn(feed::stream(feed, query.follow, send));
             let body = Body::from_stream(ReceiverStream::new(receive));
             ([("content-type", "application/x-ndjson")], body).into_response()
         }
         other => respond(other),
-    }
-}
-
-/// Sends the feed to one client; ends when the client is gone. A client too slow for the live lines is told how many it
-/// missed: all of them are in the files.
-async fn stream(feed: Feed, follow: bool, send: mpsc::Sender<std::io::Result<Bytes>>) {
-    for (file, bytes) in feed.history {
-        let mut file = file.take(bytes);
-        while let Some(chunk) = chunk(&mut file) {
-            if send.send(chunk).await.is_err() {
-                return;
-            }
-        }
-    }
-    if !follow {
-        return;
-    }
-    let mut live = feed.live;
-    loop {
-        let line = match live.recv().await {
-            Ok(line) => format!("{line}\n"),
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                format!(
-                    "{{\"version\":1,\"kind\":\"records-lost\",\"time\":\"\",\"sequence\":0,\"lost\":{missed},\"detail\":\"this client was too slow\"}}\n"
-                )
-            }
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        if send.send(Ok(Bytes::from(line))).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn chunk(file: &mut Take<File>) -> Option<std::io::Result<Bytes>> {
-    let mut buffer = vec![0; PART_BYTES];
-    match file.read(&mut buffer) {
-        Ok(0) => None,
-        Ok(read) => {
-            buffer.truncate(read);
-            Some(Ok(buffer.into()))
-        }
-        Err(error) => Some(Err(error)),
     }
 }
 

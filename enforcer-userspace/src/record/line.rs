@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Egress, LineFinding, LineFlow, LineGuard, LineLoss, LineRecord, Loss, Unwritten, read::ReadLine,
+    Egress, LineFinding, LineFlow, LineGap, LineGuard, LineLoss, LineRecord, Loss, Unwritten, read::ReadLine,
 };
 use crate::session::{Container, Context, EnvelopeInForce, Grant, ProcessView, Session};
 
@@ -73,6 +73,8 @@ pub(crate) enum EventKind {
     ConnectionClosed,
     /// What was exchanged with somebody in datagrams, in some seconds.
     Datagrams,
+    /// Made to try a sink, and in no event file.
+    SinkTest,
 }
 
 /// An event. Written, its session is text already; read, it is a [`LineSession`].
@@ -114,6 +116,9 @@ pub(crate) struct EventLine<S = SessionText> {
     /// Which records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lost_records: Option<LineLoss>,
+    /// Which events, of those that a sink was to be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lost_events: Option<LineGap>,
     /// The kernel's record that this was made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) record: Option<LineRecord>,
@@ -292,6 +297,7 @@ impl<S> EventLine<S> {
             exit_signal: None,
             lost: None,
             lost_records: None,
+            lost_events: None,
             record: None,
             finding: None,
             asked_by: None,

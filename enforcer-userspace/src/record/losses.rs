@@ -212,6 +212,18 @@ pub(crate) struct LineLoss {
     pub(crate) numbers: Option<[u64; 2]>,
 }
 
+/// Events that were gone before a sink had sent them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LineGap {
+    /// The number of the first.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// The time of the event before them, RFC 3339; null if this daemon had not sent that.
+    pub(crate) after: Option<String>,
+    /// That of the next.
+    pub(crate) until: String,
+}
+
 impl LineLoss {
     pub(super) fn new(loss: &Loss, wall: impl Fn(u64) -> jiff::Timestamp) -> Self {
         let time = |ns| format!("{:.9}", wall(ns));

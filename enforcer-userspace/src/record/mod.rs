@@ -17,6 +17,8 @@ pub(crate) use flow::LineFlow;
 pub(crate) use guarded::LineGuard;
 pub(crate) use line::{
     EventKind, EventLine, LineAsker, LineContent, LineDestination, LineEgress, LineImage, LineProcess,
-    LineSession, Lineage, SessionText, VERSION as LINE_VERSION, protocol_name,
+    LineSession, Lineage, SessionText, protocol_name,
 };
-pub(crate) use losses::{LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten};
+pub(crate) use losses::{
+    LineGap, LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten,
+};

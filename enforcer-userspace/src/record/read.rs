@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::{
-    EventKind, EventLine, LineAsker, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard,
+    EventKind, EventLine, LineAsker, LineDestination, LineEgress, LineFinding, LineFlow, LineGap, LineGuard,
     LineImage, LineLoss, LineProcess, LineRecord, guarded::LineObject,
 };
 
@@ -27,6 +27,7 @@ pub(super) struct ReadLine<S> {
     exit_signal: Option<i32>,
     lost: Option<u64>,
     lost_records: Option<LineLoss>,
+    lost_events: Option<LineGap>,
     record: Option<LineRecord>,
     finding: Option<LineFinding>,
     asked_by: Option<LineAsker>,
@@ -95,6 +96,7 @@ impl<S> From<ReadLine<S>> for EventLine<S> {
             exit_signal: read.exit_signal,
             lost: read.lost,
             lost_records: read.lost_records,
+            lost_events: read.lost_events,
             record: read.record,
             finding: read.finding,
             asked_by: read.asked_by,

@@ -24,7 +24,7 @@ use std::{
 pub(crate) use file::FileSink;
 use render::Renderer;
 pub(crate) use settings::{SettingsError, SinkSettings};
-use transport::{Message, NotSent};
+use transport::NotSent;
 pub(crate) use worker::Sink;
 
 use crate::{path_error::PathError, record::export::Host};
@@ -65,21 +65,12 @@ pub(crate) fn start(
     sinks.into_iter().map(start).collect()
 }
 
-/// Sends one event, made for that, and says how long it took; or why it could not be sent.
-pub(crate) fn test(settings: &SinkSettings, host: &str) -> Result<Duration, String> {
-    let time = jiff::Timestamp::now();
-    let text = serde_json::json!({
-        "version": crate::record::LINE_VERSION, "kind": "sink-test", "time": format!("{time:.9}"), "host": host,
-    });
-    let message = Message {
-        uid: format!("{}-test-{}", host.escape_debug(), time.as_nanosecond()),
-        time: format!("{time:.9}"),
-        is_refusal: false,
-        kind: "sink-test".to_owned(),
-        text: text.to_string(),
-    };
+/// Sends one event, made for that, as the daemon would, and says how long it took; or why it could not be sent.
+pub(crate) fn test(settings: &SinkSettings, host: &Host) -> Result<Duration, String> {
+    let time = format!("{:.9}", jiff::Timestamp::now());
+    let message = Renderer::new(settings.form, host.clone()).test(time);
     let start = Instant::now();
-    let mut transport = transport::open(settings, host);
+    let mut transport = transport::open(settings, &host.name);
     match transport.send(&[message]).and_then(|_| transport.check()) {
         Ok(()) => Ok(start.elapsed()),
         Err(NotSent::Later { why, .. } | NotSent::Never { why }) => Err(why),

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     exit::one_line,
     record::{
-        EventKind, EventLine, LineSession,
+        EventKind, EventLine, LineGap, LineSession,
         export::{self, Event, Host},
     },
 };
@@ -29,14 +29,21 @@ impl Renderer {
         self.render(&written.event, Some(&written.text))
     }
 
-    /// That so many are missing before an event.
-    pub(super) fn missing(&self, events: u64, next: &Event) -> Message {
+    /// That events are missing.
+    pub(super) fn missing(&self, gap: LineGap) -> Message {
         // As the last that is missing.
-        let sequence = next.sequence.saturating_sub(1);
-        let mut lost = Event::bare(EventKind::RecordsLost, next.time.clone(), sequence);
-        lost.lost = Some(events);
+        let mut lost = Event::bare(EventKind::RecordsLost, gap.until.clone(), gap.last);
+        lost.lost = Some((gap.last + 1).saturating_sub(gap.first));
+        lost.lost_events = Some(gap);
         lost.detail = Some("gone from the event file before this sink had sent them".to_owned());
         self.render(&lost, None)
+    }
+
+    /// One that nothing happened for, to see whether it is taken.
+    pub(super) fn test(&self, time: String) -> Message {
+        let mut test = Event::bare(EventKind::SinkTest, time, 0);
+        test.detail = Some("sent by `enforcer sink test`".to_owned());
+        self.render(&test, None)
     }
 
     fn render(&self, event: &Event, text: Option<&str>) -> Message {

@@ -23,7 +23,7 @@ use super::{
     tail::{Tail, Written},
     transport::{self, Message, NotSent, Sent, Transport},
 };
-use crate::{exit::one_line, path_error::PathError, precedence};
+use crate::{exit::one_line, path_error::PathError, precedence, record::LineGap};
 
 /// What is sent at once.
 const MOST_EVENTS: usize = 500;
@@ -138,6 +138,10 @@ struct Worker {
     safe: u64,
     /// Up to here all was sent, or left out.
     reached: u64,
+    /// The last event that was looked at, and its time.
+    before: Option<(u64, String)>,
+    /// Up to here what is missing is counted.
+    missed: u64,
     progress: Arc<Progress>,
     stop: Arc<AtomicBool>,
 }
@@ -166,6 +170,8 @@ impl Worker {
             breaks: waits(),
             safe: after,
             reached: after,
+            before: None,
+            missed: 0,
             progress,
             stop: Arc::default(),
         })
@@ -278,17 +284,29 @@ impl Worker {
     fn messages(&mut self, batch: &[Written]) -> Vec<Message> {
         let mut messages = Vec::with_capacity(batch.len());
         let mut before = self.reached;
+        let known = self.before.take().filter(|(number, _)| *number == before);
+        let mut after = known.as_ref().map(|(_, time)| time.as_str());
         for written in batch {
-            let missing = written.event.sequence.saturating_sub(before + 1);
-            if missing > 0 {
-                self.progress.lost.fetch_add(missing, Relaxed);
-                messages.push(self.renderer.missing(missing, &written.event));
+            let (sequence, time) = (written.event.sequence, &*written.event.time);
+            if sequence <= before {
+                // Numbers have begun again.
+                self.missed = 0;
             }
-            before = written.event.sequence;
+            let last = sequence.saturating_sub(1);
+            if last > before {
+                // It may be said again, and is lost once.
+                self.progress.lost.fetch_add(last.saturating_sub(before.max(self.missed)), Relaxed);
+                self.missed = self.missed.max(last);
+                let after = after.map(str::to_owned);
+                let gap = LineGap { first: before + 1, last, after, until: time.to_owned() };
+                messages.push(self.renderer.missing(gap));
+            }
+            (before, after) = (sequence, Some(time));
             if self.settings.only.takes(&written.event) {
                 messages.push(self.renderer.message(written));
             }
         }
+        self.before = after.map(|time| (before, time.to_owned()));
         messages
     }
 

@@ -8,8 +8,12 @@ mod receiver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use integration::{DEADLINE, Daemon, Envelope, LOAD_DEADLINE, expect_in_order, probe, unique, wait_until};
+use integration::{
+    DEADLINE, Daemon, Envelope, Event, LOAD_DEADLINE, Layout, expect_in_order, probe, unique, wait_until,
+};
 use oteltap::Oteltap;
 use receiver::{Mood, Receiver, Request};
 use serde_json::Value;
@@ -34,17 +38,52 @@ fn expect_all(daemon: &Daemon, numbers: impl Fn() -> Vec<u64>) {
     expect_in_order(&there);
 }
 
+/// The number of an event in a line of a collector's that speaks as Splunk's or as Elastic's does.
+fn sequence(line: &Value) -> Option<u64> {
+    line.pointer("/event/sequence").or(line.get("sequence"))?.as_u64()
+}
+
+/// The ids that events were sent with, each with all events that had it.
+fn ids(taken: &[Request]) -> BTreeMap<String, BTreeSet<u64>> {
+    let mut ids = BTreeMap::<String, BTreeSet<u64>>::new();
+    let mut created = None;
+    for line in taken.iter().flat_map(|request| request.body.lines()) {
+        let value: Value = serde_json::from_str(line).expect("each line is JSON");
+        if let Some(id) = value.pointer("/create/_id") {
+            created = Some(id.clone());
+            continue;
+        }
+        let id = value.pointer("/fields/uid").cloned().or_else(|| created.take()).expect("an id");
+        let events = ids.entry(id.as_str().expect("it is text").to_owned()).or_default();
+        events.insert(sequence(&value).expect("a number"));
+    }
+    ids
+}
+
 #[test]
-fn a_receiver_in_any_mood_gets_all_of_it() {
+fn splunk_in_any_mood_gets_all_of_it() {
+    let line = gets_all_of_it("services/collector/event", "splunk-hec");
+    assert!(line["time"].as_str().is_some_and(|time| time.parse::<f64>().is_ok()), "{line}");
+    assert_eq!(line["sourcetype"], "_json");
+}
+
+#[test]
+fn elastic_in_any_mood_gets_all_of_it() {
+    let line = gets_all_of_it("_bulk", "elastic-bulk, index: agents");
+    assert_eq!(line["create"]["_index"], "agents");
+}
+
+/// A receiver gets all of it, in any mood. The first line of what it was sent last.
+#[track_caller]
+fn gets_all_of_it(path: &str, speaks: &str) -> Value {
     let (receiver, slow) = (Receiver::new(), Receiver::new());
     let address = receiver.address();
     // Until it is given up: that takes longer than all the rest.
     slow.is(Mood::Stalls);
     let sink = |name: &str, address: SocketAddr| {
-        let url = format!("http://{address}/services/collector/event");
-        format!("  - {{ name: {name}, http: {{ url: \"{url}\", as: splunk-hec }} }}\n")
+        format!("  - {{ name: {name}, http: {{ url: \"http://{address}/{path}\", as: {speaks} }} }}\n")
     };
-    let daemon = Daemon::with_sinks(&[sink("hec", address), sink("slow", slow.address())].concat());
+    let daemon = Daemon::with_sinks(&[sink("quick", address), sink("slow", slow.address())].concat());
     daemon.make_events();
     wait_until(DEADLINE, "the slow one is tried", || (slow.tried() > 0).then_some(()));
     slow.is(Mood::Takes);
@@ -55,29 +94,25 @@ fn a_receiver_in_any_mood_gets_all_of_it() {
         wait_until(LOAD_DEADLINE, "it is tried", || (receiver.tried() > before).then_some(()));
         receiver.is(Mood::Takes);
         // So that the wait after a failure is a short one again.
-        wait_until(LOAD_DEADLINE, "it has caught up", || (daemon.sink("hec")["behind"] == 0).then_some(()));
+        wait_until(LOAD_DEADLINE, "it has caught up", || (daemon.sink("quick")["behind"] == 0).then_some(()));
     }
     let taken = receiver.taken();
     let status = daemon.layout().outcome(&["status"]).success().join("\n");
-    assert!(status.contains("sink      hec: "), "{status}");
+    assert!(status.contains("sink      quick: "), "{status}");
     drop(receiver);
     daemon.make_events();
     let receiver = Receiver::at(address);
-    expect_all(&daemon, || {
-        let all = [taken.clone(), receiver.taken()].concat();
-        numbers(&all, |value| value["event"]["sequence"].as_u64())
-    });
-    expect_all(&daemon, || numbers(&slow.taken(), |value| value["event"]["sequence"].as_u64()));
+    let all = || [taken.clone(), receiver.taken()].concat();
+    expect_all(&daemon, || numbers(&all(), sequence));
+    expect_all(&daemon, || numbers(&slow.taken(), sequence));
+    let all = all();
+    let (numbers, ids) = (numbers(&all, sequence), ids(&all));
+    let events: BTreeSet<u64> = numbers.iter().copied().collect();
+    assert!(numbers.len() > events.len(), "control: some came twice");
+    assert_eq!(ids.len(), events.len(), "an event has one id, however often it comes: {ids:?}");
+    assert!(ids.values().all(|events| events.len() == 1), "and no other event has it: {ids:?}");
     let last = receiver.taken().pop().expect("there is one");
-    let value: Value = serde_json::from_str(last.body.lines().next().expect("a line")).expect("it is JSON");
-    assert!(value["time"].as_str().is_some_and(|time| time.parse::<f64>().is_ok()), "{value}");
-    assert_eq!(value["sourcetype"], "_json");
-    let uids: BTreeSet<String> = taken
-        .iter()
-        .flat_map(|request| request.body.lines())
-        .map(|line| serde_json::from_str::<Value>(line).expect("it is JSON")["fields"]["uid"].to_string())
-        .collect();
-    assert!(uids.len() > 10, "each has its own: {uids:?}");
+    serde_json::from_str(last.body.lines().next().expect("a line")).expect("it is JSON")
 }
 
 #[test]
@@ -156,6 +191,47 @@ fn a_filter_lets_through_what_it_says_and_a_webhook_is_signed() {
 }
 
 #[test]
+fn a_file_and_standard_output_get_all_of_it_through_rotations() {
+    let layout = Layout::new();
+    let [own, own_before, moved] = ["own.jsonl", "own.jsonl.1", "moved.jsonl"].map(|name| layout.file(name));
+    // So full that the first event finds no room in it.
+    let filler = "{}\n".repeat((10 << 20) / 3);
+    fs::write(&own, &filler).expect("the directory is ours");
+    let path = layout.write_sinks(&format!(
+        "  - {{ name: own, file: {{ path: {own:?} }} }}\n  - {{ name: out, stdout: {{}} }}\n"
+    ));
+    let daemon = Daemon::start_with(layout, &["--sinks", path.to_str().expect("it is text")]);
+    let log = daemon.layout().file("daemon.log");
+    let numbers = |path: &Path| -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        // The last may be a half one still.
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        let lines = lines.filter(|line| line.starts_with("{\"version\""));
+        lines.map(|line| Event::parse(line).at("/sequence").as_u64().expect("a number")).collect()
+    };
+    let expect_new = |path: &Path| {
+        let mode = fs::metadata(path).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    };
+    daemon.make_events();
+    expect_all(&daemon, || numbers(&own));
+    expect_new(&own);
+    assert!(fs::read_to_string(&own_before).expect("it was rotated") == filler, "nothing else was in it");
+    // As logrotate does without `copytruncate`.
+    fs::rename(&own, &moved).expect("the directory is ours");
+    daemon.make_events();
+    let both = || [numbers(&moved), numbers(&own)].concat();
+    expect_all(&daemon, both);
+    expect_new(&own);
+    expect_all(&daemon, || numbers(&log));
+    for there in [both(), numbers(&log)] {
+        let each_once: Vec<u64> = (1..).take(there.len()).collect();
+        assert_eq!(there, each_once, "nothing broke, so that nothing comes twice");
+    }
+    assert!(!numbers(&own).is_empty(), "the new file is written to");
+}
+
+#[test]
 fn a_sink_can_be_tried() {
     let receiver = Receiver::new();
     let address = receiver.address();
@@ -166,9 +242,24 @@ fn a_sink_can_be_tried() {
     let path = path.to_str().expect("it is text");
     let tried = daemon.layout().outcome(&["sink", "test", "otlp", "--sinks", path]).success().join("\n");
     assert!(tried.contains("has taken an event"), "{tried}");
-    let body: Value = serde_json::from_str(&receiver.taken()[0].body).expect("it is JSON");
-    let record = &body["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
-    assert_eq!(record["eventName"], "sink-test", "{body}");
+    let request: Value = serde_json::from_str(&receiver.taken()[0].body).expect("it is JSON");
+    let record = &request["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
+    assert_eq!(record["eventName"], "sink-test", "{request}");
+    let mut uids = BTreeSet::new();
+    for (form, number) in [("ocsf-1.3", "1.3.0"), ("ocsf-1.9", "1.9.0")] {
+        daemon.layout().write_sinks(&format!(
+            "  - {{ name: otlp, form: {form}, http: {{ url: \"http://{address}/v1/logs\", as: otlp }} }}\n"
+        ));
+        daemon.layout().outcome(&["sink", "test", "otlp", "--sinks", path]).success();
+        let request = receiver.taken().pop().expect("it was taken");
+        let request: Value = serde_json::from_str(&request.body).expect("it is JSON");
+        let event = body(&request["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]);
+        assert_eq!(event["metadata"]["version"], number, "{event}");
+        assert_eq!((&event["class_uid"], &event["type_uid"]), (&6002.into(), &600_299.into()), "{event}");
+        assert_eq!(event["metadata"]["event_code"], "sink-test", "{event}");
+        uids.insert(event["metadata"]["uid"].to_string());
+    }
+    assert_eq!(uids.len(), 2, "each is another event: {uids:?}");
     drop(receiver);
     let failed = daemon.layout().outcome(&["sink", "test", "otlp", "--sinks", path]);
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");

@@ -320,6 +320,7 @@ fn own(event: &Event) -> Object<'_> {
     own.add("exit_signal", event.exit_signal);
     own.add("lost", event.lost);
     own.add("lost_records", event.lost_records.as_ref().map(ocsf::loss));
+    own.add("lost_events", event.lost_events.as_ref().map(ocsf::gap));
     own.add("record", event.record.as_ref().map(ocsf::record));
     own
 }

@@ -100,6 +100,7 @@ pub(super) const fn shape(kind: EventKind) -> Shape {
         EventKind::AuthorityChanged => ("authority-changed", Application, (8, "Update"), "configuration", &["change"]),
         EventKind::AuditCheckpoint => ("audit-checkpoint", Application, (OTHER, "Checkpoint"), "configuration", &["info"]),
         EventKind::FileMeasured => ("file-measured", Application, (OTHER, "Measure"), "file", &["info"]),
+        EventKind::SinkTest => ("sink-test", Application, (OTHER, "Test Sink"), "host", &["info"]),
         EventKind::RecordsLost => ("records-lost", EventLog, (OTHER, "Lose Records"), "host", &["error"]),
     };
     Shape { name, class, activity, category, types }

@@ -70,10 +70,15 @@ fn write(path: &Path, events: impl IntoIterator<Item = u64>) {
     let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
     for event in events {
         let line = serde_json::json!({
-            "version": 1, "kind": "daemon-fault", "time": "2026-01-01T00:00:00Z", "sequence": event,
+            "version": 1, "kind": "daemon-fault", "time": at(event), "sequence": event,
         });
         writeln!(file, "{line}").unwrap();
     }
+}
+
+/// When an event happened.
+fn at(event: u64) -> String {
+    format!("2026-01-01T00:00:{event:02}Z")
 }
 
 fn number(message: &Message) -> u64 {
@@ -144,6 +149,46 @@ fn what_was_on_its_way_by_a_connection_that_broke_is_sent_again() {
     assert_eq!(scene.counted()[3], 0, "back");
     scene.deliver();
     assert_eq!(*taken.lock().unwrap(), [1, 2, 1, 2, 3]);
+}
+
+#[test]
+fn what_is_gone_is_said_by_number_and_time_and_counted_once() {
+    type Said = Arc<Mutex<Vec<(u64, serde_json::Value)>>>;
+    let (mut scene, said) = (Scene::new(5..=7, Some(1)), Said::default());
+    let (keeps, mut tries) = (Arc::clone(&said), 0);
+    scene.answers(move |batch| {
+        tries += 1;
+        if tries == 2 {
+            return Err(NotSent::later("it has broken"));
+        }
+        keeps.lock().unwrap().extend(batch.iter().map(|message| {
+            let event: serde_json::Value = serde_json::from_str(&message.text).unwrap();
+            assert_eq!(event["lost_events"].is_null(), event["kind"] != "records-lost", "{event}");
+            assert_eq!(event["lost"].is_null(), event["lost_events"].is_null(), "{event}");
+            (event["lost"].as_u64().unwrap_or(0), event["lost_events"].clone())
+        }));
+        Ok(Sent::OnItsWay)
+    });
+    let path = scene.directory.path().join("events.jsonl");
+    let gap = |first: u64, last: u64, after: Option<String>| {
+        let gap = serde_json::json!({"first": first, "last": last, "after": after, "until": at(last + 1)});
+        (last + 1 - first, gap)
+    };
+    let event = || (0, serde_json::Value::Null);
+    let take = || std::mem::take(&mut *said.lock().unwrap());
+    scene.deliver();
+    assert_eq!(take(), [gap(2, 4, None), event(), event(), event()]);
+    assert_eq!(scene.counted(), [4, 0, 3, 7]);
+    write(&path, [10]);
+    scene.deliver();
+    assert_eq!((take(), scene.counted()[3]), (Vec::new(), 1), "back");
+    scene.deliver();
+    let expect = [gap(2, 4, None), event(), event(), event(), gap(8, 9, Some(at(7))), event()];
+    assert_eq!(take(), expect, "again");
+    write(&path, [12]);
+    scene.deliver();
+    assert_eq!(take(), [gap(11, 11, Some(at(10))), event()]);
+    assert_eq!(scene.counted()[2], 3 + 2 + 1, "each is lost once");
 }
 
 #[test]

@@ -18,6 +18,10 @@ pub(crate) const NOT_MADE_HERE: &[(&str, &str)] = &[
         "egress",
         r#"{"version":1,"kind":"egress","time":"2026-11-26T01:02:03.000000004Z","sequence":9000004,"session":{"id":"01a20782-afe2-711f-9837-588be5ca7da2","agent":"handed","owner":"team a","operator":"tests","model":"example/m","purpose":"test","task":"T-1","labels":{"a/b":"c"},"envelope_digest":"ab"},"process":null,"operation":"packet-out","protocol":"132","destination":{"address":"2001:db8::1","port":443},"verdict":"deny","refused":true,"reason":"header","rule":null,"socket":0,"foreign":true}"#,
     ),
+    (
+        "sink-test",
+        r#"{"version":1,"kind":"sink-test","time":"2026-11-26T01:02:03.000000005Z","sequence":0,"detail":"sent by `enforcer sink test`"}"#,
+    ),
 ];
 
 /// All that there are. A kind that is missing in the run is missing in the test.
@@ -52,6 +56,7 @@ pub(crate) const EVERY_KIND: &[&str] = &[
     "session-released",
     "session-revoked",
     "session-started",
+    "sink-test",
     "sockets-destroyed",
     "tamper-sign",
 ];

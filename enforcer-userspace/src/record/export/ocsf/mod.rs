@@ -13,7 +13,7 @@ use super::{
     kinds::{self, Activity, Class},
     object::{IntoNode, Node, Object},
 };
-use crate::record::{EventKind, LineImage, LineLoss, LineRecord, LineSession, line::VERSION};
+use crate::record::{EventKind, LineGap, LineImage, LineLoss, LineRecord, LineSession, line::VERSION};
 
 /// An event of one's own in the version that all others are made from.
 pub(super) fn form<'a>(event: &'a Event, time: Timestamp, id: Uuid, host: &'a Host) -> Object<'a> {
@@ -230,6 +230,7 @@ fn unmapped<'a>(event: &'a Event, host: &'a Host) -> Object<'a> {
     all.add("exit_signal", event.exit_signal);
     all.add("lost", event.lost);
     all.add("lost_records", event.lost_records.as_ref().map(loss));
+    all.add("lost_events", event.lost_events.as_ref().map(gap));
     all.add("record", event.record.as_ref().map(record));
     let cut = event.process.as_ref().is_some_and(|process| process.lineage_cut);
     all.add("lineage_cut", cut.then_some(true));
@@ -277,6 +278,14 @@ pub(super) fn loss(loss: &LineLoss) -> Object<'_> {
         .with("after", loss.after.as_deref())
         .with("until", loss.until.as_str())
         .with("numbers", loss.numbers.map(|numbers| numbers.to_vec()))
+}
+
+pub(super) fn gap(gap: &LineGap) -> Object<'_> {
+    Object::new()
+        .with("first", gap.first)
+        .with("last", gap.last)
+        .with("after", gap.after.as_deref())
+        .with("until", gap.until.as_str())
 }
 
 pub(super) fn image(image: &LineImage) -> Object<'_> {

@@ -46,6 +46,7 @@ every_kind!(
     SessionReleased,
     SessionRevoked,
     SessionStarted,
+    SinkTest,
     SocketsDestroyed,
     TamperSign,
 );
@@ -127,7 +128,9 @@ pub(super) fn sample(kind: EventKind) -> Value {
         EventKind::Exec | EventKind::ImageMeasured => json!({"image": image("unlisted")}),
         EventKind::FileMeasured => json!({"image": image("as-named")}),
         EventKind::Exit => json!({"exit_code": 3}),
-        EventKind::RecordsLost => json!({"lost": 5}),
+        EventKind::RecordsLost => json!({"lost": 5, "lost_events": {
+            "first": 37, "last": 41, "after": "2026-11-26T01:02:01.000000001Z", "until": "2026-11-26T01:02:03.004005006Z",
+        }}),
         EventKind::Finding => json!({"finding": {
             "id": "refusal-burst/x/y", "detection": "refusal-burst", "state": "new", "title": "2 refusals within 10 s",
             "subject": "said", "count": 2, "first": "2026-11-26T01:02:02.000000001Z", "last": "2026-11-26T01:02:03.004005006Z",
@@ -141,6 +144,7 @@ pub(super) fn sample(kind: EventKind) -> Value {
         EventKind::DaemonFault,
         EventKind::RecordsLost,
         EventKind::RequestRefused,
+        EventKind::SinkTest,
         EventKind::EnvelopeAccepted,
         EventKind::AuditCheckpoint,
         EventKind::AuthorityChanged,
