@@ -203,6 +203,10 @@ fn single_entries_are_proven_without_the_log() {
     assert_eq!(proven["sequence"].to_string(), entry);
     let event: Value = serde_json::from_str(proven["payload"].as_str().expect("text")).expect("an event");
     assert_eq!(event["destination"]["address"], "127.0.0.20");
+    let by_event = ["audit", "prove", "--event", &event["sequence"].to_string()];
+    assert_eq!(layout.outcome(&by_event).success().join("\n"), proof, "the proof of its entry");
+    let both = layout.outcome(&[&by_event[..], &[entry]].concat());
+    assert_eq!(both.status.code(), Some(2), "one of the two: {}", both.stderr);
     let forged = proof.replace("127.0.0.20", "127.0.0.30");
     assert_ne!(forged, proof);
     assert_eq!(check(&forged, &key).status.code(), Some(1));
@@ -210,6 +214,8 @@ fn single_entries_are_proven_without_the_log() {
     assert_eq!(check(&proof, &layout.file("other.pub")).status.code(), Some(1), "another key");
     for absent in ["0", "99999"] {
         assert_eq!(layout.outcome(&["audit", "prove", absent]).status.code(), Some(1));
+        let event = layout.outcome(&["audit", "prove", "--event", absent]);
+        assert_eq!(event.status.code(), Some(1), "{}", event.stderr);
     }
     let last = verify(layout)["last"].to_string();
     assert_eq!(layout.outcome(&["audit", "prove", &last]).status.code(), Some(1), "nothing covers it yet");
