@@ -92,8 +92,12 @@ impl Selection {
         if let Some(wanted) = &self.filter.session {
             let Some(session) = session else { return false };
             let is_named = session.id.starts_with(wanted);
+            // What its parent did may be in a part of the log that was removed.
             let is_below = self.filter.descendants
-                && session.parent.as_ref().is_some_and(|parent| self.sessions.contains(parent));
+                && session
+                    .parent
+                    .as_ref()
+                    .is_some_and(|parent| parent.starts_with(wanted) || self.sessions.contains(parent));
             if !is_named && !is_below {
                 return false;
             }
@@ -173,6 +177,16 @@ mod tests {
         let of = |agent: &str| Filter { agent: Some(agent.into()), ..session(true) };
         assert_eq!(selected(of("c"), &lines), [2], "what another agent did leads to it");
         assert_eq!(selected(of("d"), &lines), [0; 0]);
+    }
+
+    #[test]
+    fn sessions_are_followed_from_one_of_which_nothing_is_left() {
+        let lines = [line("s2", Some("s1-whole"), "b", None), line("s3", Some("s2"), "c", None)];
+        for wanted in ["s1-whole", "s1"] {
+            let of = |descendants| Filter { session: Some(wanted.into()), descendants, ..Filter::default() };
+            assert_eq!(selected(of(true), &lines), [0, 1], "{wanted}");
+            assert_eq!(selected(of(false), &lines), [0; 0], "{wanted}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: random envelopes and audit logs against the code that reads them, each target for a while. Plain cargo does it, with
+//! `cargo xtask fuzz`: random envelopes, audit logs and records against the code that reads them, each target for a while. Plain cargo does it, with
 //! the compiler that builds everything else; `cargo fuzz` is not needed.
 
 use std::env;
@@ -22,16 +22,20 @@ pub(crate) enum Target {
     EnvelopeCompile,
     /// Any audit log is read within bounds, and is not taken for one that a trusted key signed
     AuditVerify,
+    /// Any record of the kernel that decodes is a line, and has all forms that events are exported in
+    RecordDecode,
 }
 
 impl Target {
-    const ALL: [Self; 3] = [Self::EnvelopeParse, Self::EnvelopeCompile, Self::AuditVerify];
+    const ALL: [Self; 4] =
+        [Self::EnvelopeParse, Self::EnvelopeCompile, Self::AuditVerify, Self::RecordDecode];
 
     const fn name(self) -> &'static str {
         match self {
             Self::EnvelopeParse => "envelope_parse",
             Self::EnvelopeCompile => "envelope_compile",
             Self::AuditVerify => "audit_verify",
+            Self::RecordDecode => "record_decode",
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::veristat;
 use crate::vm;
 
 /// For how long each fuzz target runs here, in seconds: long enough to see that it works, and what is broken badly.
-const BRIEFLY: &str = "5";
+const BRIEFLY: &str = "4";
 
 pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::new();

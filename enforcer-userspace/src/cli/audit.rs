@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Format, ask, print_json, text};
+use super::{Format, ask, particulars, print_json, text};
 use crate::{
     control::dto,
     exit::{ExitStatus, Failure},

@@ -3,15 +3,12 @@
 use std::ops::ControlFlow;
 
 use super::{
-    Format, ask, export,
+    Format, ask, export, particulars,
     text::{self, Colour, colour, harmless, short},
 };
 use crate::{
     exit::{ExitStatus, Failure},
-    record::{
-        EventKind, EventLine, LineDestination, LineEgress, LineFinding, LineFlow, LineGuard, LineImage,
-        LineSession,
-    },
+    record::{EventKind, EventLine, LineSession},
     settings::Settings,
 };
 
@@ -50,132 +47,27 @@ pub(super) fn execute(settings: &Settings, format: Format, args: &Args) -> Resul
     failed.map_or(Ok(ExitStatus::Ok), Err)
 }
 
-/// One event in at most three short lines; a line that is no event as it stands.
+/// One event in a few short lines; a line that is no event as it stands.
 fn render(line: &str) -> String {
     let Ok(event) = serde_json::from_str::<EventLine<LineSession>>(line) else {
         return format!("{}\n", harmless(line));
     };
     let time = event.time.get(11..23).unwrap_or(&event.time);
-    let process = event.process.as_ref();
-    let comm =
-        process.map_or_else(String::new, |process| format!("{}[{}]", harmless(&process.comm), process.pid));
-    let what = match (event.kind, &event.egress) {
-        (EventKind::Egress, Some(egress)) => describe(egress),
-        (EventKind::Guard, _) => event.guard.as_ref().map_or_else(String::new, describe_guard),
-        (kind, _) if event.flow.is_some() => {
-            format!("{:<7} {}", kind_name(kind), event.flow.as_ref().map_or_else(String::new, describe_flow))
-        }
-        (EventKind::Fork, _) => format!("fork    {comm} made {}", event.child_pid.unwrap_or(0)),
-        (EventKind::Exec, _) => {
-            let path = process.and_then(|process| process.path.as_deref()).unwrap_or("?");
-            format!("exec    {comm} runs {}", harmless(path))
-        }
-        (EventKind::Exit, _) => match (event.exit_code, event.exit_signal) {
-            (_, Some(signal)) => format!("exit    {comm} by signal {signal}"),
-            (code, None) => format!("exit    {comm} with {}", code.unwrap_or(0)),
-        },
-        (EventKind::Finding, _) => event.finding.as_ref().map_or_else(String::new, describe_finding),
-        (EventKind::RecordsLost, _) => {
-            colour(&format!("LOST    {} records", event.lost.unwrap_or(0)), Colour::Yellow)
-        }
-        (kind, _) => kind_name(kind).to_owned(),
+    let what = particulars::of(&event);
+    let what = match event.kind {
+        EventKind::Egress | EventKind::Guard => what,
+        EventKind::Finding => colour(&format!("FINDING {what}"), Colour::Yellow),
+        EventKind::RecordsLost => colour(&format!("LOST    {what}"), Colour::Yellow),
+        kind => format!("{:<7} {what}", kind_name(kind)),
     };
-    let mut out = format!("{} {what}\n", colour(time, Colour::Dim));
-    if let Some(session) = &event.session {
-        let who = format!("{} for {} ({})", session.agent, session.owner, short(&session.id));
-        out.push_str(&format!("             {}\n", harmless(&who)));
-    }
-    if let (EventKind::Egress | EventKind::Guard | EventKind::CredentialIssued, Some(process)) =
-        (event.kind, process)
-    {
-        let lineage: Vec<String> = process
-            .lineage
-            .iter()
-            .map(|ancestor| {
-                format!("{}[{}]", harmless(ancestor.comm.as_deref().unwrap_or("?")), ancestor.pid)
-            })
-            .collect();
-        out.push_str(&format!(
-            "             {}\n",
-            if lineage.is_empty() { comm } else { lineage.join(" > ") }
-        ));
-    }
-    if let Some(image) = &event.image {
-        out.push_str(&format!("             {}\n", describe_image(image)));
-    }
-    if let Some(detail) = &event.detail {
-        out.push_str(&format!("             {}\n", harmless(detail)));
+    let mut out = format!("{} {}\n", colour(time, Colour::Dim), what.trim_end());
+    let who = event.session.as_ref().map(|session| {
+        harmless(&format!("{} for {} ({})", session.agent, session.owner, short(&session.id)))
+    });
+    for more in who.into_iter().chain(particulars::further(&event)) {
+        out.push_str(&format!("             {more}\n"));
     }
     out
-}
-
-fn describe(egress: &LineEgress) -> String {
-    let verdict = verdict(&egress.verdict, egress.refused);
-    let to = far_end(egress.destination.as_ref());
-    let why = match &egress.rule {
-        Some(rule) => format!("{} {}", egress.reason, harmless(rule)),
-        None => egress.reason.to_string(),
-    };
-    format!("{verdict}  {} {}{to}  {why}", egress.operation, egress.protocol)
-}
-
-fn far_end(to: Option<&LineDestination>) -> String {
-    to.map_or_else(String::new, |to| {
-        if to.address.contains(':') {
-            format!(" [{}]:{}", to.address, to.port)
-        } else {
-            format!(" {}:{}", to.address, to.port)
-        }
-    })
-}
-
-fn describe_flow(flow: &LineFlow) -> String {
-    let to = far_end(flow.destination.as_ref());
-    let time = flow.duration_ms.map_or_else(String::new, |ms| format!(", {ms} ms"));
-    let carried = format!("{} B out, {} B in{time}", flow.bytes_out, flow.bytes_in);
-    let rule = flow.rule.as_deref().map_or_else(String::new, |rule| format!("  {}", harmless(rule)));
-    format!("{}{to}  {carried}{rule}", flow.protocol)
-}
-
-fn describe_image(image: &LineImage) -> String {
-    let digest = image.sha256.as_deref().map_or(String::new(), |digest| format!(" {digest}"));
-    let path = image.path.as_deref().map_or(String::new(), |path| format!(" {}", harmless(path)));
-    let script =
-        image.script.as_ref().map_or(String::new(), |script| format!(" for {}", harmless(&script.path)));
-    format!("image {}{path}{script}{digest}", image.verdict)
-}
-
-fn describe_guard(guard: &LineGuard) -> String {
-    let object = &guard.object;
-    let on = match (&object.name, object.pid, object.family) {
-        (Some(name), ..) => harmless(name),
-        (None, Some(pid), _) => format!("pid {pid}"),
-        (None, None, Some(family)) => format!("family {family}, protocol {}", object.number),
-        (None, None, None) => String::new(),
-    };
-    let why = match &guard.rule {
-        Some(rule) => format!("{} {}", guard.reason, harmless(rule)),
-        None => guard.reason.to_string(),
-    };
-    format!("{}  {} {on}  {why}", verdict(&guard.verdict, guard.refused), guard.operation)
-}
-
-fn describe_finding(finding: &LineFinding) -> String {
-    let LineFinding { detection, title, count, evidence, .. } = finding;
-    let of = match (evidence.last(), *count) {
-        (Some(last), 1) => format!(", event {}", last.sequence),
-        (Some(last), _) => format!(", last event {}", last.sequence),
-        (None, _) => String::new(),
-    };
-    colour(&format!("FINDING {}: {}{of}", harmless(detection), harmless(title)), Colour::Yellow)
-}
-
-fn verdict(verdict: &str, refused: bool) -> String {
-    match (verdict, refused) {
-        ("allow", _) => colour("ALLOW ", Colour::Green),
-        (_, true) => colour("REFUSE", Colour::Red),
-        (_, false) => colour("AUDIT ", Colour::Yellow),
-    }
 }
 
 fn kind_name(kind: EventKind) -> &'static str {

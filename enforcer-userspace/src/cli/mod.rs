@@ -15,6 +15,7 @@ mod includes;
 mod intersect;
 mod keygen;
 mod own;
+mod particulars;
 mod ps;
 mod register;
 mod revoke;

@@ -13,9 +13,7 @@ use enforcer_common::{
 use super::{Daemon, DaemonError};
 use crate::{
     clock,
-    record::{
-        Connection, Egress, EventKind, EventLine, LineDestination, LineFlow, LineProcess, protocol_name,
-    },
+    record::{Connection, Egress, EventKind, EventLine, LineDestination, LineFlow, LineProcess, TCP},
     session::{Opener, Opening, OpeningKey, Session},
 };
 
@@ -25,8 +23,6 @@ const PERIOD_TICKS: u32 = 10;
 const AT_ONCE: usize = 512;
 /// Those of them that are written together, and then taken away.
 const TOGETHER: usize = 64;
-/// IP's number for TCP.
-const TCP: u16 = 6;
 
 /// Where the daemon stands with the totals.
 #[derive(Debug, Default)]
@@ -93,29 +89,18 @@ impl Daemon {
             }
             ConnectionChange::Closed | ConnectionChange::Listens => None,
         };
-        let (address, port) = connection.end;
         let (direction, opening) = opened.unzip();
         let since_ns = opening.as_ref().map(|opening| opening.since_ns);
         let opener = opening.as_ref().and_then(|opening| opening.opener.as_ref());
         line.process = opener.map(|opener| self.process_that_opened(opener, slot)).or(line.process.take());
         line.flow = Some(LineFlow {
-            protocol: protocol_name(TCP),
-            destination: Some(LineDestination { address: address.to_string(), port }),
-            local_port: Some(connection.local_port),
             direction: direction.map(Into::into),
             since: opening.as_ref().map(|opening| opening.since.to_string()),
             duration_ms: since_ns.map(|since_ns| millis(since_ns, time_ns)),
-            bytes_out: connection.bytes_out,
-            bytes_in: connection.bytes_in,
-            packets_out: connection.packets_out.into(),
-            packets_in: connection.packets_in.into(),
-            was: (connection.change == ConnectionChange::Closed).then(|| connection.was.name().into()),
             rule: opening.and_then(|opening: Opening| {
                 rule_name(self.registry.at(slot), opening.envelope, opening.rule)
             }),
-            socket: connection.cookie,
-            netns: connection.netns,
-            foreign: connection.foreign,
+            ..LineFlow::from(connection)
         });
     }
 

@@ -1,9 +1,6 @@
 //! A record from the kernel becomes a change of the process tree and a line.
 
-use enforcer_common::{
-    identity::SessionRef,
-    record::{ConnectionChange, Placement, TcpState},
-};
+use enforcer_common::{identity::SessionRef, record::Placement};
 
 use super::{Daemon, DaemonError, attest::Seen, findings::Deeds};
 use crate::{
@@ -114,18 +111,7 @@ impl Daemon {
             }
         }
         let session = self.registry.at(slot);
-        let kind = match &body {
-            Body::Egress(_) => EventKind::Egress,
-            Body::Fork { .. } => EventKind::Fork,
-            Body::Exec { .. } => EventKind::Exec,
-            Body::Exit { .. } => EventKind::Exit,
-            Body::Guard(_) => EventKind::Guard,
-            Body::Connection(connection) => match (connection.change, connection.was) {
-                (ConnectionChange::Listens, _) => EventKind::Listening,
-                (ConnectionChange::Closed, TcpState::Listen) => EventKind::ListeningEnded,
-                (ConnectionChange::Closed, _) => EventKind::ConnectionClosed,
-            },
-        };
+        let kind = body.kind();
         let mut line = EventLine::new(kind, &time);
         line.record = Some(LineRecord { cpu: number.cpu, sequence: number.sequence, lost: number.lost });
         // By the time a decision is read, the session may be held to another envelope than the one that decided.

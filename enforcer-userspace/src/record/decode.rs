@@ -8,14 +8,14 @@ use enforcer_common::{
     image::{ImageId, ImageState},
     net::{Address, Family},
     record::{
-        COMM_LEN, EgressRecord, ExecRecord, ExitRecord, ForkRecord, NO_UID, Operation, Placement,
-        RecordHeader, RecordKind,
+        COMM_LEN, ConnectionChange, EgressRecord, ExecRecord, ExitRecord, ForkRecord, NO_UID, Operation,
+        Placement, RecordHeader, RecordKind, TcpState,
     },
     rules::NO_RULE,
     verdict::{Reason, Verdict},
 };
 
-use super::Number;
+use super::{EventKind, Number};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +61,23 @@ pub(crate) enum Body {
     },
     Guard(GuardDecision),
     Connection(Connection),
+}
+
+impl Body {
+    pub(crate) const fn kind(&self) -> EventKind {
+        match self {
+            Self::Egress(_) => EventKind::Egress,
+            Self::Fork { .. } => EventKind::Fork,
+            Self::Exec { .. } => EventKind::Exec,
+            Self::Exit { .. } => EventKind::Exit,
+            Self::Guard(_) => EventKind::Guard,
+            Self::Connection(connection) => match (connection.change, connection.was) {
+                (ConnectionChange::Listens, _) => EventKind::Listening,
+                (ConnectionChange::Closed, TcpState::Listen) => EventKind::ListeningEnded,
+                (ConnectionChange::Closed, _) => EventKind::ConnectionClosed,
+            },
+        }
+    }
 }
 
 /// What a process executes, as the kernel saw it.

@@ -2,9 +2,13 @@
 
 use std::borrow::Cow;
 
+use enforcer_common::record::ConnectionChange;
 use serde::{Deserialize, Serialize};
 
-use super::LineDestination;
+use super::{Connection, LineDestination, protocol_name};
+
+/// IP's number for TCP.
+pub(crate) const TCP: u16 = 6;
 
 /// As a line says it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,4 +47,28 @@ pub(crate) struct LineFlow {
     /// True if the socket was not made in the session: it was inherited, or received.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) foreign: bool,
+}
+
+impl From<&Connection> for LineFlow {
+    /// As far as the kernel's record says it, which knows nothing of the beginning.
+    fn from(connection: &Connection) -> Self {
+        let (address, port) = connection.end;
+        Self {
+            protocol: protocol_name(TCP),
+            destination: Some(LineDestination { address: address.to_string(), port }),
+            local_port: Some(connection.local_port),
+            direction: None,
+            since: None,
+            duration_ms: None,
+            bytes_out: connection.bytes_out,
+            bytes_in: connection.bytes_in,
+            packets_out: connection.packets_out.into(),
+            packets_in: connection.packets_in.into(),
+            was: (connection.change == ConnectionChange::Closed).then(|| connection.was.name().into()),
+            rule: None,
+            socket: connection.cookie,
+            netns: connection.netns,
+            foreign: connection.foreign,
+        }
+    }
 }

@@ -13,7 +13,7 @@ mod read;
 
 pub(crate) use decode::{Body, Connection, Egress, ExecImage, GuardDecision, Record, decode};
 pub(crate) use finding::LineFinding;
-pub(crate) use flow::LineFlow;
+pub(crate) use flow::{LineFlow, TCP};
 pub(crate) use guarded::LineGuard;
 pub(crate) use line::{
     EventKind, EventLine, LineAsker, LineContent, LineDestination, LineEgress, LineImage, LineProcess,

@@ -11,13 +11,31 @@ mod envelope;
 #[path = "../../../enforcer-userspace/src/audit/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "as above")]
 mod audit;
+#[path = "../../../enforcer-userspace/src/chain/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "as above")]
+mod chain;
+#[path = "../../../enforcer-userspace/src/detect/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "as above")]
+mod detect;
+#[path = "../../../enforcer-userspace/src/document.rs"]
+#[allow(dead_code, reason = "as above")]
+mod document;
+#[path = "../../../enforcer-userspace/src/record/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "as above")]
+mod record;
+#[path = "../../../enforcer-userspace/src/session/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "as above")]
+mod session;
 #[path = "../../../enforcer-userspace/src/signature/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "as above")]
 mod signature;
 
 mod audit_log;
+mod credentials;
+mod kernel_record;
 
 pub use audit_log::verify as verify_audit;
+pub use kernel_record::decode as decode_record;
 
 use enforcer_common::decision::{Decision, Standing, decide, decide_bind, decide_packet};
 use enforcer_common::net::{Address, Destination, Direction, Family, Protocol};

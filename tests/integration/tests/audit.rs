@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Finished, Layout, LogCopy, Pair, Process, attempts, enforcer_path, probe,
-    unique, wait_until,
+    DEADLINE, Daemon, Envelope, Finished, Layout, LogCopy, Pair, Process, Server, attempts, enforcer_path,
+    probe, unique, wait_until,
 };
 use serde_json::Value;
 
@@ -147,6 +147,39 @@ fn questions_are_answered() {
 }
 
 #[test]
+fn rows_say_where_to_and_how_much() {
+    let daemon = Daemon::start();
+    let layout = daemon.layout();
+    let (stream, datagrams) = (Server::start("tcp", "127.0.0.10"), Server::start("udp", "127.0.0.11"));
+    let envelope = Envelope::of("talks").allow_server("stream", &stream);
+    let mut inside = daemon.hold(&envelope.allow_server("datagrams", &datagrams));
+    inside.connect("s", "tcp4", stream.address());
+    inside.must("send s 0123456789");
+    assert_eq!(inside.must("receive s"), "0123456789");
+    inside.must("close s");
+    inside.must("open d udp4");
+    inside.must(&format!("send-to d {} 12345", datagrams.address()));
+    assert_eq!(inside.must("receive d"), "12345");
+    daemon.wait_for_events(1, "they are counted", |event| event.kind() == "datagrams");
+    inside.end();
+    daemon.wait_idle();
+    settle(&daemon);
+    for (kind, protocol, address, bytes) in
+        [("connection-closed", "tcp", stream.address(), 10), ("datagrams", "udp", datagrams.address(), 5)]
+    {
+        let to = address.to_string();
+        let rows = layout.outcome(&["audit", "query", "--kind", kind, "--destination", &to]).success();
+        let said = format!("{protocol} {to}  {bytes} B out, {bytes} B in");
+        assert!(rows.len() == 1 && rows[0].contains(&said), "{said}: {rows:?}");
+    }
+    for row in layout.outcome(&["audit", "query", "--destination", "127.0.0.0/8"]).success() {
+        assert!(row.contains("127.0.0.1"), "each says where to: {row}");
+    }
+    let rows = layout.outcome(&["audit", "query", "--agent", "talks", "--kind", "exec"]).success();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.contains(" runs /")), "{rows:?}");
+}
+
+#[test]
 fn single_entries_are_proven_without_the_log() {
     let daemon = Daemon::start();
     let layout = daemon.layout();
@@ -170,6 +203,10 @@ fn single_entries_are_proven_without_the_log() {
     assert_eq!(proven["sequence"].to_string(), entry);
     let event: Value = serde_json::from_str(proven["payload"].as_str().expect("text")).expect("an event");
     assert_eq!(event["destination"]["address"], "127.0.0.20");
+    let by_event = ["audit", "prove", "--event", &event["sequence"].to_string()];
+    assert_eq!(layout.outcome(&by_event).success().join("\n"), proof, "the proof of its entry");
+    let both = layout.outcome(&[&by_event[..], &[entry]].concat());
+    assert_eq!(both.status.code(), Some(2), "one of the two: {}", both.stderr);
     let forged = proof.replace("127.0.0.20", "127.0.0.30");
     assert_ne!(forged, proof);
     assert_eq!(check(&forged, &key).status.code(), Some(1));
@@ -177,6 +214,8 @@ fn single_entries_are_proven_without_the_log() {
     assert_eq!(check(&proof, &layout.file("other.pub")).status.code(), Some(1), "another key");
     for absent in ["0", "99999"] {
         assert_eq!(layout.outcome(&["audit", "prove", absent]).status.code(), Some(1));
+        let event = layout.outcome(&["audit", "prove", "--event", absent]);
+        assert_eq!(event.status.code(), Some(1), "{}", event.stderr);
     }
     let last = verify(layout)["last"].to_string();
     assert_eq!(layout.outcome(&["audit", "prove", &last]).status.code(), Some(1), "nothing covers it yet");

@@ -3,13 +3,14 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Format, Settings, Source, no_log, print_json, text};
 use crate::{
-    audit::Proof,
+    audit::{Kind, Proof},
     exit::{ExitStatus, Failure},
     key_files,
+    state::{AuditError, LogDir},
 };
 
 /// Far more than a proof takes.
@@ -20,8 +21,11 @@ pub(super) struct Args {
     #[command(flatten)]
     source: Source,
     /// The number of the entry, as `query` prints it
-    #[arg(value_name = "ENTRY")]
-    entry: u64,
+    #[arg(value_name = "ENTRY", required_unless_present = "event", conflicts_with = "event")]
+    entry: Option<u64>,
+    /// That of this event, by its `sequence`; `metadata.sequence` in OCSF, `event.sequence` in ECS
+    #[arg(long, value_name = "SEQUENCE")]
+    event: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +36,12 @@ pub(super) struct CheckArgs {
     /// The public key, PEM: that which was in force when the entry was written
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
+}
+
+/// As much of an event as tells it from all others.
+#[derive(Deserialize)]
+struct Numbered {
+    sequence: u64,
 }
 
 #[derive(Serialize)]
@@ -52,14 +62,27 @@ pub(super) fn execute(settings: &Settings, args: &Args) -> Result<ExitStatus, Fa
     if !dir.path().is_dir() {
         return Err(no_log(dir.path()));
     }
-    let what = || format!("prove entry {}", args.entry);
     let no = |error: anyhow::Error| Failure { status: ExitStatus::No, error, hint: None };
-    let proof = match dir.prove(args.entry)? {
-        None => return Err(no(anyhow::anyhow!("there is no entry {} in the log", args.entry))),
-        Some(proof) => proof.with_context(what).map_err(no)?,
+    let (entry, sought) = match args.event {
+        Some(event) => (entry_of(&dir, event)?, format!("event {event}")),
+        None => (args.entry, format!("entry {}", args.entry.unwrap_or(0))),
     };
+    let proof = entry.map(|entry| dir.prove(entry)).transpose()?.flatten();
+    let proof = proof.ok_or_else(|| no(anyhow::anyhow!("there is no {sought} in the log")))?;
+    let proof = proof.with_context(|| format!("prove {sought}")).map_err(no)?;
     print_json(&proof)?;
     Ok(ExitStatus::Ok)
+}
+
+/// The number of an event's entry. What it says is what the proof is of.
+fn entry_of(dir: &LogDir, event: u64) -> Result<Option<u64>, AuditError> {
+    // So that not every line has to be read. Events name others that way, too.
+    let needle = format!("\"sequence\":{event}");
+    dir.find(|entry| {
+        let line = str::from_utf8(entry.payload).ok().filter(|line| line.contains(&needle));
+        let read = line.and_then(|line| serde_json::from_str::<Numbered>(line).ok());
+        entry.kind == Kind::Event && read.is_some_and(|read| read.sequence == event)
+    })
 }
 
 pub(super) fn check(format: Format, args: &CheckArgs) -> Result<ExitStatus, Failure> {

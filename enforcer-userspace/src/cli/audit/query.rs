@@ -6,7 +6,7 @@ use clap::ValueEnum as _;
 use jiff::Timestamp;
 use ring::rand::SystemRandom;
 
-use super::{Format, Settings, Source, no_log, text, verify};
+use super::{Format, Settings, Source, no_log, particulars, text, verify};
 use crate::{
     audit::Kind,
     exit::{ExitStatus, Failure},
@@ -157,23 +157,11 @@ fn print(
     });
     let kind = serde_json::to_value(event.kind).ok();
     let kind = kind.as_ref().and_then(serde_json::Value::as_str).unwrap_or("?");
-    let what = event.egress.as_ref().map(|egress| {
-        let to = egress.destination.as_ref().map_or_else(String::new, |to| {
-            if to.address.contains(':') {
-                format!(" [{}]:{}", to.address, to.port)
-            } else {
-                format!(" {}:{}", to.address, to.port)
-            }
-        });
-        let rule = egress.rule.as_ref().map_or_else(String::new, |rule| format!(" {rule}"));
-        format!("{} {} {}{to} {}{rule}", egress.verdict, egress.operation, egress.protocol, egress.reason)
-    });
-    let what = what.or_else(|| {
-        event.guard.as_ref().map(|guard| format!("{} {} {}", guard.verdict, guard.operation, guard.reason))
-    });
-    let what = what.or_else(|| event.detail.clone()).unwrap_or_default();
+    let what = Some(particulars::of(event)).filter(|what| !what.is_empty());
+    let what: Vec<String> = what.into_iter().chain(particulars::further(event)).collect();
+    let what = what.join("  ");
     let (time, _) = event.time.split_at_checked(23).unwrap_or((&event.time, ""));
-    let columns = [time, kind, agent, owner, session, what.as_str()].map(text::harmless);
-    let [time, kind, agent, owner, session, what] = &columns;
+    let columns = [time, kind, agent, owner, session].map(text::harmless);
+    let [time, kind, agent, owner, session] = &columns;
     writeln!(out, "{entry:>8}  {time:<23}  {kind:<18}  {agent:<20}  {owner:<24}  {session:<18}  {what}")
 }

@@ -6,7 +6,7 @@ use super::{
     AuditError,
     files::{LogDir, SegmentFile},
 };
-use crate::audit::{Entry, Finding, Proof, ProofError, Prover, Report, SegmentReader, Verifier};
+use crate::audit::{Entry, Finding, Header, Proof, ProofError, Prover, Report, SegmentReader, Verifier};
 
 impl LogDir {
     /// Hands every entry of the segments to the verifier, and those that are in order to somebody else as well, who may end it.
@@ -71,11 +71,35 @@ impl LogDir {
         let Some(from) = from.checked_sub(1) else { return Ok(None) };
         let mut prover = None;
         let mut last = 0;
-        for segment in segments.iter().skip(from) {
+        let proof = self.read(segments.get(from..).unwrap_or_default(), &mut |header, entry| {
+            let prover = prover.get_or_insert_with(|| Prover::new(sequence, header));
+            last = entry.sequence;
+            match prover.take(entry) {
+                Ok(None) => ControlFlow::Continue(()),
+                Ok(Some(proof)) => ControlFlow::Break(Ok(proof)),
+                Err(error) => ControlFlow::Break(Err(error)),
+            }
+        })?;
+        Ok(proof.or_else(|| (last >= sequence).then_some(Err(ProofError::NotCovered))))
+    }
+
+    /// The first entry that is wanted, by its number. Nothing is verified.
+    pub(crate) fn find(&self, is_wanted: impl Fn(&Entry<'_>) -> bool) -> Result<Option<u64>, AuditError> {
+        self.read(&self.segments()?, &mut |_, entry| {
+            if is_wanted(entry) { ControlFlow::Break(entry.sequence) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    /// Hands on every entry as it stands there, behind the header of its segment.
+    fn read<T>(
+        &self,
+        segments: &[SegmentFile],
+        each: &mut dyn FnMut(&Header, &Entry<'_>) -> ControlFlow<T>,
+    ) -> Result<Option<T>, AuditError> {
+        for segment in segments {
             let failed = |source| AuditError::Segment { path: segment.path.clone(), source };
             let mut reader = SegmentReader::open(self.open(segment)?).map_err(failed)?;
             let header = *reader.header();
-            let prover = prover.get_or_insert_with(|| Prover::new(sequence, &header));
             loop {
                 let entry = match reader.next() {
                     Ok(Some(entry)) => entry,
@@ -83,14 +107,11 @@ impl LogDir {
                     Ok(None) | Err(crate::audit::ReadError::Torn { .. }) => break,
                     Err(error) => return Err(failed(error)),
                 };
-                last = entry.sequence;
-                match prover.take(&entry) {
-                    Ok(None) => {}
-                    Ok(Some(proof)) => return Ok(Some(Ok(proof))),
-                    Err(error) => return Ok(Some(Err(error))),
+                if let ControlFlow::Break(found) = each(&header, &entry) {
+                    return Ok(Some(found));
                 }
             }
         }
-        Ok((last >= sequence).then_some(Err(ProofError::NotCovered)))
+        Ok(None)
     }
 }
