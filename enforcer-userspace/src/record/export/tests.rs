@@ -51,7 +51,7 @@ fn elastic_s_own_words_are_used() {
     }
     let event = exported(&sample(EventKind::Egress), Form::Ecs);
     assert_eq!(event["event"]["type"], json!(["connection", "denied"]));
-    assert_eq!(event["gen_ai"]["agent"]["id"], "spiffe://example.org/agent/coding-agent");
+    assert_eq!(event["gen_ai"]["agent"]["id"], "spiffe://example.org/agent/lead/coding-agent");
     assert_eq!(event["destination"]["ip"], "198.51.100.9");
     assert_eq!(event["process"]["parent"]["name"], "sh");
     assert_eq!(event["container"], json!({"id": "c0", "runtime": "docker"}));
@@ -153,7 +153,7 @@ proptest! {
 fn a_refused_connection_says_who_where_and_why() {
     let event = exported(&sample(EventKind::Egress), NATIVE);
     let agent = json!({
-        "uid": "spiffe://example.org/agent/coding-agent", "instance_uid": "01a20782-afe2-711f-8000-000000000001",
+        "uid": "spiffe://example.org/agent/lead/coding-agent", "instance_uid": "01a20782-afe2-711f-8000-000000000001",
         "name": "coding-agent", "type_id": 0, "ai_model": {"name": "model-1", "ai_provider": "example"},
     });
     for (pointer, expected) in [

@@ -75,8 +75,7 @@ fn head<'a>(event: &'a Event, time: Timestamp, class: Class, activity: &Activity
         .with("status_id", status)
         .with("status", status_name)
         .with("status_code", code)
-        .with("status_detail", detail)
-        .with("unmapped", event.asked_by.map(objects::asker));
+        .with("status_detail", detail);
     Form { object, severity }
 }
 
@@ -226,6 +225,7 @@ fn unmapped<'a>(event: &'a Event, host: &'a Host) -> Object<'a> {
             .with("name", guard.object.name.as_deref());
         all.add("object", object);
     }
+    all.add("asked_by", event.asked_by.map(objects::asker));
     all.add("image", event.image.as_ref().map(image));
     all.add("exit_signal", event.exit_signal);
     all.add("lost", event.lost);

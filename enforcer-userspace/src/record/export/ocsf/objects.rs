@@ -39,7 +39,7 @@ pub(super) fn named(host: &Host) -> Object<'_> {
 
 /// Who asked the daemon, for which no class has a place beside the actor.
 pub(super) fn asker(asker: LineAsker) -> Object<'static> {
-    Object::new().with("asked_by", Object::new().with("pid", asker.pid).with("uid", asker.uid))
+    Object::new().with("pid", asker.pid).with("uid", asker.uid)
 }
 
 pub(super) fn ai_agent<'a>(session: &'a LineSession, host: &Host) -> Object<'a> {

@@ -67,7 +67,7 @@ pub(super) fn host(name: &str) -> Host {
 fn session() -> Value {
     json!({
         "id": "01a20782-afe2-711f-8000-000000000001", "parent": "01a20782-afe2-711f-8000-000000000000",
-        "agent": "coding-agent", "owner": "alice@example.com", "operator": "platform", "model": "example/model-1",
+        "agents_above": ["lead"], "agent": "coding-agent", "owner": "alice@example.com", "operator": "platform", "model": "example/model-1",
         "purpose": "fix bugs", "task": "TICKET-7", "labels": {"team": "a"}, "envelope_digest": "sha256:0123",
         "container": {"id": "c0", "runtime": "docker", "pod": "01a20782-afe2-411f-8000-000000000002"},
     })
