@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Egress, LineFinding, LineFlow, LineGap, LineGuard, LineLoss, LineRecord, Loss, Unwritten, read::ReadLine,
+    Egress, LineFinding, LineFlow, LineGap, LineGuard, LineImage, LineLoss, LineRecord, Loss, Unwritten,
+    read::ReadLine,
 };
 use crate::session::{Container, Context, EnvelopeInForce, Grant, ProcessView, Session};
 
@@ -239,35 +240,6 @@ pub(crate) struct LineEgress {
 pub(crate) fn protocol_name(number: u16) -> Cow<'static, str> {
     let known = Protocol::of_ip(u32::from(number));
     known.map_or_else(|| number.to_string().into(), |protocol| protocol.name().into())
-}
-
-/// What a process executes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct LineImage {
-    /// As the host sees it; a hint, where the process has a root directory or mounts of its own.
-    pub(crate) path: Option<String>,
-    /// The kernel's number of its file.
-    pub(crate) inode: u64,
-    /// Of a program; of a file that an envelope names, too.
-    pub(crate) sha256: Option<String>,
-    /// `listed`, `unlisted`, `waits` until it is measured, `unmeasured` so far, `lost` if it could not be told; of a file `as-named`,
-    /// `other` or `unmeasured`.
-    pub(crate) verdict: Cow<'static, str>,
-    /// What becomes of what is not listed: `audit`, `deny-egress`, `kill`.
-    pub(crate) on_mismatch: Cow<'static, str>,
-    /// The program is the interpreter of this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) script: Option<LineContent>,
-    /// What loads the program, and is not held to the list.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) loader: Option<LineContent>,
-}
-
-/// A file and its content.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct LineContent {
-    pub(crate) path: String,
-    pub(crate) sha256: Option<String>,
 }
 
 /// Where to.

@@ -7,6 +7,7 @@ pub(crate) mod export;
 mod finding;
 mod flow;
 mod guarded;
+mod image;
 mod line;
 mod losses;
 mod read;
@@ -15,9 +16,10 @@ pub(crate) use decode::{Body, Connection, Egress, ExecImage, GuardDecision, Reco
 pub(crate) use finding::LineFinding;
 pub(crate) use flow::{LineFlow, TCP};
 pub(crate) use guarded::LineGuard;
+pub(crate) use image::{LineContent, LineImage};
 pub(crate) use line::{
-    EventKind, EventLine, LineAsker, LineContent, LineDestination, LineEgress, LineImage, LineProcess,
-    LineSession, Lineage, SessionText, protocol_name,
+    EventKind, EventLine, LineAsker, LineDestination, LineEgress, LineProcess, LineSession, Lineage,
+    SessionText, protocol_name,
 };
 pub(crate) use losses::{
     LineGap, LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten,
