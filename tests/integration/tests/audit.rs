@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Finished, Layout, LogCopy, Pair, Process, Server, attempts, enforcer_path,
-    probe, unique, wait_until,
+    DEADLINE, Daemon, Envelope, Finished, LOAD_DEADLINE, Layout, LogCopy, Pair, Process, Server, attempts,
+    enforcer_path, probe, unique, wait_until,
 };
 use serde_json::Value;
 
@@ -325,6 +325,39 @@ fn log_goes_on_over_a_full_disk() {
     umount.arg("-l").arg(&dir);
     Process::spawn(umount).finish(DEADLINE).success();
     daemon.restart();
+}
+
+#[test]
+fn a_log_is_read_in_less_memory_than_it_has() {
+    const LIMIT_BYTES: u64 = 18 << 20;
+    let daemon = Daemon::start();
+    let layout = daemon.layout();
+    let flood = daemon.run(&Envelope::of("flood"), &probe(&["verdicts", "1", "127.0.0.1:9"]));
+    wait_until(LOAD_DEADLINE, "there is enough of it", || {
+        (daemon.counter("events_written") >= 55_000).then_some(())
+    });
+    flood.finish(DEADLINE).success();
+    daemon.wait_idle();
+    // All that a process has of its own, stacks and mapped memory included.
+    let within = |kib: u64, arguments: &[&str]| {
+        let enforcer = layout.command(arguments);
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -d \"$0\" && exec \"$@\"", &kib.to_string()]);
+        command.arg(enforcer.get_program()).args(enforcer.get_args());
+        command.envs(enforcer.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    };
+    let verify = ["audit", "verify"];
+    let verified = Process::spawn(within(LIMIT_BYTES >> 10, &verify)).finish(LOAD_DEADLINE);
+    assert_eq!(verified.success()[0], "sound");
+    let path = layout.file("queried");
+    let mut query = within(LIMIT_BYTES >> 10, &["audit", "query", "--format", "json"]);
+    query.stdout(fs::File::create(&path).expect("the directory is ours"));
+    assert!(query.status().expect("there is a shell").success());
+    let read = fs::metadata(&path).expect("it was made").len();
+    assert!(read > LIMIT_BYTES, "the log would not fit: {read}");
+    let control = Process::spawn(within(1 << 10, &verify)).finish(DEADLINE);
+    assert!(!control.status.success(), "the bound holds: {:?}", control.stdout);
 }
 
 fn mount(what: &[&str], at: &Path) {
