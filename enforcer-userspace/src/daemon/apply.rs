@@ -213,8 +213,7 @@ pub(super) fn replaced_line(session: &Session, asked_by: Option<LineAsker>) -> E
     };
     let before =
         replaced.map_or_else(String::new, |replaced| format!(", before {}", said(&replaced.envelope)));
-    let by =
-        asked_by.map_or_else(String::new, |by| format!(", asked for by pid {} (uid {})", by.pid, by.uid));
+    let by = asked_by.map_or_else(String::new, |by| format!(", asked for by {by}"));
     let mut line = line.session(session).detail(format!("now {}{before}{by}", said(&session.envelope)));
     line.asked_by = asked_by;
     line

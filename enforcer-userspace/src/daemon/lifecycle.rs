@@ -329,14 +329,14 @@ impl Daemon {
             self.survive(held.map_err(DaemonError::from));
             self.reopen_audit();
             self.sinks.iter().for_each(|sink| sink.keep_place(true));
-            self.note(EventKind::DaemonFault, "teardown did not end enforcement: it goes on");
+            self.note(EventKind::DaemonFault, "teardown did not end enforcement: it goes on, also for the sessions that were said to be released");
         }
         torn_down
     }
 
     /// Whoever reads the log later must not take sessions for held that are not.
     fn say_released(&mut self, peer: &Peer) {
-        let by = format!("asked for by pid {} (uid {})", peer.pid, peer.uid);
+        let by = format!("asked for by {}", asker(peer));
         let time = clock::wall(clock::boot_ns());
         for session in self.registry.iter() {
             let line = EventLine::new(EventKind::SessionEnded, &time).session(session).asked_by(asker(peer));

@@ -30,7 +30,7 @@ struct Why {
 }
 
 fn by(peer: &Peer) -> String {
-    format!("asked for by pid {} (uid {})", peer.pid, peer.uid)
+    format!("asked for by {}", asker(peer))
 }
 
 impl Daemon {

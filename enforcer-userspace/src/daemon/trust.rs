@@ -159,7 +159,7 @@ impl Daemon {
         }
         let line = EventLine::new(EventKind::RequestRefused, &clock::wall(clock::boot_ns()));
         let asker = asker(peer);
-        let mut line = line.asked_by(asker).detail(format!("pid {} (uid {}) {what}", asker.pid, asker.uid));
+        let mut line = line.asked_by(asker).detail(format!("{asker} {what}"));
         // Whoever cannot be told has none: it is refused all the same.
         let tag = self.kernel.sessions.tag(peer.pid).ok().flatten();
         let session = tag.and_then(|tag| self.registry.at(tag.session));

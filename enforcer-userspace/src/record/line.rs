@@ -1,6 +1,6 @@
 //! The written form of an event: one JSON object a line. Also read back, by the command line.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use enforcer_common::{
     net::Protocol,
@@ -137,6 +137,12 @@ pub(crate) struct EventLine<S = SessionText> {
 pub(crate) struct LineAsker {
     pub(crate) pid: u32,
     pub(crate) uid: u32,
+}
+
+impl fmt::Display for LineAsker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} (uid {})", self.pid, self.uid)
+    }
 }
 
 /// Who acted, and for whom.
