@@ -20,8 +20,8 @@ pub(super) struct Args {
     trust_keys: Vec<PathBuf>,
     /// The trust domain of the agents' SPIFFE IDs, which are `spiffe://NAME/agent/AGENT`
     ///
-    /// Without it, that of the keys that sign credentials already; where there are none yet, the host's name. Under another one,
-    /// what was signed before is believed no more.
+    /// Without it, the one that was in use last; where there was none, the host's name. Under another one, what was signed before
+    /// is believed no more.
     #[arg(long, value_name = "NAME", env = env_vars::TRUST_DOMAIN)]
     trust_domain: Option<TrustDomain>,
     /// Which users may begin sessions of their own without being operators, and under which envelopes

@@ -56,8 +56,8 @@ struct SessionLease {
 }
 
 impl Issuer {
-    /// With the authorities that there are, and one if there was none. Without a trust domain that was asked for, it is that of
-    /// the newest one, or else the host's: a host that is renamed keeps its agents' names.
+    /// With the authorities that there are, and one if there was none. Without a trust domain that was asked for, it is the one
+    /// that was in use last, or else the host's: a host that is renamed keeps its agents' names.
     /// What changed, in words.
     pub(super) fn open(
         settings: &Settings,
@@ -66,10 +66,14 @@ impl Issuer {
     ) -> Result<(Self, Option<String>), StartError> {
         let files = AuthorityFiles::open(&settings.authorities())?;
         let found = files.load()?;
-        let newest = found.iter().max_by_key(|authority| authority.made_s());
+        let kept = files.trust_domain()?;
+        // Earlier releases wrote down none.
+        let newest = || found.iter().max_by_key(|authority| authority.made_s());
         let trust_domain = trust_domain
-            .or_else(|| newest.map(|authority| authority.trust_domain().clone()))
+            .or_else(|| kept.clone())
+            .or_else(|| newest().map(|authority| authority.trust_domain().clone()))
             .unwrap_or_else(|| TrustDomain::of_host(host));
+        let is_new = kept.as_ref() != Some(&trust_domain);
         let authorities = Authorities::new(trust_domain, found);
         let bundle = watch::channel(Arc::new(Bundle::of(&authorities))).0;
         let mut issuer = Self {
@@ -82,6 +86,9 @@ impl Issuer {
         };
         // Whoever may sign must be there before anybody asks; the rest has time until the first tick.
         let change = issuer.renew(clock::unix_s())?;
+        if is_new {
+            issuer.files.save_trust_domain(issuer.trust_domain())?;
+        }
         Ok((issuer, change))
     }
 

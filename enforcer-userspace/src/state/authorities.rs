@@ -1,5 +1,5 @@
-//! The authorities that sign credentials: one file each, for root alone. A file that is not whole, or that others can get
-//! at, is never used and never taken for one that is not there.
+//! The authorities that sign credentials: one file each, for root alone, and beside them the trust domain that is in use. A
+//! file that is not whole, or that others can get at, is never used and never taken for one that is not there.
 
 use std::{
     fs::{self, File},
@@ -14,13 +14,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{StateError, make_dir, replace};
 use crate::{
-    credentials::{Authority, AuthorityError, Stored},
+    credentials::{Authority, AuthorityError, Stored, TrustDomain},
     path_error::PathError,
 };
 
 /// The version of the files.
 const VERSION: u32 = 1;
 const EXTENSION: &str = "json";
+/// Which trust domain is in use. The authorities do not tell: those of an earlier setting are kept, and may be the newer ones.
+const DOMAIN_FILE: &str = "trust-domain";
 /// Far more than an authority takes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 const KEY_LABEL: &str = "PRIVATE KEY";
@@ -51,6 +53,8 @@ pub(crate) enum AuthoritiesError {
         #[source]
         source: AuthorityError,
     },
+    #[error("`{}` is torn, or holds no trust domain", path.display())]
+    Domain { path: PathBuf },
     #[error("`{}` holds the authority `{found}`", path.display())]
     Name { path: PathBuf, found: String },
 }
@@ -84,6 +88,19 @@ impl AuthorityFiles {
         Ok(Self { dir: dir.to_owned() })
     }
 
+    /// The trust domain that was in use last; nothing before there was one.
+    pub(crate) fn trust_domain(&self) -> Result<Option<TrustDomain>, AuthoritiesError> {
+        let path = self.dir.join(DOMAIN_FILE);
+        let Some(text) = read_ours(&path)? else { return Ok(None) };
+        let domain = str::from_utf8(&text).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
+        domain.map(Some).ok_or(AuthoritiesError::Domain { path })
+    }
+
+    /// Writes down which trust domain is in use; it is on disk when this returns.
+    pub(crate) fn save_trust_domain(&self, domain: &TrustDomain) -> Result<(), AuthoritiesError> {
+        Ok(replace(&self.dir.join(DOMAIN_FILE), format!("{domain}\n").as_bytes())?)
+    }
+
     /// Every authority there is; one that cannot be used is an error.
     pub(crate) fn load(&self) -> Result<Vec<Authority>, AuthoritiesError> {
         let mut found = Vec::new();
@@ -91,7 +108,7 @@ impl AuthorityFiles {
             let path = entry.map_err(io("read", &self.dir))?.path();
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 found.push(load(&path)?);
-            } else {
+            } else if path.file_name().is_none_or(|name| name != DOMAIN_FILE) {
                 // What a write that was cut short left: nobody was told of it.
                 fs::remove_file(&path).map_err(io("remove", &path))?;
             }
@@ -243,6 +260,24 @@ mod tests {
         files.remove(&found.id()).unwrap();
         files.remove(&found.id()).unwrap();
         assert!(files.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_trust_domain_in_use_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = AuthorityFiles::open(&dir.path().join("authorities")).unwrap();
+        assert_eq!(files.trust_domain().unwrap(), None);
+        let domain = "example.org".parse().unwrap();
+        files.save_trust_domain(&domain).unwrap();
+        assert!(files.load().unwrap().is_empty(), "it is no authority");
+        assert_eq!(files.trust_domain().unwrap(), Some(domain));
+        let path = files.dir.join(DOMAIN_FILE);
+        for text in ["", "\n", "example.or", "Example.org\n", "example.org\n\n", "\0\0"] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(files.trust_domain(), Err(AuthoritiesError::Domain { .. })), "{text:?}");
+        }
+        set_mode(&path, 0o640);
+        assert!(matches!(files.trust_domain(), Err(AuthoritiesError::Open { .. })));
     }
 
     #[test]

@@ -372,7 +372,8 @@ fn keys_survive_a_restart_and_bad_ones_keep_the_daemon_down() {
     assert_eq!(fs::metadata(&dir).expect("it is there").permissions().mode() & 0o777, 0o700);
     let files = || fs::read_dir(&dir).expect("it is there").map(|entry| entry.expect("it is there").path());
     // One of the host's name, from when the daemon was started first, and one of the trust domain.
-    let file = files().find(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("example.org")));
+    let file =
+        files().find(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("\"example.org\"")));
     let file = file.expect("there is one");
     let whole = fs::read(&file).expect("it is there");
     let refused = |why: &str| {
