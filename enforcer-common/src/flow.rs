@@ -1,5 +1,6 @@
-//! What is counted of datagrams: for each socket of a session and each address that it exchanges them with, in periods that the daemon
-//! begins. An entry of a period that is over does not change any more, so the daemon reads it, and what it has written down it takes away.
+//! What is counted of packets: datagrams that pass, and packets that are refused again; for each socket of a session and each address, in
+//! periods that the daemon begins. An entry of a period that is over does not change any more, so the daemon reads it, and what it has
+//! written down it takes away.
 
 use crate::{identity::SessionRef, kernel_pod, net::Address, rules::Place};
 
@@ -20,11 +21,19 @@ pub struct FlowKey {
     pub family: u8,
     /// [`crate::net::Protocol`] as a number.
     pub protocol: u8,
+    /// [`crate::verdict::Reason`] of a refusal as a number; 0: it was let through. [`FlowKey::SEVERAL_REASONS`] of
+    /// [`FlowKey::others`].
+    pub reason: u8,
+    /// [`crate::record::Operation`] of a refusal as a number.
+    pub operation: u8,
     /// Always zero.
-    pub pad: u32,
+    pub pad: u16,
 }
 
 impl FlowKey {
+    /// No reason in particular.
+    pub const SEVERAL_REASONS: u8 = u8::MAX;
+
     /// The datagrams that this socket exchanges with this address.
     #[inline(always)]
     pub const fn new(
@@ -44,14 +53,33 @@ impl FlowKey {
             remote_port,
             family: remote.family().raw(),
             protocol,
+            reason: 0,
+            operation: 0,
             pad: 0,
         }
     }
 
-    /// All those of a session that found no place of their own.
+    /// Those of a session that found no place of their own: all that were let through, or all that were refused.
     #[inline(always)]
     pub const fn others(self) -> Self {
-        Self { cookie: 0, remote_high: 0, remote_low: 0, remote_port: 0, family: 0, protocol: 0, ..self }
+        let reason = if self.is_refused() { Self::SEVERAL_REASONS } else { 0 };
+        Self {
+            cookie: 0,
+            remote_high: 0,
+            remote_low: 0,
+            remote_port: 0,
+            family: 0,
+            protocol: 0,
+            reason,
+            operation: 0,
+            ..self
+        }
+    }
+
+    /// Whether it is of packets that were refused.
+    #[inline(always)]
+    pub const fn is_refused(&self) -> bool {
+        self.reason != 0
     }
 }
 
@@ -59,7 +87,7 @@ impl FlowKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
-    /// The first datagram, ns on the boot clock.
+    /// The first packet, ns on the boot clock.
     pub first_ns: u64,
     /// The last one.
     pub last_ns: u64,
@@ -69,29 +97,32 @@ pub struct Flow {
     pub bytes_out: u64,
     pub packets_in: u64,
     pub bytes_in: u64,
-    /// The rule that let the last one through; [`crate::rules::NO_RULE`] if none decided.
+    /// The rule that decided about the last one; [`crate::rules::NO_RULE`] if none did.
     pub rule: u32,
     pub envelope: u32,
     /// A process that sent one; 0: none was seen to.
     pub tgid: u32,
     /// Our own port.
     pub local_port: u16,
-    /// 0, or [`Self::SEVERAL`].
+    /// Of [`Self::SEVERAL`] and [`Self::FOREIGN`].
     pub flags: u16,
 }
 
 impl Flow {
     /// The process that it names is not the only one that sent.
     pub const SEVERAL: u16 = 1;
+    /// The socket is not of the session's own cgroup.
+    pub const FOREIGN: u16 = 2;
 }
 
 /// Flows that are counted one by one, of all sessions, in two periods.
 pub const MAX_FLOWS: u32 = 16_384;
 
-/// Likewise of one session in one period: the datagrams of others are counted together.
+/// Likewise of one session in one period: what is of others is counted together.
 pub const MAX_FLOWS_OF_SESSION: u64 = 512;
 
-/// What is counted together has a table of its own, with room for each session in two periods: nobody can take it from another.
-pub const MAX_RESTS: u32 = 2 * crate::config::MAX_SESSIONS;
+/// What is counted together has a table of its own, with room for what is let through and what is refused of each session in two
+/// periods: nobody can take it from another.
+pub const MAX_RESTS: u32 = 2 * 2 * crate::config::MAX_SESSIONS;
 
 kernel_pod!(FlowKey: 48, Flow: 64);

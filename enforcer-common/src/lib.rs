@@ -30,7 +30,7 @@ pub mod session;
 pub mod verdict;
 
 /// The version of everything that crosses between the kernel programs and user space.
-pub const ABI_VERSION: u16 = 7;
+pub const ABI_VERSION: u16 = 8;
 
 /// A raw number that stands for nothing we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

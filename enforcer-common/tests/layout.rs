@@ -47,7 +47,7 @@ fn layout_is_as_reviewed() {
             header, session, cookie, bytes_out, bytes_in, tgid, tid, uid, netns, packets_out, packets_in, address, port_be,
             local_port_be, family, change, was, foreign, comm
         }
-        FlowKey { period, session, cookie, remote_high, remote_low, remote_port, family, protocol, pad }
+        FlowKey { period, session, cookie, remote_high, remote_low, remote_port, family, protocol, reason, operation, pad }
         Flow { first_ns, last_ns, packets_out, bytes_out, packets_in, bytes_in, rule, envelope, tgid, local_port, flags }
         UnixKey { envelope, kind, len, name }
         Canary { tgid, pad, hits }

@@ -1,4 +1,4 @@
-//! What is counted of datagrams. Counting changes no verdict: what finds no room is counted with a session's others, and if that fails
+//! What is counted of packets: datagrams that pass, and packets that are refused again. Counting changes no verdict: what finds no room is counted with a session's others, and if that fails
 //! as well, as a fault.
 
 use aya_ebpf::maps::HashMap;
@@ -15,11 +15,11 @@ use crate::{
 
 const BPF_NOEXIST: u64 = 1;
 
-/// One datagram that was let through.
+/// One packet that is counted.
 #[repr(C)]
 pub(crate) struct Datagram {
     pub(crate) key: FlowKey,
-    /// Without headers.
+    /// Without headers, of a datagram.
     pub(crate) bytes: u64,
     pub(crate) rule: u32,
     pub(crate) envelope: u32,
@@ -27,7 +27,9 @@ pub(crate) struct Datagram {
     pub(crate) tgid: u32,
     pub(crate) local_port: u16,
     /// 1: it leaves.
-    pub(crate) is_out: u16,
+    pub(crate) is_out: u8,
+    /// 1: the socket is not of the session's own cgroup.
+    pub(crate) foreign: u8,
 }
 const _: () = assert!(size_of::<Datagram>() == 72);
 
@@ -167,7 +169,7 @@ fn flow_of(datagram: &Datagram) -> Flow {
         envelope: datagram.envelope,
         tgid: datagram.tgid,
         local_port: datagram.local_port,
-        flags: 0,
+        flags: if datagram.foreign != 0 { Flow::FOREIGN } else { 0 },
     }
 }
 

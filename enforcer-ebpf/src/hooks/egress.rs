@@ -190,6 +190,7 @@ fn is_known(ctx: *mut bpf_sock_addr, family: Family, session: u64, rule: u64, pr
         tgid: task::current_tgid(),
         local_port: 0,
         is_out: 1,
+        foreign: 0,
     };
     flow::flow_is_known(&raw mut datagram)
 }

@@ -18,7 +18,7 @@ use enforcer_common::{
     decision::{Claim, decide_packet, spend},
     identity::Told,
     net::{Direction, Protocol},
-    record::{Operation, Placement},
+    record::Placement,
     rules::Place,
     session::ControlWord,
     verdict::Verdict,
@@ -28,7 +28,7 @@ mod carried;
 mod facts;
 mod header;
 
-use carried::gate_count as count_datagram;
+use carried::{gate_count as count, gate_count_barred as count_barred};
 use facts::{Facts, Judged};
 pub(super) use facts::{pack, unpack};
 use header::gate_read as read;
@@ -72,16 +72,19 @@ fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
     if native | adopted | sender == 0 {
         return PASS;
     }
+    let mut facts = Facts::new(ctx, direction);
+    read(ctx.skb.skb, &raw mut facts);
     if barred {
         counters::add(Counter::PacketsRefused);
+        facts.foreign = (native == 0) as u8;
+        let session = if native != 0 { native } else { adopted | sender };
+        count_barred(ctx.skb.skb, &raw const facts, session);
         return REFUSE;
     }
     let stranger = if sender == native || sender == adopted { 0 } else { sender };
     if stranger != 0 && !adopt(socket, stranger) {
         return REFUSE;
     }
-    let mut facts = Facts::new(ctx, direction);
-    read(ctx.skb.skb, &raw mut facts);
     // Each once.
     if native != 0 && judge(ctx, &mut facts, native, native, sender) == REFUSE {
         return REFUSE;
@@ -183,11 +186,14 @@ extern "C" fn gate_judge(
     if tell_of {
         tell(skb, &raw const *facts, &raw const judged, session);
     }
+    // What is refused is told of, or is in a total.
+    if !(refused && tell_of) {
+        count(skb, &raw const *facts, &raw const judged, session);
+    }
     if refused {
         counters::add(Counter::PacketsRefused);
         return REFUSE as u64;
     }
-    count_datagram(skb, &raw const *facts, &raw const judged, session);
     PASS as u64
 }
 
@@ -241,7 +247,7 @@ extern "C" fn gate_spend(facts: *const Facts, session: u64, judged: *mut Judged)
 use gate_spend as spend_bytes;
 
 /// Whether this is not what was recorded for the socket last, here or by `connect`: a program that tries the same again and again, and
-/// TCP does so by itself, makes one record. Without storage each is one.
+/// TCP does so by itself, makes one record, and a total for the rest. Without storage each is one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *const Judged) -> u64 {
@@ -308,15 +314,8 @@ extern "C" fn gate_tell(
         counters::add(Counter::FaultKernelRead);
         0
     });
-    let operation = if facts.is_inbound_opening() {
-        Operation::Accept
-    } else if facts.is_out() {
-        Operation::PacketOut
-    } else {
-        Operation::PacketIn
-    };
     let attempt = Attempt {
-        operation,
+        operation: facts.operation(),
         // SAFETY: a helper on the context.
         cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
         netns,

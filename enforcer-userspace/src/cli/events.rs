@@ -55,7 +55,7 @@ fn render(line: &str) -> String {
     let time = event.time.get(11..23).unwrap_or(&event.time);
     let what = particulars::of(&event);
     let what = match event.kind {
-        EventKind::Egress | EventKind::Guard => what,
+        EventKind::Egress | EventKind::EgressRepeated | EventKind::Guard => what,
         EventKind::Finding => colour(&format!("FINDING {what}"), Colour::Yellow),
         EventKind::RecordsLost => colour(&format!("LOST    {what}"), Colour::Yellow),
         kind => format!("{:<7} {what}", kind_name(kind)),
@@ -99,6 +99,7 @@ fn kind_name(kind: EventKind) -> &'static str {
         EventKind::ConnectionClosed => "closed",
         EventKind::Datagrams => "datagrams",
         EventKind::Egress => "egress",
+        EventKind::EgressRepeated => "egress repeated",
         EventKind::Fork => "fork",
         EventKind::Exec => "exec",
         EventKind::Exit => "exit",

@@ -14,7 +14,12 @@ pub(super) fn of(event: &EventLine<LineSession>) -> String {
         return describe_flow(flow);
     }
     match event.kind {
-        EventKind::Egress => event.egress.as_ref().map_or_else(String::new, describe),
+        EventKind::Egress | EventKind::EgressRepeated => {
+            let again = event.repeats.as_ref().map_or_else(String::new, |repeats| {
+                format!("  again {} times in {} ms", repeats.count, repeats.duration_ms)
+            });
+            event.egress.as_ref().map_or_else(String::new, describe) + &again
+        }
         EventKind::Guard => event.guard.as_ref().map_or_else(String::new, describe_guard),
         EventKind::Fork => format!("{comm} made {}", event.child_pid.unwrap_or(0)),
         EventKind::Exec => {

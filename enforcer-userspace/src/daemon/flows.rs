@@ -1,23 +1,27 @@
-//! What was carried: connections that are over, sockets that listen, and datagrams by period.
+//! What was carried: connections that are over, sockets that listen, and by period datagrams and what is refused again and again.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::IpAddr};
 
 use enforcer_common::{
     flow::{Flow, FlowKey},
     identity::SessionRef,
     net::{Address, Family, Protocol},
-    record::{ConnectionChange, Operation, TcpState},
+    record::{ConnectionChange, Operation, Placement, TcpState},
     rules::NO_RULE,
+    verdict::{Reason, Verdict},
 };
 
 use super::{Daemon, DaemonError};
 use crate::{
     clock,
-    record::{Connection, Egress, EventKind, EventLine, LineDestination, LineFlow, LineProcess, TCP},
+    record::{
+        Connection, Egress, EventKind, EventLine, LineDestination, LineEgress, LineFlow, LineProcess,
+        LineRepeats, TCP,
+    },
     session::{Opener, Opening, OpeningKey, Session},
 };
 
-/// Ticks in which datagrams are counted together.
+/// Ticks in which packets are counted together.
 const PERIOD_TICKS: u32 = 10;
 /// Totals that are written in one tick: a session that makes as many as it can must not keep the loop from what else it has to do.
 const AT_ONCE: usize = 512;
@@ -179,7 +183,8 @@ impl Daemon {
     }
 
     fn total_line(&self, key: &FlowKey, flow: &Flow, session: Option<&Session>) -> EventLine {
-        let mut line = EventLine::new(EventKind::Datagrams, &clock::wall(flow.last_ns));
+        let kind = if key.is_refused() { EventKind::EgressRepeated } else { EventKind::Datagrams };
+        let mut line = EventLine::new(kind, &clock::wall(flow.last_ns));
         line.session =
             session.map(|session| session.text_under(flow.envelope).unwrap_or(&session.text).clone());
         if session.is_none() {
@@ -192,7 +197,13 @@ impl Daemon {
         } else if flow.tgid != 0 && flow.flags & Flow::SEVERAL == 0 {
             line.process = Some(self.process_of(flow.tgid, session));
         }
-        line.flow = Some(total(key, flow, far, session));
+        if key.is_refused() {
+            line.egress = Some(refusal(key, flow, session));
+            let count = flow.packets_out.saturating_add(flow.packets_in);
+            line.repeats = Some(LineRepeats::new(count, flow.first_ns, flow.last_ns, clock::wall));
+        } else {
+            line.flow = Some(total(key, flow, far, session));
+        }
         line
     }
 
@@ -240,11 +251,46 @@ fn total(key: &FlowKey, flow: &Flow, far: Option<LineDestination>, session: Opti
             .flatten(),
         socket: key.cookie,
         netns: None,
-        foreign: false,
+        foreign: is_one && flow.flags & Flow::FOREIGN != 0,
     }
 }
 
+/// What was decided each time. Those that are counted together have the reason `several`, and no operation of their own.
+fn refusal(key: &FlowKey, flow: &Flow, session: Option<&Session>) -> LineEgress {
+    let far = far_address(key);
+    let decided = Egress {
+        tid: 0,
+        uid: None,
+        cookie: key.cookie,
+        netns: None,
+        placement: Placement::Unknown,
+        foreign: far.is_some() && flow.flags & Flow::FOREIGN != 0,
+        local_port: (far.is_some() && flow.local_port != 0).then_some(flow.local_port),
+        operation: Operation::try_from(key.operation).unwrap_or(Operation::PacketOut),
+        protocol: key.protocol.into(),
+        socket_type: 0,
+        // A header that cannot be read names nobody.
+        to: far.filter(|(address, port)| !(address.is_unspecified() && *port == 0)),
+        verdict: Verdict::Deny,
+        reason: Reason::try_from(key.reason).unwrap_or(Reason::Fault),
+        refused: true,
+        rule: (far.is_some() && flow.rule != NO_RULE).then_some(flow.rule),
+        envelope: flow.envelope,
+    };
+    let mut said = LineEgress::new(&decided, session);
+    if far.is_none() {
+        (said.operation, said.protocol, said.reason) = ("packet".into(), "several".into(), "several".into());
+    }
+    said
+}
+
 fn far_end(key: &FlowKey) -> Option<LineDestination> {
+    let (address, port) = far_address(key)?;
+    Some(LineDestination { address: address.to_string(), port })
+}
+
+/// None of what is counted together.
+fn far_address(key: &FlowKey) -> Option<(IpAddr, u16)> {
     let family = Family::try_from(key.family).ok()?;
     let address = match family {
         Family::V4 => Address::v4((key.remote_low as u32).to_be_bytes()),
@@ -255,8 +301,7 @@ fn far_end(key: &FlowKey) -> Option<LineDestination> {
             Address::v6(octets)
         }
     };
-    let address: std::net::IpAddr = address.into();
-    Some(LineDestination { address: address.to_string(), port: key.remote_port })
+    Some((address.into(), key.remote_port))
 }
 
 fn rule_name(session: Option<&Session>, envelope: u32, rule: Option<u32>) -> Option<String> {

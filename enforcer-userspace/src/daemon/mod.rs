@@ -24,6 +24,7 @@ mod own;
 mod past;
 mod records;
 mod recover;
+mod refused;
 mod register;
 mod replies;
 mod restore;
@@ -73,6 +74,7 @@ use granted::Policy;
 use identity::{Issuer, RotationError};
 use metrics::Metrics;
 use past::Past;
+use refused::RefusedRequests;
 use replies::{To, internal, reply_to};
 use signals::Signals;
 pub(crate) use start::{Reports, StartError, lock, run};
@@ -140,8 +142,7 @@ pub(crate) struct Daemon {
     waiting: VecDeque<Call>,
     /// Connections to our sockets that there was no place for.
     turned_away: Arc<AtomicU64>,
-    /// Since the last tick.
-    requests_refused: u64,
+    refused: RefusedRequests,
     faults: u64,
     last_fault: Option<String>,
     started: jiff::Timestamp,
@@ -225,6 +226,7 @@ impl Daemon {
     fn say_stopped(&mut self, ring: &mut Ring, reason: &str) {
         // What is left stays in the ring, for the next daemon.
         self.catch_up(ring);
+        self.say_refused();
         let written = self.write_all_totals();
         self.survive(written);
         self.tell_checkpoint();

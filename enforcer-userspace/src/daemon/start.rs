@@ -31,7 +31,7 @@ pub(crate) use failing::StartError;
 
 use super::{
     Attestation, Daemon, DaemonError, Ended, Events, Findings, Issuer, Past, Policy, Trust, audit, findings,
-    grants, seats, signals::Signals,
+    grants, refused::RefusedRequests, seats, signals::Signals,
 };
 use crate::{
     cgroup::Cgroups,
@@ -162,7 +162,7 @@ pub(crate) async fn run(
         registering: None,
         waiting: VecDeque::new(),
         turned_away: Arc::default(),
-        requests_refused: 0,
+        refused: RefusedRequests::default(),
         faults: 0,
         last_fault: None,
     };

@@ -1,7 +1,7 @@
 //! What the daemon looks at once a second, because no record tells it.
 
-use super::{Daemon, TICK, trust::REFUSALS_A_TICK};
-use crate::{clock, kernel::Ring, record::EventKind};
+use super::{Daemon, TICK};
+use crate::{clock, kernel::Ring};
 
 impl Daemon {
     /// What no record tells: sessions that expire, sessions whose last record was lost, records lost.
@@ -18,10 +18,7 @@ impl Daemon {
             let then_ns = began_ns.saturating_sub(u64::try_from(TICK.as_nanos()).unwrap_or(u64::MAX));
             self.registry.iter_mut().for_each(|session| session.forget_replaced(then_ns));
         }
-        let unsaid = std::mem::take(&mut self.requests_refused).saturating_sub(REFUSALS_A_TICK);
-        if unsaid > 0 {
-            self.note(EventKind::RequestRefused, format!("and {unsaid} more requests like those before"));
-        }
+        self.say_refused();
         for look in [
             Self::note_removed_rules,
             Self::report_lost,

@@ -3,14 +3,12 @@
 
 use axum::http::StatusCode;
 
-use super::{Daemon, StartError, asker::asker, internal};
+use super::{Daemon, StartError, internal};
 use crate::{
-    clock,
     control::{peer::Peer, server::Refusal},
     envelope::{self, Envelope, OnFinding, Requirement},
     exit::one_line,
-    procfs,
-    record::{EventKind, EventLine, LineProcess},
+    record::EventKind,
     settings::Settings,
     signature::{
         KeyId, Signature, TrustKeys,
@@ -18,9 +16,6 @@ use crate::{
     },
     state::Revisions,
 };
-
-/// Refused requests that get a line of their own between two ticks; of the others the number is recorded.
-pub(super) const REFUSALS_A_TICK: u64 = 16;
 
 /// Whose envelopes are accepted.
 #[derive(Debug)]
@@ -149,26 +144,6 @@ impl Daemon {
     fn record_unaccepted(&mut self, peer: &Peer, refusal: Refusal) -> Refusal {
         self.record_refusal(peer, &format!("brought an envelope: {}: {}", refusal.code, refusal.message));
         Refusal { recorded: true, ..refusal }
-    }
-
-    /// With the session of whoever asked, if it is in one. No more in a second than some, so that requests cannot fill the event file.
-    pub(super) fn record_refusal(&mut self, peer: &Peer, what: &str) {
-        self.requests_refused += 1;
-        if self.requests_refused > REFUSALS_A_TICK {
-            return;
-        }
-        let line = EventLine::new(EventKind::RequestRefused, &clock::wall(clock::boot_ns()));
-        let asker = asker(peer);
-        let mut line = line.asked_by(asker).detail(format!("{asker} {what}"));
-        // Whoever cannot be told has none: it is refused all the same.
-        let tag = self.kernel.sessions.tag(peer.pid).ok().flatten();
-        let session = tag.and_then(|tag| self.registry.at(tag.session));
-        line.session = session.map(|session| session.text.clone());
-        let (comm, _) = procfs::describe(peer.pid);
-        line.process = session.map(|session| {
-            LineProcess::new(peer.pid, comm.unwrap_or_default(), Some(session), &self.host.boot_id)
-        });
-        self.events.write(line);
     }
 }
 

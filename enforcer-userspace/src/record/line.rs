@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Egress, LineFinding, LineFlow, LineGap, LineGuard, LineImage, LineLoss, LineRecord, Loss, Unwritten,
-    read::ReadLine,
+    Egress, LineFinding, LineFlow, LineGap, LineGuard, LineImage, LineLoss, LineRecord, LineRepeats, Loss,
+    Unwritten, read::ReadLine,
 };
 use crate::session::{Container, Context, EnvelopeInForce, Grant, ProcessView, Session};
 
@@ -74,6 +74,8 @@ pub(crate) enum EventKind {
     ConnectionClosed,
     /// What was exchanged with somebody in datagrams, in some seconds.
     Datagrams,
+    /// Packets that were refused like one before them that has a line of its own.
+    EgressRepeated,
     /// Made to try a sink, and in no event file.
     SinkTest,
 }
@@ -99,6 +101,9 @@ pub(crate) struct EventLine<S = SessionText> {
     pub(crate) egress: Option<LineEgress>,
     #[serde(flatten)]
     pub(crate) guard: Option<LineGuard>,
+    /// How often it was decided like this again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) repeats: Option<LineRepeats>,
     /// What was carried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) flow: Option<LineFlow>,
@@ -268,6 +273,7 @@ impl<S> EventLine<S> {
             process: None,
             egress: None,
             guard: None,
+            repeats: None,
             flow: None,
             image: None,
             child_pid: None,

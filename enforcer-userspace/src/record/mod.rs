@@ -11,6 +11,7 @@ mod image;
 mod line;
 mod losses;
 mod read;
+mod repeats;
 
 pub(crate) use decode::{Body, Connection, Egress, ExecImage, GuardDecision, Record, decode};
 pub(crate) use finding::LineFinding;
@@ -24,3 +25,4 @@ pub(crate) use line::{
 pub(crate) use losses::{
     LineGap, LineLoss, LineRecord, Loss, Losses, Number, Reading, Sight, Told, Unwritten,
 };
+pub(crate) use repeats::LineRepeats;

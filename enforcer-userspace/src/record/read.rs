@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     EventKind, EventLine, LineAsker, LineDestination, LineEgress, LineFinding, LineFlow, LineGap, LineGuard,
-    LineImage, LineLoss, LineProcess, LineRecord, guarded::LineObject,
+    LineImage, LineLoss, LineProcess, LineRecord, LineRepeats, guarded::LineObject,
 };
 
 /// All fields that a line can have.
@@ -20,6 +20,7 @@ pub(super) struct ReadLine<S> {
     sequence: u64,
     session: Option<S>,
     process: Option<LineProcess>,
+    repeats: Option<LineRepeats>,
     flow: Option<LineFlow>,
     image: Option<LineImage>,
     child_pid: Option<u32>,
@@ -89,6 +90,7 @@ impl<S> From<ReadLine<S>> for EventLine<S> {
             process: read.process,
             egress,
             guard,
+            repeats: read.repeats,
             flow: read.flow,
             image: read.image,
             child_pid: read.child_pid,

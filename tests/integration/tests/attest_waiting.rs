@@ -144,7 +144,15 @@ fn an_open_connection_is_no_use_to_what_is_not_listed() {
         .wait_for_events(1, "it is recorded", |event| event.is_of("does-not") && event.refusal().is_some());
     // Where there is a guard, it is refused before there is a packet.
     match refused[0].refusal() {
-        Some("packet-out") => assert!(refused[0].text("/reason").starts_with("image-not-"), "{refused:?}"),
+        Some("packet-out") => {
+            let reason = refused[0].text("/reason");
+            assert!(reason.starts_with("image-not-"), "{refused:?}");
+            // The kernel goes on trying, and nothing of that passes either.
+            let again = daemon.wait_for_events(1, "it is sent again", |event| {
+                event.is_of("does-not") && event.kind() == "egress-repeated"
+            });
+            assert!(again.iter().all(|event| event.text("/reason") == reason), "{again:?}");
+        }
         operation => assert_eq!(operation, Some("file_permission"), "{refused:?}"),
     }
 }

@@ -6,6 +6,9 @@ use enforcer_common::{
     identity::SessionRef,
     net::{Address, Direction, Family, Protocol},
     packet::Packet,
+    record::Operation,
+    rules::NO_RULE,
+    session::ControlWord,
     verdict::{Mode, Reason, Verdict},
 };
 
@@ -91,6 +94,18 @@ impl Facts {
         }
     }
 
+    /// As its record and its total call it.
+    #[inline(always)]
+    pub(super) const fn operation(&self) -> Operation {
+        if self.is_inbound_opening() {
+            Operation::Accept
+        } else if self.is_out() {
+            Operation::PacketOut
+        } else {
+            Operation::PacketIn
+        }
+    }
+
     /// Whether somebody else begins a connection to us.
     #[inline(always)]
     pub(super) const fn is_inbound_opening(&self) -> bool {
@@ -117,6 +132,21 @@ impl Judged {
     #[inline(always)]
     pub(super) const fn new() -> Self {
         Self { control: 0, rule: 0, envelope: 0, verdict: 0, reason: 0, mode: 0, resets: 0, pad: [0; 4] }
+    }
+
+    /// A refusal for this reason, under this control word, that no rule decided.
+    #[inline(always)]
+    pub(super) const fn refusal(control: u64, reason: u8) -> Self {
+        Self {
+            control,
+            rule: NO_RULE,
+            envelope: ControlWord(control).envelope(),
+            verdict: Verdict::Deny.raw(),
+            reason,
+            mode: Mode::Enforce.raw(),
+            resets: 0,
+            pad: [0; 4],
+        }
     }
 
     #[inline(always)]

@@ -80,6 +80,9 @@ fn what(event: &Event, id: Uuid) -> Object<'_> {
     };
     let failed =
         matches!(event.kind, EventKind::RequestRefused | EventKind::DaemonFault | EventKind::RecordsLost);
+    let (flow, repeats) = (event.flow.as_ref(), event.repeats.as_ref());
+    let since = flow.and_then(|flow| flow.since.as_ref()).or(repeats.map(|repeats| &repeats.since));
+    let took_ms = flow.and_then(|flow| flow.duration_ms).or(repeats.map(|repeats| repeats.duration_ms));
     let result = if failed || outcome == Some(Outcome::Refused) { "failure" } else { "success" };
     Object::new()
         .with("id", id.to_string())
@@ -95,11 +98,8 @@ fn what(event: &Event, id: Uuid) -> Object<'_> {
         .with("provider", "enforcer")
         .with("module", "enforcer")
         .with("dataset", "enforcer.events")
-        .with("start", event.flow.as_ref().and_then(|flow| flow.since.as_deref()))
-        .with(
-            "duration",
-            event.flow.as_ref().and_then(|flow| flow.duration_ms).map(|ms| ms.saturating_mul(1_000_000)),
-        )
+        .with("start", since.map(String::as_str))
+        .with("duration", took_ms.map(|ms| ms.saturating_mul(1_000_000)))
 }
 
 fn machine<'a>(event: &'a Event, host: &'a Host) -> Object<'a> {
@@ -316,6 +316,7 @@ fn own(event: &Event) -> Object<'_> {
     own.add("lineage_cut", cut.then_some(true));
     own.add("image", event.image.as_ref().map(ocsf::image));
     own.add("finding", event.finding.as_ref().map(finding));
+    own.add("repeats", event.repeats.as_ref().map(|repeats| repeats.count));
     own.add("child_pid", event.child_pid);
     own.add("exit_signal", event.exit_signal);
     own.add("lost", event.lost);

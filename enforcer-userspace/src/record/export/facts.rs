@@ -247,6 +247,9 @@ pub(super) fn message(event: &Event) -> String {
             None => kinds::shape(event.kind).name.to_owned(),
         },
     };
+    if let Some(repeats) = &event.repeats {
+        text.push_str(&format!(", again {} times", repeats.count));
+    }
     text.extend(event.image.iter().flat_map(|image| [", image ", image.verdict.as_ref()]));
     if let Some(finding) = &event.finding {
         text.extend([": ", &finding.detection, ": ", &finding.title]);

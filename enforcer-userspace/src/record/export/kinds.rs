@@ -70,6 +70,7 @@ pub(super) const fn shape(kind: EventKind) -> Shape {
     use Class::{Application, EventLog, Finding, Network, Process, Session};
     let (name, class, activity, category, types): (_, _, _, _, &[&str]) = match kind {
         EventKind::Egress => ("egress", Network, DECIDED, "network", &["connection"]),
+        EventKind::EgressRepeated => ("egress-repeated", Network, DECIDED, "network", &["connection"]),
         EventKind::Guard => ("guard", Network, DECIDED, "intrusion_detection", &[]),
         EventKind::ConnectionClosed => ("connection-closed", Network, (2, "Close"), "network", &["connection", "end"]),
         EventKind::Datagrams => ("datagrams", Network, (6, "Traffic"), "network", &["connection", "info"]),
@@ -114,7 +115,7 @@ pub(super) fn activity(event: &Event) -> (Class, Activity) {
     let Shape { class, activity: (id, name), .. } = shape(event.kind);
     let fixed = Activity { id, name: name.into() };
     match (event.kind, &event.egress, &event.guard) {
-        (EventKind::Egress, Some(egress), _) => (class, of_egress(egress)),
+        (EventKind::Egress | EventKind::EgressRepeated, Some(egress), _) => (class, of_egress(egress)),
         (EventKind::Guard, _, Some(guard)) => of_guard(guard),
         (EventKind::Finding, ..) if event.finding.as_ref().is_some_and(|finding| finding.state == "over") => {
             (class, Activity { id: 2, name: "Update".into() })

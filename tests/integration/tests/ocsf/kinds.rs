@@ -35,6 +35,7 @@ pub(crate) const EVERY_KIND: &[&str] = &[
     "daemon-stopped",
     "datagrams",
     "egress",
+    "egress-repeated",
     "envelope-accepted",
     "envelope-replaced",
     "escape-sign",

@@ -41,6 +41,10 @@ pub(super) fn form<'a>(event: &'a Event, time: Timestamp, id: Uuid, host: &'a Ho
     if object.get("actor").is_none() {
         object.add("actor", objects::actor(event, objects::Agent::Beside, host));
     }
+    if let Some(repeats) = &event.repeats {
+        object.add("count", network::int(repeats.count));
+        network::add_time(&mut object, Some(&repeats.since), Some(repeats.duration_ms));
+    }
     add_control(&mut object, event, class, severity);
     object.add("unmapped", unmapped(event, host));
     object

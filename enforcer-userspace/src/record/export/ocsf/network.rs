@@ -76,9 +76,7 @@ fn add_flow<'a>(object: &mut Object<'a>, flow: &'a LineFlow, event: &'a Event, h
         cookie: flow.socket,
     };
     between.add(object, host);
-    object
-        .add("start_time_dt", flow.since.as_deref().filter(|since| since.parse::<jiff::Timestamp>().is_ok()));
-    object.add("duration", flow.duration_ms.map(int));
+    add_time(object, flow.since.as_deref(), flow.duration_ms);
     if matches!(event.kind, EventKind::ConnectionClosed | EventKind::Datagrams) {
         let ours = (flow.bytes_out, flow.packets_out);
         let theirs = (flow.bytes_in, flow.packets_in);
@@ -94,8 +92,14 @@ fn add_flow<'a>(object: &mut Object<'a>, flow: &'a LineFlow, event: &'a Event, h
     }
 }
 
+/// When it began, of what took some time.
+pub(super) fn add_time<'a>(object: &mut Object<'a>, since: Option<&'a str>, duration_ms: Option<u64>) {
+    object.add("start_time_dt", since.filter(|since| since.parse::<jiff::Timestamp>().is_ok()));
+    object.add("duration", duration_ms.map(int));
+}
+
 /// As the schemas draw a number.
-fn int(number: u64) -> i64 {
+pub(super) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 

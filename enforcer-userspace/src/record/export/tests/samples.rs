@@ -119,6 +119,9 @@ pub(super) fn sample(kind: EventKind) -> Value {
     ];
     all.push(match kind {
         EventKind::Egress => decision(),
+        EventKind::EgressRepeated => merged(vec![decision(), json!({"repeats": {
+            "count": 7, "since": "2026-11-26T01:02:02.000000001Z", "duration_ms": 1_004,
+        }})]),
         EventKind::Guard => guarded("task_kill", json!({"pid": 1, "number": 9})),
         EventKind::ConnectionClosed
         | EventKind::Datagrams
@@ -156,6 +159,7 @@ pub(super) fn sample(kind: EventKind) -> Value {
     }
     let of_process = [
         EventKind::Egress,
+        EventKind::EgressRepeated,
         EventKind::Guard,
         EventKind::ConnectionClosed,
         EventKind::Fork,

@@ -1,0 +1,72 @@
+//! Requests that are refused: each is a line, but for what is too much in a second, which is one together.
+
+use super::{Daemon, asker::asker};
+use crate::{
+    clock,
+    control::peer::Peer,
+    procfs,
+    record::{EventKind, EventLine, LineProcess, LineRepeats},
+};
+
+/// Those that get a line of their own between two ticks.
+const LINES_A_TICK: u64 = 16;
+
+/// What was refused since the last tick.
+#[derive(Debug, Default)]
+pub(super) struct RefusedRequests {
+    lines: u64,
+    /// Those without a line of their own, and the times of the first and the last of them, ns on the boot clock.
+    more: u64,
+    first_ns: u64,
+    last_ns: u64,
+}
+
+impl RefusedRequests {
+    /// Whether it gets a line of its own.
+    fn note(&mut self, now_ns: u64) -> bool {
+        if self.lines < LINES_A_TICK {
+            self.lines += 1;
+            return true;
+        }
+        if self.more == 0 {
+            self.first_ns = now_ns;
+        }
+        self.more += 1;
+        self.last_ns = now_ns;
+        false
+    }
+}
+
+impl Daemon {
+    /// With the session of whoever asked, if it is in one.
+    pub(super) fn record_refusal(&mut self, peer: &Peer, what: &str) {
+        let now_ns = clock::boot_ns();
+        if !self.refused.note(now_ns) {
+            return;
+        }
+        let line = EventLine::new(EventKind::RequestRefused, &clock::wall(now_ns));
+        let asker = asker(peer);
+        let mut line = line.asked_by(asker).detail(format!("{asker} {what}"));
+        // Whoever cannot be told has none: it is refused all the same.
+        let tag = self.kernel.sessions.tag(peer.pid).ok().flatten();
+        let session = tag.and_then(|tag| self.registry.at(tag.session));
+        line.session = session.map(|session| session.text.clone());
+        let (comm, _) = procfs::describe(peer.pid);
+        line.process = session.map(|session| {
+            LineProcess::new(peer.pid, comm.unwrap_or_default(), Some(session), &self.host.boot_id)
+        });
+        self.events.write(line);
+    }
+
+    /// Says how many more there were since the last time, and lets there be as many lines again.
+    pub(super) fn say_refused(&mut self) {
+        let RefusedRequests { more, first_ns, last_ns, .. } = std::mem::take(&mut self.refused);
+        if more == 0 {
+            return;
+        }
+        let line = EventLine::new(EventKind::RequestRefused, &clock::wall(last_ns));
+        let mut line = line.detail(format!("{more} more requests, after others in the same second"));
+        line.repeats = Some(LineRepeats::new(more, first_ns, last_ns, clock::wall));
+        self.events.write(line);
+    }
+}
