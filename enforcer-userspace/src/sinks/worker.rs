@@ -189,12 +189,11 @@ impl Worker {
                     continue;
                 }
             };
-            self.settle();
+            if let Err(not_sent) = self.settle() {
+                self.take_back(not_sent);
+                continue;
+            }
             if batch.is_empty() {
-                if let Err(not_sent) = self.transport.check() {
-                    self.take_back(not_sent);
-                    continue;
-                }
                 thread::park_timeout(LOOK);
                 continue;
             }
@@ -323,8 +322,10 @@ impl Worker {
         }
     }
 
-    /// What has been on its way for long has arrived.
-    fn settle(&mut self) {
+    /// What has been on its way for long has arrived, if the connection that it went by stands: it may have been this thread that
+    /// stood still.
+    fn settle(&mut self) -> Result<(), NotSent> {
+        self.transport.check()?;
         let mut safe = None;
         while let Some((since, last)) = self.on_its_way.front()
             && since.elapsed() >= ON_ITS_WAY
@@ -336,6 +337,7 @@ impl Worker {
             self.arrived();
             self.save(safe);
         }
+        Ok(())
     }
 
     fn arrived(&mut self) {

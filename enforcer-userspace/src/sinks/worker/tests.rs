@@ -15,6 +15,19 @@ impl<F: FnMut(&[Message]) -> Result<Sent, NotSent> + Send> Transport for Scripte
     }
 }
 
+/// Takes everything, on a connection that then turns out to be broken.
+struct Broken;
+
+impl Transport for Broken {
+    fn send(&mut self, _: &[Message]) -> Result<Sent, NotSent> {
+        Ok(Sent::OnItsWay)
+    }
+
+    fn check(&mut self) -> Result<(), NotSent> {
+        Err(NotSent::later("the connection is broken"))
+    }
+}
+
 /// A worker, and the directory in which its events and its place are.
 struct Scene {
     directory: tempfile::TempDir,
@@ -149,6 +162,21 @@ fn what_was_on_its_way_by_a_connection_that_broke_is_sent_again() {
     assert_eq!(scene.counted()[3], 0, "back");
     scene.deliver();
     assert_eq!(*taken.lock().unwrap(), [1, 2, 1, 2, 3]);
+}
+
+#[test]
+fn what_was_long_on_its_way_has_not_arrived_where_the_connection_broke() {
+    let mut scene = Scene::new(1..=3, Some(0));
+    scene.worker.transport = Box::new(Broken);
+    scene.deliver();
+    // As when this thread stood still in between.
+    let long_ago = Instant::now().checked_sub(ON_ITS_WAY * 2).unwrap();
+    scene.worker.on_its_way.iter_mut().for_each(|(since, _)| *since = long_ago);
+    scene.worker.settle().expect_err("nobody knows whether it arrived");
+    assert_eq!(scene.noted(), Some(0));
+    scene.answers(|_| Ok(Sent::OnItsWay));
+    scene.worker.settle().unwrap();
+    assert_eq!(scene.noted(), Some(3), "control: by a connection that stands it has");
 }
 
 #[test]
