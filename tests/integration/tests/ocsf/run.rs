@@ -1,13 +1,13 @@
 //! A run in which as many kinds of events happen as this host can make.
 
 use std::fs::{self, Permissions};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use integration::{
     Conversation, DEADLINE, Daemon, Envelope, Event, Holder, InContainer, LOAD_DEADLINE, Pair, Process, Tool,
-    enforcer_path, say, sha256, unique, wait_until, wrap,
+    enforcer_path, say, sha256, unique, wait_until, wrap, write_elsewhere,
 };
 
 /// Nobody has it.
@@ -33,6 +33,7 @@ pub(crate) fn run() -> Run {
     let pair = Pair::v4("tcp");
     decisions(&daemon, &pair);
     packets(&daemon);
+    again(&daemon);
     audit(&daemon, &pair);
     listening(&daemon);
     images(&daemon, &pair);
@@ -105,6 +106,23 @@ fn packets(daemon: &Daemon) {
     inside.end();
 }
 
+/// On a socket that somebody else has connected, the same is refused again and again.
+fn again(daemon: &Daemon) {
+    let far = UdpSocket::bind("127.0.0.20:0").expect("a port is free");
+    let mailbox = daemon.layout().file("mail").display().to_string();
+    let mut inside = daemon.hold(&Envelope::of("again"));
+    let mut helper = Holder::outside();
+    helper.connect("u", "udp4", far.local_addr().expect("it is bound"));
+    inside.must(&format!("mailbox {mailbox}"));
+    helper.must(&format!("give u {mailbox}"));
+    inside.must("take u");
+    for _ in 0..3 {
+        inside.must_fail("send u text", &[libc::EPERM]);
+    }
+    helper.end();
+    inside.end();
+}
+
 fn audit(daemon: &Daemon, pair: &Pair) {
     let mut inside = daemon.converse(&Envelope::of("audited").audit(), &unique("audit"));
     assert!(inside.attempt(&format!("tcp/{}", pair.refused.address())));
@@ -132,7 +150,7 @@ fn images(daemon: &Daemon, pair: &Pair) {
     let tool = |name: &str| Tool::at(daemon.layout().file(name));
     let (listed, unlisted) = (tool("listed"), tool("unlisted"));
     let prompt = daemon.layout().file("prompt");
-    fs::write(&prompt, "be kind\n").expect("the directory is ours");
+    write_elsewhere(&prompt, "be kind\n");
     let envelope = Envelope::of("listed").allow_server("only", &pair.allowed).exec("listed", "deny-egress");
     let envelope = envelope.image(listed.path()).file_of(&prompt, &sha256(&prompt));
     let spec = format!("tcp/{}", pair.allowed.address());

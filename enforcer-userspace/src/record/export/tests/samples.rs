@@ -25,6 +25,7 @@ every_kind!(
     DaemonStopped,
     Datagrams,
     Egress,
+    EgressRepeated,
     EnvelopeAccepted,
     EnvelopeReplaced,
     EscapeSign,
