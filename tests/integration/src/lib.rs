@@ -60,10 +60,11 @@ pub use process::{Finished, Process, wrap};
 pub use scene::Scene;
 pub use server::{Pair, Server, arrives, far_end};
 pub use sniffer::{Left, Sniffer};
-pub use tool::{Tool, notes_all_writes, sha256, system};
+pub use tool::{Tool, notes_all_writes, sha256, system, write_elsewhere};
+pub use workload::{spiffe_client, spiffe_python};
 
 /// How long anything may take that takes no time on an idle machine. Whoever waits for it lets it be [`scaled`].
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long something that must not happen is waited for, [`scaled`]: longer than TCP takes to try again.
 pub const NEVER: Duration = Duration::from_secs(5);

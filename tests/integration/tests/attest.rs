@@ -1,9 +1,8 @@
 //! What a session executes is held to the list in its envelope.
 
-use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 
-use integration::{DEADLINE, Envelope, Process, Scene, Tool, notes_all_writes, say};
+use integration::{DEADLINE, Envelope, Process, Scene, Tool, notes_all_writes, say, system};
 
 #[test]
 fn what_is_not_listed_is_refused_everything() {
@@ -83,7 +82,7 @@ fn audit_records_and_delays_nothing() {
 fn what_is_not_listed_has_nobody_do_its_work() {
     let scene = Scene::new();
     let shell = Tool::at(scene.daemon.layout().file("shell"));
-    fs::copy("/bin/sh", shell.path()).expect("it is ours");
+    system(&["cp", "/bin/sh", shell.text()]);
     shell.settle();
     let spec = scene.spec();
     let words = format!("{} net {} {spec}", scene.listed.text(), scene.magic);

@@ -1,11 +1,11 @@
 //! Files that an envelope names with their content are what it says when a session begins, or none does; or it is recorded.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use integration::{
     DEADLINE, Daemon, Envelope, LOAD_DEADLINE, Process, Server, Tool, attempts, notes_all_writes, probe, say,
-    sha256, slowness, unique, wait_until,
+    sha256, slowness, system, unique, wait_until, write_elsewhere,
 };
 
 #[test]
@@ -13,7 +13,7 @@ fn no_session_begins_with_another_file() {
     let daemon = Daemon::start();
     let server = Server::start("tcp", "127.0.0.1");
     let prompt = daemon.layout().file("prompt");
-    fs::write(&prompt, "be kind\n").expect("the directory is ours");
+    write_elsewhere(&prompt, "be kind\n");
     let envelope = |agent: &str| {
         let envelope = Envelope::of(agent).allow_server("only", &server).exec("any", "deny-egress");
         envelope.file_of(&prompt, &sha256(&prompt))
@@ -26,7 +26,7 @@ fn no_session_begins_with_another_file() {
     assert!(attempts(&lines)[0].succeeded(), "control: it is what it says");
 
     let mut running = daemon.converse(&as_written, &magic);
-    fs::write(&prompt, "be quick\n").expect("the directory is ours");
+    write_elsewhere(&prompt, "be quick\n");
     let refused = daemon.run(&as_written, &command).finish(DEADLINE);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stdout.is_empty(), "it has run: {:?}", refused.stdout);
@@ -56,6 +56,11 @@ fn envelope_without(server: &Server, file: &Path) -> Envelope {
     Envelope::of("missing").allow_server("only", server).exec("any", "kill").file_of(file, &zeros)
 }
 
+/// In another process: as in [`write_elsewhere`].
+fn make_of_holes(path: &Path, size: u64) {
+    system(&["truncate", "--size", &size.to_string(), path.to_str().expect("it is text")]);
+}
+
 #[test]
 fn a_large_file_is_read_once_and_nobody_waits_for_it() {
     let daemon = Daemon::start();
@@ -66,7 +71,7 @@ fn a_large_file_is_read_once_and_nobody_waits_for_it() {
     // Of holes: it takes no room, and is read like any other.
     let size = 2_u64 << 30;
     let size = if slowness() > 1 { size >> 2 } else { size };
-    File::create(&model).and_then(|file| file.set_len(size)).expect("the directory is ours");
+    make_of_holes(&model, size);
     Tool::existing(model.clone()).settle();
     let zeros = "0".repeat(64);
     let before = daemon.counter("files_hashed");
@@ -92,16 +97,13 @@ fn a_large_file_is_read_once_and_nobody_waits_for_it() {
     say(&format!("{size} bytes, read {times} times for two sessions"));
     assert_eq!(daemon.counter("files_hashed"), before + times, "it is read once, where it can be");
     assert_eq!(daemon.counter("files_hashed_bytes"), size * times);
-    // They had their answer from the far side before that was known; where everything is slow, the second begins after that.
-    let number = |event: &integration::Event| event.at("/sequence").as_u64().expect("a number");
-    let of = |agent: &str, events: &[integration::Event], kind: &str| {
-        let found = events.iter().find(|event| event.is_of(agent) && event.kind() == kind);
-        number(found.expect("it is recorded"))
+    // It had its answer from the far side before that was known.
+    let number = |kind: &str| {
+        let events = daemon.events();
+        let found = events.iter().find(|event| event.is_of("first") && event.kind() == kind);
+        found.expect("it is recorded").at("/sequence").as_u64().expect("a number")
     };
-    let events = daemon.events();
-    for agent in if slowness() > 1 { &["first"][..] } else { &["first", "second"] } {
-        assert!(of(agent, &events, "egress") < of(agent, &events, "file-measured"), "{agent}: {events:?}");
-    }
+    assert!(number("egress") < number("file-measured"));
     for session in &mut sessions {
         assert!(session.attempt(&spec), "what is only recorded refuses nothing");
     }
@@ -114,11 +116,14 @@ fn a_daemon_that_stops_does_not_finish_reading() {
     let server = Server::start("tcp", "127.0.0.1");
     let model = daemon.layout().file("model.gguf");
     // Days of reading.
-    File::create(&model).and_then(|file| file.set_len(1 << 42)).expect("the directory is ours");
+    make_of_holes(&model, 1 << 42);
     let envelope = Envelope::of("stops").allow_server("only", &server).exec("any", "audit");
-    let session = daemon.converse(&envelope.file_of(&model, &"0".repeat(64)), &unique("stops"));
+    let envelope = envelope.file_of(&model, &"0".repeat(64));
+    let mut sessions = ["one", "another"].map(|_| daemon.converse(&envelope, &unique("stops")));
     wait_until(DEADLINE, "it reads", || (daemon.counter("files_hashed_bytes") > 0).then_some(()));
+    let spec = format!("tcp/{}", server.address());
+    assert!(sessions.iter_mut().all(|session| session.attempt(&spec)), "neither waits for it");
     assert!(daemon.stop().success());
     daemon.restart();
-    session.end();
+    sessions.into_iter().for_each(integration::Conversation::end);
 }

@@ -1,8 +1,6 @@
 //! A script is listed, and so is what interprets it.
 
-use std::fs;
-
-use integration::{Envelope, Scene, Tool, system};
+use integration::{Envelope, Scene, Tool, system, write_elsewhere};
 
 #[test]
 fn a_script_is_listed_and_so_is_its_interpreter() {
@@ -48,7 +46,7 @@ print(json.dumps(dict(label='tcp', errno=errno)))
     );
     let [between, script] = ["between", "script"].map(|name| Tool::script(file(name), &scene.listed));
     for (tool, text) in [(&between, code), (&script, format!("#!{}\n", between.text()))] {
-        fs::write(tool.path(), text).expect("it is ours");
+        write_elsewhere(tool.path(), &text);
         tool.settle();
     }
     let reaches =

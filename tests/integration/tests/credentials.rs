@@ -1,7 +1,6 @@
 //! Credentials: what processes of sessions get over the SPIFFE Workload API, by libraries that are not ours, and that nobody else
 //! gets anything.
 
-use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -9,34 +8,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration::{
-    DEADLINE, Daemon, Envelope, Event, Finished, LOAD_DEADLINE, Layout, Process, enforcer_path, sha256,
-    slowness, wait_until,
+    DEADLINE, Daemon, Envelope, Finished, LOAD_DEADLINE, Layout, Process, sha256, spiffe_client,
+    spiffe_python, wait_until,
 };
 use serde_json::Value;
-
-/// How soon a stream ends with its session, on an ordinary machine: before the daemon looks at what no record tells it.
-const AT_ONCE: Duration = Duration::from_millis(900);
-
-/// The Python that has the libraries.
-fn python() -> String {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = workspace.join("target/tools/spiffe-clients/bin/python");
-    assert!(python.is_file(), "no {}: `cargo xtask setup` makes it", python.display());
-    python.display().to_string()
-}
-
-fn client(arguments: &[&str]) -> Vec<String> {
-    let python = python();
-    let words = [&[python.as_str(), "-c", include_str!("credentials/client.py")], arguments].concat();
-    words.into_iter().map(str::to_owned).collect()
-}
 
 /// What `fetch` says in a session of the agent.
 #[track_caller]
 fn fetch(daemon: &Daemon, agent: &str) -> Value {
     let another = "spiffe://example.org/agent/another";
-    let lines =
-        daemon.run(&Envelope::of(agent).revision(7), &client(&["fetch", another])).finish(LOAD_DEADLINE);
+    let lines = daemon
+        .run(&Envelope::of(agent).revision(7), &spiffe_client(&["fetch", another]))
+        .finish(LOAD_DEADLINE);
     let lines = lines.success();
     serde_json::from_str(&lines.join("\n")).unwrap_or_else(|error| panic!("{error}: {lines:?}"))
 }
@@ -53,7 +36,7 @@ fn daemon_of(domain: &str) -> Daemon {
 fn verify(layout: &Layout, jwks: &Value, token: &str, audience: &[&str]) -> Finished {
     let file = layout.file("keys.json");
     fs::write(&file, jwks.to_string()).expect("the directory is ours");
-    let mut command = Command::new(python());
+    let mut command = Command::new(spiffe_python());
     command.args(["-c", include_str!("credentials/verify.py")]).arg(file).arg(token).args(audience);
     Process::spawn(command).finish(LOAD_DEADLINE)
 }
@@ -140,10 +123,10 @@ fn a_session_s_credentials_are_verified_by_others() {
 fn a_token_names_what_was_measured() {
     let daemon = daemon_of("example.org");
     let layout = daemon.layout();
-    let python = fs::canonicalize(python()).expect("it is there");
+    let python = fs::canonicalize(spiffe_python()).expect("it is there");
     let envelope = Envelope::of("agent").exec("listed", "deny-egress").image(&python);
     for (envelope, expect) in [(Envelope::of("agent"), None), (envelope, Some(sha256(&python)))] {
-        let lines = daemon.run(&envelope, &client(&["fetch", "spiffe://example.org/agent/another"]));
+        let lines = daemon.run(&envelope, &spiffe_client(&["fetch", "spiffe://example.org/agent/another"]));
         let lines = lines.finish(LOAD_DEADLINE).success();
         let got: Value = serde_json::from_str(&lines.join("\n")).expect("it is JSON");
         let jwks = json(layout.outcome(&["trust-bundle", "--jwks"]));
@@ -226,109 +209,9 @@ fn rust_s_library_fetches_follows_and_is_refused() {
 }
 
 #[test]
-fn streams_end_with_their_session_and_no_more_is_issued() {
-    let daemon = Daemon::start();
-    let hold = |agent: &str, ttl: &str| {
-        let mut process = daemon.run(&Envelope::of(agent).ttl(ttl), &client(&["hold"]));
-        for _ in 0..3 {
-            let line = process.read_line(LOAD_DEADLINE);
-            assert!(line.starts_with("open "), "{line}");
-        }
-        process
-    };
-    let ended = |process: &mut Process, why: &str| {
-        let began = Instant::now();
-        for _ in 0..3 {
-            let line = process.read_line(LOAD_DEADLINE);
-            assert!(
-                line.starts_with("ended ") && line.ends_with(&format!("PERMISSION_DENIED: {why}")),
-                "{line}"
-            );
-        }
-        let took = began.elapsed();
-        let again = process.read_line(LOAD_DEADLINE);
-        assert_eq!(again, format!("again PERMISSION_DENIED: {why}"));
-        took
-    };
-    let mut neighbour = hold("neighbour", "10m");
-
-    let mut revoked = hold("revoked", "10m");
-    daemon.receipt(&["revoke", &daemon.session_id("revoked")]);
-    let took = ended(&mut revoked, "the session is revoked");
-    assert!(slowness() > 1 || took < AT_ONCE, "{took:?}");
-    let refused = daemon.wait_for_events(1, "it is recorded", |event| event.kind() == "request-refused");
-    assert!(refused[0].text("/detail").contains("the session is revoked"), "{refused:?}");
-
-    // The daemon ends them while the processes stand still; they see it when they go on. By then it may have more.
-    let mut frozen = hold("frozen", "10m");
-    let id = daemon.session_id("frozen");
-    daemon.receipt(&["quarantine", &id]);
-    daemon.layout().outcome(&["quarantine", &id, "--lift"]).success();
-    for _ in 0..3 {
-        let line = frozen.read_line(LOAD_DEADLINE);
-        assert!(line.starts_with("ended ") && line.ends_with("the session is in quarantine"), "{line}");
-    }
-    assert_eq!(frozen.read_line(LOAD_DEADLINE), "again nothing was refused");
-
-    let mut expired = hold("expired", if slowness() > 1 { "120s" } else { "15s" });
-    ended(&mut expired, "the session is expired");
-
-    neighbour.write_line("");
-    assert!(!neighbour.has_ended(), "the neighbour's go on");
-}
-
-/// What a session has from another, it has no longer than that: its streams end with the session above it.
-#[test]
-fn streams_of_a_sub_session_end_with_the_one_above_it() {
-    let daemon = Daemon::start();
-    // The one above goes on beside it.
-    let hold = |above: &str, below: &str| {
-        let envelope = daemon.layout().write_envelope(Envelope::of(below)).display().to_string();
-        let enforcer = enforcer_path().display().to_string();
-        let head = ["sh", "-c", "\"$@\"; exit", "sh", &enforcer, "run", "--envelope", &envelope, "--"];
-        let command = [head.map(str::to_owned).to_vec(), client(&["hold"])].concat();
-        let mut process = daemon.run(&Envelope::of(above), &command);
-        let opened: BTreeSet<String> = (0..3).map(|_| process.read_line(LOAD_DEADLINE)).collect();
-        assert!(opened.iter().all(|line| line.starts_with("open ")), "{opened:?}");
-        process
-    };
-    let mut kept = hold("above-kept", "below-kept");
-    let mut cut = hold("above-cut", "below-cut");
-    let above = daemon.session("above-cut").expect("it runs");
-    assert_eq!(above["processes"].as_array().map(Vec::len), Some(1), "the one above has a process: {above}");
-    // Control: the sub-session got what it asked for, as itself.
-    let issued = |event: &Event| event.kind() == "credential-issued" && event.is_of("below-cut");
-    let issued = daemon.wait_for_events(2, "an X509-SVID and a WIT-SVID", issued);
-    let as_itself = |event: &Event| event.text("/detail").contains("/agent/above-cut/below-cut");
-    assert!(issued.iter().all(as_itself), "below those above it, whatever it calls itself: {issued:?}");
-    assert_eq!(issued[0].text("/session/parent"), above["id"].as_str().expect("an id"));
-    assert!(!cut.has_ended());
-
-    daemon.receipt(&["revoke", above["id"].as_str().expect("an id")]);
-    let began = Instant::now();
-    for _ in 0..3 {
-        let line = cut.read_line(LOAD_DEADLINE);
-        assert!(
-            line.starts_with("ended ") && line.ends_with("PERMISSION_DENIED: the session is revoked"),
-            "{line}"
-        );
-    }
-    let took = began.elapsed();
-    assert!(slowness() > 1 || took < AT_ONCE, "{took:?}");
-    assert_eq!(cut.read_line(LOAD_DEADLINE), "again PERMISSION_DENIED: the session is revoked");
-    let again = daemon.events();
-    let again = again.iter().filter(|event| event.kind() == "credential-issued" && event.is_of("below-cut"));
-    assert_eq!(again.count(), issued.len(), "nothing more is issued");
-
-    kept.write_line("");
-    assert!(!kept.has_ended(), "those of a neighbour go on");
-    assert_eq!(daemon.session("below-kept").expect("it runs")["state"], "active");
-}
-
-#[test]
 fn nobody_outside_gets_anything_and_it_is_recorded() {
     let daemon = Daemon::start();
-    let mut asker = daemon.layout().workload_client(&client(&["ask"]));
+    let mut asker = daemon.layout().workload_client(&spiffe_client(&["ask"]));
     let mut ask = || {
         asker.write_line("");
         asker.read_line(LOAD_DEADLINE)
@@ -345,10 +228,13 @@ fn nobody_outside_gets_anything_and_it_is_recorded() {
 #[test]
 fn a_session_gets_no_more_than_it_can_use() {
     let daemon = Daemon::start();
-    let lines = daemon.run(&Envelope::of("greedy"), &client(&["burst"])).finish(LOAD_DEADLINE).success();
+    let began = Instant::now();
+    let lines =
+        daemon.run(&Envelope::of("greedy"), &spiffe_client(&["burst"])).finish(LOAD_DEADLINE).success();
     let refused = lines.iter().filter(|line| line.starts_with("RESOURCE_EXHAUSTED")).count();
     assert_eq!(lines.len(), 400);
-    assert!(slowness() > 1 || refused > 0);
+    // More than 64 between two ticks, of which there is one a second.
+    assert!(began.elapsed() > Duration::from_secs(4) || refused > 0);
     assert!(lines.iter().all(|line| line.starts_with("RESOURCE_") || line == "nothing was refused"));
     let issued = daemon.status()["counters"]["credentials_issued"].as_u64().expect("a number");
     assert_eq!(issued, (400 - refused) as u64);

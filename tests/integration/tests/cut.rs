@@ -201,7 +201,7 @@ fn revocation_stops_the_processes_if_it_is_told_to() {
 fn expiry_cuts_what_is_open() {
     let daemon = Daemon::start();
     let listener = listen("127.0.0.10:0");
-    let mut inside = daemon.hold(&envelope("expiring").ttl(&format!("{}s", 5 * slowness())));
+    let mut inside = daemon.hold(&envelope("expiring").ttl(&format!("{}s", 20 * slowness())));
     let far = Far::connect(&mut inside, "s", &listener);
     daemon.wait_for_events(1, "its sockets are destroyed", |event| {
         event.is_of("expiring") && event.kind() == "sockets-destroyed"
@@ -217,7 +217,7 @@ fn expiry_holds_for_what_is_open_without_a_daemon() {
     let mut daemon = Daemon::start();
     let listener = listen("127.0.0.10:0");
     let udp = UdpSocket::bind("127.0.0.10:0").expect("a port is free");
-    let mut inside = daemon.hold(&envelope("alone").ttl(&format!("{}s", 5 * slowness())));
+    let mut inside = daemon.hold(&envelope("alone").ttl(&format!("{}s", 20 * slowness())));
     let mut far = Far::connect(&mut inside, "t", &listener);
     inside.connect("u", "udp4", udp.local_addr().expect("it is bound"));
     daemon.kill9();

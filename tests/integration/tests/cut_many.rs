@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 10_000;
 /// to ask the daemon.
 const SILENT_WITHIN: Duration = Duration::from_millis(10);
 
-/// How often the time from the command may be measured.
+/// How often it may be measured.
 const ATTEMPTS: usize = 3;
 
 /// Where a command that changes nothing takes longer than this, one that does cannot show how soon it is in force: the machine is busy,
@@ -114,12 +114,19 @@ fn since(start: SystemTime, time: SystemTime) -> f64 {
         * 1e3
 }
 
+/// Does it until the last packet leaves soon enough after what was to stop it, as often as it may be measured: a machine that shares
+/// its processors takes one away for some milliseconds now and then, and that is not in every attempt.
 #[track_caller]
-fn expect_soon(after: &str, start: SystemTime, last: SystemTime) {
-    if slowness() == 1 {
-        let late = last.duration_since(start).unwrap_or_default();
-        assert!(late <= SILENT_WITHIN, "the last packet left {late:?} after {after}");
+fn expect_soon(attempt: impl Fn() -> Duration) {
+    let mut late = Vec::new();
+    while late.len() < ATTEMPTS {
+        let time = attempt();
+        if time <= SILENT_WITHIN || slowness() > 1 {
+            return;
+        }
+        late.push(time);
     }
+    panic!("the last packet left so long afterwards, time after time: {late:?}");
 }
 
 /// How long a command takes that asks the daemon for nothing: the shortest of a few.
@@ -173,20 +180,11 @@ static TURN: Mutex<()> = Mutex::new(());
 fn revocation_of_ten_thousand_busy_connections() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     raise_limit();
-    // From the store on it is the kernel's work, and each time soon. Before it, two programs ask for a processor that others have, and a
-    // machine that shares its own takes one away for some milliseconds now and then: that is not in every attempt.
-    let mut late = Vec::new();
-    while late.len() < ATTEMPTS {
-        match revoke_ten_thousand() {
-            Some(time) if time > SILENT_WITHIN && slowness() == 1 => late.push(time),
-            _ => return,
-        }
-    }
-    panic!("the last packet left so long after the command, time after time: {late:?}");
+    expect_soon(revoke_ten_thousand);
 }
 
-/// From the command to the last packet. Nothing, where the machine is too slow for that to say anything.
-fn revoke_ten_thousand() -> Option<Duration> {
+/// From the command to the last packet; from the store, where the machine is too slow for the command to say anything.
+fn revoke_ten_thousand() -> Duration {
     let daemon = Daemon::start();
     let sink = Sink::new();
     thread::scope(|scope| {
@@ -239,20 +237,25 @@ fn revoke_ten_thousand() -> Option<Duration> {
         });
         assert_eq!(sniffer.left(), Left::default(), "nothing has left since");
         assert_eq!(sink.ended.load(Relaxed), 0);
-        expect_soon("the store", stored, last);
+        let mut from = start;
         if idle > IDLE_COMMAND {
             say(&format!("skip: the time from the command: one that does nothing takes {idle:?} here"));
-            return None;
+            from = stored;
         }
-        Some(last.duration_since(start).unwrap_or_default())
+        last.duration_since(from).unwrap_or_default()
     })
 }
 
 #[test]
 fn expiry_of_ten_thousand_busy_connections_without_a_daemon() {
-    const TTL_SECONDS: u32 = 45;
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     raise_limit();
+    expect_soon(expire_ten_thousand);
+}
+
+/// From the time of expiry to the last packet.
+fn expire_ten_thousand() -> Duration {
+    const TTL_SECONDS: u32 = 45;
     let mut daemon = Daemon::start();
     let sink = Sink::new();
     thread::scope(|scope| {
@@ -279,10 +282,10 @@ fn expiry_of_ten_thousand_busy_connections_without_a_daemon() {
             "expiry: {CONNECTIONS} connections, {packets} packets before; the last packet left {:.2} ms after the time",
             since(expires, last)
         ));
-        assert!(last + Duration::from_secs(1) > expires, "they were busy until then");
+        assert!(last + Duration::from_secs(10) > expires, "they were busy until then");
         drop(process);
         daemon.restart();
         assert!(daemon.counter("packets_refused") > CONNECTIONS as u64 / 10, "they went on trying");
-        expect_soon("the time of expiry", expires, last);
-    });
+        last.duration_since(expires).unwrap_or_default()
+    })
 }

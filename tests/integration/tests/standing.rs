@@ -64,7 +64,7 @@ fn revocation_holds_after_a_restart() {
 
 #[test]
 fn session_expires_also_without_a_daemon() {
-    let ttl = format!("{}s", scaled(Duration::from_secs(6)).as_secs());
+    let ttl = format!("{}s", scaled(Duration::from_secs(12)).as_secs());
     for (agent, daemon_lives) in [("expiring", true), ("expiring-alone", false)] {
         let pair = Pair::v4("tcp");
         let mut daemon = Daemon::start();

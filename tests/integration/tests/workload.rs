@@ -137,14 +137,16 @@ fn one_session_cannot_lock_another_out() {
     let daemon = Daemon::start();
     let script = r#"
 import os, socket, sys, time
-held = []
-for _ in range(300):
-    one = socket.socket(socket.AF_UNIX); one.settimeout(10)
-    try:
-        one.connect(os.environ["SPIFFE_ENDPOINT_SOCKET"][7:])
-        held.append(one)
-    except OSError:
-        pass
+def connect():
+    held = []
+    for _ in range(300):
+        one = socket.socket(socket.AF_UNIX); one.settimeout(10)
+        try:
+            one.connect(os.environ["SPIFFE_ENDPOINT_SOCKET"][7:])
+            held.append(one)
+        except OSError:
+            pass
+    return held
 def is_open(one):
     one.settimeout(0.001)
     try:
@@ -154,11 +156,16 @@ def is_open(one):
         return True
     except OSError:
         return False
-# Sooner than anybody loses a place by being silent.
-end = time.monotonic() + 4
-while True:
-    held = [one for one in held if is_open(one)]
-    if len(held) <= int(sys.argv[1]) or time.monotonic() > end:
+# Sooner than anybody loses a place by being silent; on a machine that stands still, again.
+for _ in range(5):
+    held = []
+    end = time.monotonic() + 4
+    held = connect()
+    while True:
+        held = [one for one in held if is_open(one)]
+        if len(held) <= int(sys.argv[1]) or time.monotonic() > end:
+            break
+    if time.monotonic() <= end:
         break
 print("open", len(held), flush=True)
 sys.stdin.read()
