@@ -23,7 +23,7 @@ const CONNECTIONS: usize = 10_000;
 const SILENT_WITHIN: Duration = Duration::from_millis(10);
 
 /// How often it may be measured.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 6;
 
 /// Where a command that changes nothing takes longer than this, one that does cannot show how soon it is in force: the machine is busy,
 /// or the program was built without optimisation (2 ms with it, 5 ms without).
