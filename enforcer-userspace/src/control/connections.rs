@@ -27,7 +27,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::gate::{Connection, Gate};
+use super::{
+    gate::{Connection, Gate},
+    server::{Calls, Unheard},
+};
 
 /// How long the head of a request may take to come, from the connection on or from the answer before it: whoever has nothing to ask
 /// loses the place.
@@ -38,7 +41,7 @@ const STALLED: Duration = Duration::from_secs(30);
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Serves until `stop` resolves and the answers under way are sent.
-pub(super) async fn serve(mut gate: Gate, router: Router, stop: impl Future<Output = ()>) {
+pub(super) async fn serve(mut gate: Gate, router: Router, calls: Calls, stop: impl Future<Output = ()>) {
     let (stopping, _) = watch::channel(());
     let mut open = JoinSet::new();
     let mut stop = pin!(stop);
@@ -46,7 +49,7 @@ pub(super) async fn serve(mut gate: Gate, router: Router, stop: impl Future<Outp
         tokio::select! {
             () = &mut stop => break,
             (connection, _) = gate.accept() => {
-                open.spawn(converse(connection, router.clone(), stopping.subscribe()));
+                open.spawn(converse(connection, router.clone(), calls.clone(), stopping.subscribe()));
             }
             Some(_ended) = open.join_next() => {}
         }
@@ -55,24 +58,31 @@ pub(super) async fn serve(mut gate: Gate, router: Router, stop: impl Future<Outp
     while open.join_next().await.is_some() {}
 }
 
-async fn converse(connection: Connection, router: Router, mut stopping: watch::Receiver<()>) {
+async fn converse(connection: Connection, router: Router, calls: Calls, mut stopping: watch::Receiver<()>) {
     let peer = connection.peer();
     let reads_late = ReadsLate::default();
     let connection = Patient { connection, reads_late: reads_late.clone(), stalled: None };
-    let router = router.layer(Extension(ConnectInfo(peer))).layer(Extension(reads_late));
+    let router = router.layer(Extension(ConnectInfo(peer.clone()))).layer(Extension(reads_late));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
     let mut served = pin!(served);
-    // What goes wrong on a connection is its peer's affair.
-    tokio::select! {
-        _ended = served.as_mut() => return,
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
         // The sender is gone.
-        _ = stopping.changed() => served.as_mut().graceful_shutdown(),
+        _ = stopping.changed() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    // What else goes wrong on a connection is its peer's affair.
+    if let Err(error) = ended
+        && error.is_parse()
+    {
+        calls.tell(Unheard { peer: peer.peer, what: format!("sent what is no request: {error}") }).await;
     }
-    let _ended = served.await;
 }
 
 /// Whether the answer is one that people read at their leisure.

@@ -3,6 +3,7 @@
 mod feed;
 mod questions;
 mod refusal;
+mod unheard;
 
 use std::{fs::File, sync::Arc};
 
@@ -11,6 +12,7 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, Extension, FromRef, Path, Query, State},
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
@@ -27,6 +29,7 @@ use super::{
 };
 use crate::metrics::MEDIA_TYPE;
 pub(crate) use refusal::Refusal;
+pub(crate) use unheard::Unheard;
 
 /// Parts of a history of events, that one client has not read yet.
 const UNREAD_PARTS: usize = 2;
@@ -78,14 +81,29 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    pub(crate) const REGISTER: &str = "register what runs";
+
     /// What it would change, in words, if anything.
     pub(crate) const fn changes(&self) -> Option<&'static str> {
         match self {
             Self::Enrol(_) => Some("enrol"),
+            Self::Register(_) => Some(Self::REGISTER),
             Self::Apply(_) => Some("apply an envelope"),
+            Self::Revoke { .. } => Some("revoke"),
+            Self::Quarantine { .. } => Some("quarantine"),
             Self::Lift { .. } => Some("lift a quarantine"),
+            Self::RotateAuditKey => Some("change the key of the audit log"),
             Self::Teardown { .. } => Some("teardown"),
-            _ => None,
+            Self::Sessions { .. }
+            | Self::Session { .. }
+            | Self::Whoami
+            | Self::Why { .. }
+            | Self::Chain { .. }
+            | Self::Status
+            | Self::Metrics
+            | Self::Events
+            | Self::TrustBundle
+            | Self::Credential(_) => None,
         }
     }
 
@@ -144,7 +162,19 @@ pub(crate) struct Call {
     pub(crate) reply: oneshot::Sender<Result<Answer, Refusal>>,
 }
 
-pub(crate) type Calls = mpsc::Sender<Call>;
+/// The way to the daemon's loop.
+#[derive(Clone, Debug)]
+pub(crate) struct Calls {
+    pub(crate) heard: mpsc::Sender<Call>,
+    pub(crate) unheard: mpsc::Sender<Unheard>,
+}
+
+impl Calls {
+    /// Waits until the loop has taken one before it, so that nobody has it forget any. One that is stopping takes no more.
+    pub(crate) async fn tell(&self, unheard: Unheard) {
+        let _stopping = self.unheard.send(unheard).await;
+    }
+}
 
 /// Serves until `stop` resolves and the answers under way are sent.
 pub(crate) async fn serve(gate: Gate, calls: Calls, stop: impl Future<Output = ()>) {
@@ -170,8 +200,9 @@ pub(crate) async fn serve(gate: Gate, calls: Calls, stop: impl Future<Output = (
         })
         // `body` has limits of its own.
         .layer(DefaultBodyLimit::disable())
-        .with_state(Shared { calls, room: Room::default() });
-    connections::serve(gate, router, stop).await;
+        .layer(middleware::from_fn_with_state(calls.clone(), unheard::tell_refused))
+        .with_state(Shared { calls: calls.clone(), room: Room::default() });
+    connections::serve(gate, router, calls, stop).await;
 }
 
 /// What all requests share.
@@ -192,10 +223,13 @@ type Peered = ConnectInfo<PeerInfo>;
 pub(crate) async fn call(calls: &Calls, peer: PeerInfo, request: Request) -> Result<Answer, Refusal> {
     let peer =
         peer.peer.map_err(|error| Refusal::new(StatusCode::FORBIDDEN, "unknown-peer", error.to_string()))?;
-    let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping");
+    // Nobody is there to be told.
+    let known = |refusal: Refusal| Refusal { recorded: true, ..refusal };
+    let stopping =
+        || known(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping"));
     let (reply, answer) = oneshot::channel();
-    calls.send(Call { peer, request, reply }).await.map_err(|_closed| stopping())?;
-    answer.await.map_err(|_dropped| stopping())?
+    calls.heard.send(Call { peer, request, reply }).await.map_err(|_closed| stopping())?;
+    answer.await.map_err(|_dropped| stopping())?.map_err(known)
 }
 
 async fn enrol(

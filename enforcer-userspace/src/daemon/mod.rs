@@ -51,7 +51,7 @@ use crate::{
     chain::Signer,
     control::{
         peer::Peer,
-        server::{Answer, Call, Refusal, Request},
+        server::{Answer, Call, Refusal, Request, Unheard},
     },
     exit::one_line,
     host::Host,
@@ -94,6 +94,8 @@ enum Input {
     /// Records are waiting, and have been handled.
     Records,
     Call(Box<Call>),
+    /// A request was refused that is no call.
+    Refused(Box<Unheard>),
     /// Work beside the loop is done.
     Done(Box<Beside>),
     /// Somebody collects metrics.
@@ -148,6 +150,14 @@ pub(crate) struct Daemon {
     started: jiff::Timestamp,
 }
 
+/// What others ask for.
+struct Asked<'a> {
+    calls: &'a mut mpsc::Receiver<Call>,
+    /// What was refused before it was a call.
+    refused: &'a mut mpsc::Receiver<Unheard>,
+    scrapes: &'a mut mpsc::Receiver<Scrape>,
+}
+
 /// What the loop ends with.
 #[derive(Debug)]
 struct Ended {
@@ -160,9 +170,8 @@ impl Daemon {
     async fn serve(
         &mut self,
         ring: &mut Ring,
-        calls: &mut mpsc::Receiver<Call>,
+        asked: Asked<'_>,
         done: &mut mpsc::UnboundedReceiver<Beside>,
-        scrapes: &mut mpsc::Receiver<Scrape>,
         mut signals: Signals,
     ) -> Result<Ended, DaemonError> {
         let mut ticks = tokio::time::interval(TICK);
@@ -189,8 +198,9 @@ impl Daemon {
             let input = tokio::select! {
                 reason = signals.next() => Input::Stop(reason),
                 Some(beside) = done.recv() => Input::Done(Box::new(beside)),
-                Some(call) = calls.recv() => Input::Call(Box::new(call)),
-                Some(scrape) = scrapes.recv() => Input::Scrape(scrape),
+                Some(call) = asked.calls.recv() => Input::Call(Box::new(call)),
+                Some(unheard) = asked.refused.recv() => Input::Refused(Box::new(unheard)),
+                Some(scrape) = asked.scrapes.recv() => Input::Scrape(scrape),
                 _ = ticks.tick() => Input::Tick,
                 () = tokio::time::sleep(HOLD), if holds_back => Input::Waited,
                 read = ring.read(RECORDS_AT_ONCE, |bytes| self.take_record(bytes)), if !holds_back => {
@@ -209,6 +219,7 @@ impl Daemon {
                 Input::Tick => self.tick(ring),
                 Input::Done(beside) => self.end_beside(*beside),
                 Input::Scrape(scrape) => self.answer_scrape(scrape),
+                Input::Refused(unheard) => self.record_unheard(&unheard),
                 Input::Call(call) => {
                     if call.request.is_after_records() {
                         // Unless so much happens that it would have to wait.
@@ -294,7 +305,7 @@ impl Daemon {
                 return false;
             }
             (Ok(()), Request::Register(register)) => {
-                self.register(&peer, register, reply);
+                self.register(peer, register, reply);
                 return false;
             }
             (Ok(()), Request::Revoke { id, then }) => {

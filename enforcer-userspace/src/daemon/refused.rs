@@ -1,9 +1,12 @@
 //! Requests that are refused: each is a line, but for what is too much in a second, which is one together.
 
-use super::{Daemon, asker::asker};
+use super::{Daemon, To, asker::asker, reply_to};
 use crate::{
     clock,
-    control::peer::Peer,
+    control::{
+        peer::Peer,
+        server::{Refusal, Unheard},
+    },
     procfs,
     record::{EventKind, EventLine, LineProcess, LineRepeats},
 };
@@ -56,6 +59,29 @@ impl Daemon {
             LineProcess::new(peer.pid, comm.unwrap_or_default(), Some(session), &self.host.boot_id)
         });
         self.events.write(line);
+    }
+
+    /// Refuses what somebody asked for, and records it unless that has been done.
+    pub(super) fn refuse(&mut self, peer: &Peer, asked: &str, refusal: Refusal, to: To) {
+        if !refusal.recorded {
+            self.record_refusal(peer, &format!("asked to {asked}: {}", refusal.message));
+        }
+        reply_to(to, Err(refusal));
+    }
+
+    /// Records a request that the loop did not hear of. Whoever the kernel does not name has no number.
+    pub(super) fn record_unheard(&mut self, unheard: &Unheard) {
+        let Unheard { peer, what } = unheard;
+        match peer {
+            Ok(peer) => self.record_refusal(peer, what),
+            Err(why) => {
+                let now_ns = clock::boot_ns();
+                if self.refused.note(now_ns) {
+                    let line = EventLine::new(EventKind::RequestRefused, &clock::wall(now_ns));
+                    self.events.write(line.detail(format!("somebody {what}: {why}")));
+                }
+            }
+        }
     }
 
     /// Says how many more there were since the last time, and lets there be as many lines again.

@@ -29,7 +29,7 @@ use crate::{
     control::{
         dto,
         peer::Peer,
-        server::{Answer, Refusal},
+        server::{Answer, Refusal, Request},
     },
     exit::one_line,
     procfs,
@@ -44,6 +44,8 @@ use target::Target;
 pub(super) struct Registration {
     id: Uuid,
     work: Work,
+    /// Who asked.
+    peer: Peer,
     to: To,
 }
 
@@ -63,10 +65,10 @@ pub(super) struct GivenBack {
 impl Daemon {
     /// Registers what runs already as a session. When the answer is an error, what it was asked for runs as before, or is refused
     /// everything if that could not be undone; which of them, the error says.
-    pub(super) fn register(&mut self, peer: &Peer, request: dto::Register, to: To) {
-        match self.prepare(peer, request) {
-            Ok((session, work)) => self.begin_taking_over(session, work, to),
-            Err(refusal) => reply_to(to, Err(refusal)),
+    pub(super) fn register(&mut self, peer: Peer, request: dto::Register, to: To) {
+        match self.prepare(&peer, request) {
+            Ok((session, work)) => self.begin_taking_over(session, work, (peer, to)),
+            Err(refusal) => self.refuse(&peer, Request::REGISTER, refusal, to),
         }
     }
 
@@ -98,7 +100,7 @@ impl Daemon {
     }
 
     /// Lists the session, and has what it takes over stopped, tagged and cut.
-    fn begin_taking_over(&mut self, mut session: Session, mut work: Work, to: To) {
+    fn begin_taking_over(&mut self, mut session: Session, mut work: Work, asker: (Peer, To)) {
         session.registering = true;
         // Whoever is on the way into its cgroup has not escaped.
         session.settled_ns = u64::MAX;
@@ -106,7 +108,8 @@ impl Daemon {
         let listed = self.stop_and_list(&mut session, &mut work);
         self.registry.insert(session);
         self.registering = Some(id);
-        let registration = Registration { id, work, to };
+        let (peer, to) = asker;
+        let registration = Registration { id, work, peer, to };
         match listed {
             Ok(()) => self.beside(move || {
                 let taken = registration.work.take_over();
@@ -239,7 +242,7 @@ impl Daemon {
         for error in left.errors {
             self.survive(Err(error));
         }
-        reply_to(registration.to, Err(why.hint(hint)));
+        self.refuse(&registration.peer, Request::REGISTER, why.hint(hint), registration.to);
     }
 
     /// Says at which levels other people's cgroups are sessions'.

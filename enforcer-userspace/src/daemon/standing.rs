@@ -11,7 +11,7 @@ use super::{
     Daemon, DaemonError, To,
     asker::asker,
     cut::{Reply, Which},
-    internal, reply_to,
+    internal,
     stop::Stop,
 };
 use crate::{
@@ -44,10 +44,7 @@ impl Daemon {
         let found = one_of(&self.registry.lingering_starting_with(id), id);
         match found.and_then(|id| Ok((id, self.try_revoke_ended(peer, id)?))) {
             Ok((id, revoked)) => self.begin_cut(id, Which::All, Some(Reply { to, stop: None, revoked })),
-            Err(refusal) => {
-                self.record_refusal(peer, &format!("asked to revoke `{id}`: {}", refusal.message));
-                reply_to(to, Err(refusal));
-            }
+            Err(refusal) => self.refuse(peer, &format!("revoke `{id}`"), refusal, to),
         }
     }
 
@@ -95,8 +92,7 @@ impl Daemon {
             }
             Err(refusal) => {
                 let what = if state == SessionState::Revoked { "revoke" } else { "quarantine" };
-                self.record_refusal(peer, &format!("asked to {what} `{id}`: {}", refusal.message));
-                reply_to(to, Err(refusal));
+                self.refuse(peer, &format!("{what} `{id}`"), refusal, to);
             }
         }
     }

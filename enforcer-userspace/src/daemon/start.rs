@@ -30,15 +30,15 @@ mod failing;
 pub(crate) use failing::StartError;
 
 use super::{
-    Attestation, Daemon, DaemonError, Ended, Events, Findings, Issuer, Past, Policy, Trust, audit, findings,
-    grants, refused::RefusedRequests, seats, signals::Signals,
+    Asked, Attestation, Daemon, DaemonError, Ended, Events, Findings, Issuer, Past, Policy, Trust, audit,
+    findings, grants, refused::RefusedRequests, seats, signals::Signals,
 };
 use crate::{
     cgroup::Cgroups,
     clock,
     control::{
         gate::{Gate, SeatOf},
-        server,
+        server::{self, Calls},
     },
     credentials::TrustDomain,
     host::{self},
@@ -194,7 +194,9 @@ pub(crate) async fn run(
 
     raise_descriptor_limit();
     let signals = Signals::new().map_err(PathError::at("watch the signals of", Path::new("/proc/self")))?;
-    let (calls, mut called) = mpsc::channel(CALLS);
+    let (heard, mut called) = mpsc::channel(CALLS);
+    let (unheard, mut refused) = mpsc::channel(1);
+    let calls = Calls { heard, unheard };
     let (stop, stopped) = watch::channel(());
     let stopped = || {
         let mut stopped = stopped.clone();
@@ -211,7 +213,8 @@ pub(crate) async fn run(
     let credentials = tokio::spawn(workload::serve(gate, calls, stopped()));
     let (scrapes, mut scraped) = mpsc::channel(1);
     let collected = metrics.map(|listener| tokio::spawn(scrape::serve(listener, scrapes, stopped())));
-    let ended = daemon.serve(&mut ring, &mut called, &mut beside, &mut scraped, signals).await;
+    let asked = Asked { calls: &mut called, refused: &mut refused, scrapes: &mut scraped };
+    let ended = daemon.serve(&mut ring, asked, &mut beside, signals).await;
     if let Some(collected) = collected {
         collected.abort();
     }
@@ -222,7 +225,7 @@ pub(crate) async fn run(
         daemon.save_findings();
     }
     daemon.close_audit();
-    drop((stop, called));
+    drop((stop, called, refused));
     // A client that follows events would keep the server up for ever.
     drop(tokio::time::timeout(STOP_TIMEOUT, async { tokio::join!(server, credentials) }).await);
     if !ended?.torn_down {

@@ -21,7 +21,7 @@ use crate::{
     control::{
         credential::{Issued, Svid, Wanted},
         peer::PeerInfo,
-        server::{self, Answer, Calls, Refusal, Request as Asked},
+        server::{self, Answer, Calls, Refusal, Request as Asked, Unheard},
     },
     credentials::{Bundle, Expected, MAX_AUDIENCE_BYTES, TokenKind},
 };
@@ -59,7 +59,13 @@ impl Asker {
         match server::call(&self.calls, self.peer.clone(), Asked::Credential(wanted)).await {
             Ok(Answer::Credential(issued)) => Ok(*issued),
             Ok(_) => Err(Status::internal("another question was answered")),
-            Err(refusal) => Err(status(&refusal)),
+            Err(refusal) => {
+                if !refusal.recorded {
+                    let what = format!("asked for credentials: {}", refusal.message);
+                    self.calls.tell(Unheard { peer: self.peer.peer.clone(), what }).await;
+                }
+                Err(status(&refusal))
+            }
         }
     }
 }

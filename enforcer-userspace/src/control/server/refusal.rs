@@ -1,11 +1,12 @@
 //! How a request is refused.
 
 use axum::{
-    Json,
+    Extension, Json,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 
+use super::unheard::Told;
 use crate::control::dto;
 
 /// A request that is not carried out.
@@ -15,7 +16,7 @@ pub(crate) struct Refusal {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
-    /// Whether there is an event of it already.
+    /// Whether the daemon's loop knows of it, which sees to the record.
     pub(crate) recorded: bool,
 }
 
@@ -31,7 +32,8 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        let told = Told { why: self.message.clone(), known: self.recorded };
         let error = dto::ProblemBody { code: self.code.to_owned(), message: self.message, hint: self.hint };
-        (self.status, Json(dto::Problem { error })).into_response()
+        (self.status, Extension(told), Json(dto::Problem { error })).into_response()
     }
 }

@@ -16,7 +16,6 @@ use super::{
     super::{
         Beside, Daemon,
         lifecycle::{digest, list_name},
-        reply_to,
         trust::Admitted,
     },
     measurer::Measurer,
@@ -162,7 +161,7 @@ impl Daemon {
         };
         let envelope = match self.admit(&call.peer, text, signature.as_deref()) {
             Ok(Admitted { envelope, .. }) => envelope,
-            Err(refusal) => return reply_to(call.reply, Err(refusal)),
+            Err(refusal) => return self.refuse_change(call, refusal),
         };
         let says_nothing = !envelope.exec.restricts_images() && envelope.exec.files.is_empty();
         if says_nothing || envelope.exec.on_mismatch == OnMismatch::Audit {
@@ -179,11 +178,15 @@ impl Daemon {
         });
     }
 
+    fn refuse_change(&mut self, call: Call, refusal: Refusal) {
+        self.refuse(&call.peer, call.request.changes().unwrap_or_default(), refusal, call.reply);
+    }
+
     /// Carries out the request, or refuses it.
     pub(in super::super) fn end_looking_first(&mut self, LookedFirst { call, agent, found }: LookedFirst) {
         match self.require_as_named(&agent, &found) {
             Ok(()) => drop(self.handle_looked(call)),
-            Err(refusal) => reply_to(call.reply, Err(refusal)),
+            Err(refusal) => self.refuse_change(call, refusal),
         }
     }
 

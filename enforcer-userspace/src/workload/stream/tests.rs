@@ -11,7 +11,7 @@ use crate::{
     control::{
         credential::Svid,
         peer::{Peer, PeerInfo},
-        server::{Answer, Call, Refusal, Request},
+        server::{Answer, Call, Calls, Refusal, Request},
     },
     credentials::{Authorities, Authority, Bundle, SpiffeId},
 };
@@ -39,7 +39,8 @@ fn start(renew_in: Option<Duration>, ends_in: Duration) -> (Loop, Asker) {
     let peer = PeerInfo { peer: Peer::of(&mine), operator: false };
     let standing = watch::channel(Standing::Held { envelope: 1 }).0;
     let answers = Loop { standing, bundle: watch::channel(bundle()).0, calls, renew_in, ends_in };
-    (answers, Asker { peer, calls: sender, waiting: Arc::new(Semaphore::new(1)) })
+    let calls = Calls { heard: sender, unheard: mpsc::channel(1).0 };
+    (answers, Asker { peer, calls, waiting: Arc::new(Semaphore::new(1)) })
 }
 
 impl Loop {
