@@ -113,6 +113,19 @@ impl Flow {
     pub const SEVERAL: u16 = 1;
     /// The socket is not of the session's own cgroup.
     pub const FOREIGN: u16 = 2;
+
+    /// What came after this much, if anything did.
+    pub const fn since(&self, before: &Self) -> Option<Self> {
+        let more = Self {
+            first_ns: before.last_ns,
+            packets_out: self.packets_out.saturating_sub(before.packets_out),
+            bytes_out: self.bytes_out.saturating_sub(before.bytes_out),
+            packets_in: self.packets_in.saturating_sub(before.packets_in),
+            bytes_in: self.bytes_in.saturating_sub(before.bytes_in),
+            ..*self
+        };
+        if more.packets_out == 0 && more.packets_in == 0 { None } else { Some(more) }
+    }
 }
 
 /// Flows that are counted one by one, of all sessions, in two periods.
@@ -126,3 +139,18 @@ pub const MAX_FLOWS_OF_SESSION: u64 = 512;
 pub const MAX_RESTS: u32 = 2 * 2 * crate::config::MAX_SESSIONS;
 
 kernel_pod!(FlowKey: 48, Flow: 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_since_is_the_difference() {
+        let said =
+            Flow { first_ns: 1, last_ns: 5, packets_out: 3, bytes_out: 30, rule: 7, ..Flow::default() };
+        assert_eq!(said.since(&said), None);
+        let now = Flow { last_ns: 9, packets_out: 5, bytes_out: 44, packets_in: 1, bytes_in: 2, ..said };
+        let more = Flow { first_ns: 5, packets_out: 2, bytes_out: 14, ..now };
+        assert_eq!(now.since(&said), Some(more));
+    }
+}

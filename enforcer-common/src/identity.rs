@@ -83,10 +83,9 @@ pub struct SocketTag {
     pub adopted: SessionRef,
     /// What was recorded last: the same is not recorded again.
     pub told: Told,
-    /// 1 if a process wrote to it that is refused for what it executes: the kernel has that to send, again and again, in nobody's name.
-    pub barred: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// The session of a process that wrote to it and is refused for what it executes: the kernel has that to send, again and again, in
+    /// nobody's name, and nothing passes any more. Of generation 0 if there is none.
+    pub barred: SessionRef,
 }
 
 /// A refusal, or what would be one in another mode, as far as they differ.
@@ -115,6 +114,12 @@ impl SocketTag {
     #[inline(always)]
     pub const fn adopted(&self) -> Option<SessionRef> {
         if self.adopted.generation == 0 { None } else { Some(self.adopted) }
+    }
+
+    /// The session for whose process nothing passes the socket any more.
+    #[inline(always)]
+    pub const fn barred(&self) -> Option<SessionRef> {
+        if self.barred.generation == 0 { None } else { Some(self.barred) }
     }
 }
 

@@ -25,7 +25,7 @@ fn layout_is_as_reviewed() {
         SessionRef { slot, generation }
         TaskTag { start_ns, session, parent_tgid, pad, image }
         EnrolRequest { session, tgid, kind }
-        SocketTag { adopted, told, barred, pad }
+        SocketTag { adopted, told, barred }
         Told { control, remote_high, remote_low, remote_port, local_port, direction, reason, protocol, family }
         HeldSocket { cookie, tgid, fd, netns, family, protocol, native, adopted, pad }
         SessionRow { id, expires_ns, cgroup_id, cgroup_level, depth, ancestors }

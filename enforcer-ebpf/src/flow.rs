@@ -71,6 +71,10 @@ macro_rules! increase {
 pub(crate) extern "C" fn flow_count(datagram: *mut Datagram) -> u64 {
     // SAFETY: null, or what the caller has initialised; the kernel checks its size.
     let Some(datagram) = (unsafe { datagram.as_mut() }) else { return 0 };
+    // What is refused to a session that is long over does not take what its slot's next one may have.
+    if !session::holds(datagram.key.session) {
+        return 0;
+    }
     datagram.key.period = period();
     if add(&FLOWS, datagram) || make(datagram) {
         return 0;

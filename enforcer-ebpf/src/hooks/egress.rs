@@ -223,6 +223,10 @@ extern "C" fn egress_note_told(
     let [reason, protocol, family, _] = ((kind_and_port >> 16) as u32).to_le_bytes();
     // SAFETY: a socket that the verifier knows as such, not null.
     if let Some(tag) = unsafe { SOCKETS.get_or_insert(socket) } {
+        // What was told of stands for what is refused from then on.
+        if tag.barred().is_some() {
+            return 0;
+        }
         tag.told.control = control;
         tag.told.remote_high = high;
         tag.told.remote_low = low;

@@ -64,7 +64,7 @@ pub(crate) fn packet_ingress(ctx: SkBuffContext) -> i32 {
 fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
     let socket = full_socket(ctx);
     let native = cgroup::session_of(|level| ancestor_cgroup(ctx, level)).map_or(0, pack);
-    let (adopted, barred) = kept_of(socket);
+    let (adopted, barred_for) = kept_of(socket);
     let sender = match direction {
         Direction::Out => current_sender(socket),
         Direction::In => 0,
@@ -74,11 +74,10 @@ fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
     }
     let mut facts = Facts::new(ctx, direction);
     read(ctx.skb.skb, &raw mut facts);
-    if barred {
+    if barred_for != 0 {
         counters::add(Counter::PacketsRefused);
-        facts.foreign = (native == 0) as u8;
-        let session = if native != 0 { native } else { adopted | sender };
-        count_barred(ctx.skb.skb, &raw const facts, session);
+        facts.foreign = (native != barred_for) as u8;
+        count_barred(ctx.skb.skb, &raw const facts, barred_for);
         return REFUSE;
     }
     let stranger = if sender == native || sender == adopted { 0 } else { sender };
@@ -98,16 +97,16 @@ fn gate(ctx: &SkBuffContext, direction: Direction) -> i32 {
     PASS
 }
 
-/// The session that was seen to use a socket that is not of its making; and whether nothing passes it any more.
+/// The session that was seen to use a socket that is not of its making; and the one for which nothing passes it any more.
 #[inline(always)]
-fn kept_of(socket: *mut c_void) -> (u64, bool) {
+fn kept_of(socket: *mut c_void) -> (u64, u64) {
     if socket.is_null() {
-        return (0, false);
+        return (0, 0);
     }
     // SAFETY: a socket that the verifier knows as such, not null.
     match unsafe { SOCKETS.get(socket) } {
-        Some(tag) => (tag.adopted().map_or(0, pack), tag.barred != 0),
-        None => (0, false),
+        Some(tag) => (tag.adopted().map_or(0, pack), tag.barred().map_or(0, pack)),
+        None => (0, 0),
     }
 }
 
@@ -181,7 +180,7 @@ extern "C" fn gate_judge(
     // Of what is allowed, that which somebody else begins is told of; of the rest, `connect` has told.
     let tell_of = match judged.verdict == Verdict::Allow.raw() {
         true => facts.is_inbound_opening(),
-        false => is_first(skb, &raw const *facts, &raw const judged) != 0,
+        false => is_first(skb, &raw const *facts, &raw const judged, session) != 0,
     };
     if tell_of {
         tell(skb, &raw const *facts, &raw const judged, session);
@@ -250,7 +249,12 @@ use gate_spend as spend_bytes;
 /// TCP does so by itself, makes one record, and a total for the rest. Without storage each is one.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *const Judged) -> u64 {
+extern "C" fn gate_is_first(
+    skb: *mut __sk_buff,
+    facts: *const Facts,
+    judged: *const Judged,
+    session: u64,
+) -> u64 {
     // SAFETY: the callers' own.
     let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_ref() }) else {
         return 1;
@@ -264,10 +268,6 @@ extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *c
         counters::add(Counter::FaultSocketStorage);
         return 1;
     };
-    // TCP sends again what was refused, when nobody runs.
-    if facts.protocol == Protocol::Tcp.raw() && judged.is_for_image() {
-        tag.barred = 1;
-    }
     // What is only audited goes back and forth, by the port that the socket has.
     let (direction, local_port) = match egress::is_audited(&judged.decision()) {
         true => (0, 0),
@@ -287,6 +287,10 @@ extern "C" fn gate_is_first(skb: *mut __sk_buff, facts: *const Facts, judged: *c
     };
     let is_first = tag.told != told;
     tag.told = told;
+    // TCP sends again what was refused, when nobody runs.
+    if facts.protocol == Protocol::Tcp.raw() && judged.is_for_image() {
+        tag.barred = unpack(session);
+    }
     is_first as u64
 }
 use gate_is_first as is_first;

@@ -111,8 +111,7 @@ impl Request {
     pub(crate) const fn is_after_records(&self) -> bool {
         matches!(
             self,
-            Self::Enrol(_)
-                | Self::Credential(_)
+            Self::Credential(_)
                 | Self::Sessions { .. }
                 | Self::Session { .. }
                 | Self::Whoami
@@ -170,9 +169,14 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// Waits until the loop has taken one before it, so that nobody has it forget any. One that is stopping takes no more.
+    /// Waits until the loop has taken one before it. It is told, too, if whoever asked goes away meanwhile; one that is stopping takes no
+    /// more.
     pub(crate) async fn tell(&self, unheard: Unheard) {
-        let _stopping = self.unheard.send(unheard).await;
+        let loop_ = self.unheard.clone();
+        let telling = tokio::spawn(async move {
+            let _stopping = loop_.send(unheard).await;
+        });
+        let _told = telling.await;
     }
 }
 

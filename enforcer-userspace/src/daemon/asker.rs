@@ -1,5 +1,7 @@
 //! Who asks, and whether they may.
 
+use std::fmt;
+
 use axum::http::StatusCode;
 
 use super::Daemon;
@@ -97,11 +99,19 @@ pub(super) enum Unvouched {
     No(&'static str),
 }
 
+impl fmt::Display for Unvouched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TryAgain => "the kernel does not say who wrote this",
+            Self::No(why) => why,
+        })
+    }
+}
+
 impl Unvouched {
     /// The refusal that is nobody's fault, and no attempt.
     pub(super) fn try_again() -> Refusal {
-        let message = "the kernel does not say who wrote this";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, dto::TRY_AGAIN, message)
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, dto::TRY_AGAIN, Self::TryAgain.to_string())
     }
 }
 

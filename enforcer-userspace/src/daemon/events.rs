@@ -49,8 +49,9 @@ pub(crate) struct Events {
     unfinished: u64,
     /// Lines that the file did not take, since the daemon started.
     unwritten: u64,
-    /// Of these, those that no line has spoken of yet.
+    /// Of these, those that no line has spoken of yet, and when the first and the last of them were to be written, ns on the boot clock.
     unsaid: u64,
+    unsaid_ns: [u64; 2],
 }
 
 impl Drop for Events {
@@ -84,6 +85,7 @@ impl Events {
             unfinished: 0,
             unwritten: 0,
             unsaid: 0,
+            unsaid_ns: [0; 2],
         })
     }
 
@@ -96,11 +98,12 @@ impl Events {
     pub(crate) fn write_numbered(&mut self, line: &mut EventLine) -> Option<u64> {
         let unwritten = self.unwritten;
         if self.unsaid > 0 {
-            // By itself: if it is not taken, the file takes nothing still.
-            let mut missing = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
-                .detail("the event file could not be written");
-            missing.lost = Some(self.unsaid);
+            // By itself: if it is not taken, the file takes nothing still. What waits may not be taken either, and is among what it says.
             self.flush();
+            let [first, last] = self.unsaid_ns.map(clock::wall);
+            let mut missing = EventLine::new(EventKind::RecordsLost, &clock::wall(clock::boot_ns()))
+                .detail(format!("the event file could not be written, from {first:.9} to {last:.9}"));
+            missing.lost = Some(self.unsaid);
             self.add(&mut missing);
             if !self.try_flush() {
                 // What it would have said is counted already; this line is one more.
@@ -185,7 +188,9 @@ impl Events {
         }
     }
 
-    const fn count_unwritten(&mut self, lines: u64) {
+    fn count_unwritten(&mut self, lines: u64) {
+        let now_ns = clock::boot_ns();
+        self.unsaid_ns = [if self.unsaid == 0 { now_ns } else { self.unsaid_ns[0] }, now_ns];
         self.unwritten += lines;
         self.unsaid += lines;
     }

@@ -159,27 +159,39 @@ impl Daemon {
         for (at, keys) in keys.chunks(TOGETHER).enumerate() {
             let unwritten = self.events.unwritten();
             self.events.gather(true);
-            let said = keys.iter().try_for_each(|key| self.say_total(key, gone));
+            let said: Result<Vec<_>, _> = keys.iter().map(|key| self.say_total(key, gone)).collect();
             self.events.gather(false);
             self.events.flush();
             // Long lines are written before there are so many.
             if self.events.unwritten() != unwritten {
                 return Ok(at * TOGETHER);
             }
-            said?;
-            for key in keys {
+            for (key, said) in keys.iter().zip(said?) {
+                // In a period that goes on, more may have come meanwhile.
+                if let (Some(said), Some(now)) = (said, self.kernel.flows.flow(key)?)
+                    && let Some(more) = now.since(&said)
+                {
+                    self.write_total(key, &more, gone);
+                }
                 self.kernel.flows.forget(key)?;
             }
         }
         Ok(keys.len())
     }
 
-    fn say_total(&mut self, key: &FlowKey, gone: &[Session]) -> Result<(), DaemonError> {
-        let Some(flow) = self.kernel.flows.flow(key)? else { return Ok(()) };
+    /// What it said.
+    fn say_total(&mut self, key: &FlowKey, gone: &[Session]) -> Result<Option<Flow>, DaemonError> {
+        let flow = self.kernel.flows.flow(key)?;
+        if let Some(flow) = &flow {
+            self.write_total(key, flow, gone);
+        }
+        Ok(flow)
+    }
+
+    fn write_total(&mut self, key: &FlowKey, flow: &Flow, gone: &[Session]) {
         let gone = gone.iter().find(|session| session.grant.slot == key.session);
-        let line = self.total_line(key, &flow, gone.or_else(|| self.registry.at(key.session)));
+        let line = self.total_line(key, flow, gone.or_else(|| self.registry.at(key.session)));
         self.events.write(line);
-        Ok(())
     }
 
     fn total_line(&self, key: &FlowKey, flow: &Flow, session: Option<&Session>) -> EventLine {

@@ -47,6 +47,8 @@ pub(super) struct Issuer {
     random: SystemRandom,
     /// Since the daemon started.
     issued: u64,
+    /// Whether another trust domain was in use before.
+    is_new_domain: bool,
 }
 
 struct SessionLease {
@@ -73,7 +75,7 @@ impl Issuer {
             .or_else(|| kept.clone())
             .or_else(|| newest().map(|authority| authority.trust_domain().clone()))
             .unwrap_or_else(|| TrustDomain::of_host(host));
-        let is_new = kept.as_ref() != Some(&trust_domain);
+        let is_new_domain = kept.as_ref() != Some(&trust_domain);
         let authorities = Authorities::new(trust_domain, found);
         let bundle = watch::channel(Arc::new(Bundle::of(&authorities))).0;
         let mut issuer = Self {
@@ -83,13 +85,19 @@ impl Issuer {
             leases: HashMap::new(),
             random: SystemRandom::new(),
             issued: 0,
+            is_new_domain,
         };
         // Whoever may sign must be there before anybody asks; the rest has time until the first tick.
         let change = issuer.renew(clock::unix_s())?;
-        if is_new {
-            issuer.files.save_trust_domain(issuer.trust_domain())?;
-        }
         Ok((issuer, change))
+    }
+
+    /// Writes down which trust domain is in use, from when the daemon is up with it.
+    pub(super) fn keep_trust_domain(&self) -> Result<(), StartError> {
+        if self.is_new_domain {
+            self.files.save_trust_domain(self.trust_domain())?;
+        }
+        Ok(())
     }
 
     /// Ends all streams, for whoever asks again to find another daemon.
@@ -233,13 +241,14 @@ impl Daemon {
         if !matches!(wanted, Wanted::Bundle) {
             if lease.issued >= ISSUED_A_TICK {
                 let message = format!("the session had {ISSUED_A_TICK} credentials within a second");
+                self.record_refusal(peer, &format!("asked for {}: {message}", wanted.name()));
                 return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too-many", message));
             }
             lease.issued += 1;
         }
         let standing = lease.standing.subscribe();
         let svid = self.issuer.issue(&principal, wanted, now_s).map_err(|error| match error {
-            IssueError::TooLate => Refusal::new(StatusCode::FORBIDDEN, "no-identity", error.to_string()),
+            IssueError::TooLate => self.refuse_credential(peer, wanted, &error.to_string()),
             _ => internal(&error),
         })?;
         self.record_issued(peer, (id, &principal.id), &svid, wanted);

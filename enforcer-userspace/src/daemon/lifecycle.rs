@@ -299,6 +299,7 @@ impl Daemon {
 
     /// Takes enforcement away, with everything this instance made.
     pub(super) fn release(&mut self, peer: &Peer, keep_events: bool) -> dto::TornDown {
+        self.say_refused();
         let written = self.write_all_totals();
         self.survive(written);
         self.say_released(peer);

@@ -184,6 +184,9 @@ impl Daemon {
             // A registration is not left half done.
             if self.registering.is_none() {
                 if let Some(reason) = stop {
+                    while let Ok(unheard) = asked.refused.try_recv() {
+                        self.record_unheard(&unheard);
+                    }
                     self.say_stopped(ring, reason);
                     return Ok(Ended { torn_down: false });
                 }
@@ -221,7 +224,7 @@ impl Daemon {
                 Input::Scrape(scrape) => self.answer_scrape(scrape),
                 Input::Refused(unheard) => self.record_unheard(&unheard),
                 Input::Call(call) => {
-                    if call.request.is_after_records() {
+                    if call.request.is_after_records() || self.hands_on(&call) {
                         // Unless so much happens that it would have to wait.
                         self.catch_up(ring);
                     }
@@ -232,6 +235,11 @@ impl Daemon {
                 Input::Stop(reason) => stop = Some(reason),
             }
         }
+    }
+
+    /// Whether a process of a session asks for another one. The record of its making must be read before.
+    fn hands_on(&self, call: &Call) -> bool {
+        matches!(call.request, Request::Enrol(_)) && self.is_in_session(call.peer.pid)
     }
 
     fn say_stopped(&mut self, ring: &mut Ring, reason: &str) {
@@ -275,11 +283,14 @@ impl Daemon {
             reply_to(call.reply, issued.map(|issued| Answer::Credential(Box::new(issued))));
             return false;
         }
-        if self.may_name_files(&call) && self.authorise(&call.peer, &call.request).is_ok() {
-            self.look_first(call);
-            return false;
+        if !self.may_name_files(&call) {
+            return self.handle_looked(call);
         }
-        self.handle_looked(call)
+        match self.authorise(&call.peer, &call.request) {
+            Ok(()) => self.look_first(call),
+            Err(refusal) => reply_to(call.reply, Err(refusal)),
+        }
+        false
     }
 
     /// Likewise, when the files that it names were looked at.

@@ -1,6 +1,10 @@
 //! Requests that are refused: each is a line, but for what is too much in a second, which is one together.
 
-use super::{Daemon, To, asker::asker, reply_to};
+use super::{
+    Daemon, To,
+    asker::{asker, vouch},
+    reply_to,
+};
 use crate::{
     clock,
     control::{
@@ -13,6 +17,9 @@ use crate::{
 
 /// Those that get a line of their own between two ticks.
 const LINES_A_TICK: u64 = 16;
+
+/// The longest that is told of one, in characters: what was asked is somebody else's words.
+const MAX_DETAIL: usize = 400;
 
 /// What was refused since the last tick.
 #[derive(Debug, Default)]
@@ -40,6 +47,17 @@ impl RefusedRequests {
     }
 }
 
+/// Without control characters, and not longer than that.
+fn short(what: &str) -> String {
+    let printed = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut rest = what.chars();
+    let mut text: String = rest.by_ref().take(MAX_DETAIL).map(printed).collect();
+    if rest.next().is_some() {
+        text.push('…');
+    }
+    text
+}
+
 impl Daemon {
     /// With the session of whoever asked, if it is in one.
     pub(super) fn record_refusal(&mut self, peer: &Peer, what: &str) {
@@ -49,9 +67,11 @@ impl Daemon {
         }
         let line = EventLine::new(EventKind::RequestRefused, &clock::wall(now_ns));
         let asker = asker(peer);
-        let mut line = line.asked_by(asker).detail(format!("{asker} {what}"));
+        let mut line = line.asked_by(asker).detail(format!("{asker} {}", short(what)));
         // Whoever cannot be told has none: it is refused all the same.
         let tag = self.kernel.sessions.tag(peer.pid).ok().flatten();
+        // Asked last: had it ended before, the number could have been another's.
+        let tag = tag.filter(|_| vouch(peer).is_ok());
         let session = tag.and_then(|tag| self.registry.at(tag.session));
         line.session = session.map(|session| session.text.clone());
         let (comm, _) = procfs::describe(peer.pid);
@@ -73,12 +93,15 @@ impl Daemon {
     pub(super) fn record_unheard(&mut self, unheard: &Unheard) {
         let Unheard { peer, what } = unheard;
         match peer {
-            Ok(peer) => self.record_refusal(peer, what),
+            Ok(peer) => match vouch(peer) {
+                Ok(()) => self.record_refusal(peer, what),
+                Err(why) => self.record_refusal(peer, &format!("{} ({why})", short(what))),
+            },
             Err(why) => {
                 let now_ns = clock::boot_ns();
                 if self.refused.note(now_ns) {
                     let line = EventLine::new(EventKind::RequestRefused, &clock::wall(now_ns));
-                    self.events.write(line.detail(format!("somebody {what}: {why}")));
+                    self.events.write(line.detail(format!("somebody {}: {why}", short(what))));
                 }
             }
         }

@@ -191,6 +191,7 @@ pub(crate) async fn run(
         daemon.note(EventKind::TamperSign, sign);
     }
     daemon.restore()?;
+    daemon.issuer.keep_trust_domain()?;
 
     raise_descriptor_limit();
     let signals = Signals::new().map_err(PathError::at("watch the signals of", Path::new("/proc/self")))?;

@@ -1,4 +1,4 @@
-//! The tables of datagrams: `enforcer_common::flow` says what they are for.
+//! The tables of what is counted of packets: `enforcer_common::flow` says what they are for.
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use enforcer_common::{
@@ -11,7 +11,7 @@ use super::{
     pins::Pins,
 };
 
-/// What is counted of datagrams.
+/// What is counted of packets.
 pub(crate) struct FlowMaps {
     period: Array<MapData, u64>,
     flows: HashMap<MapData, FlowKey, Flow>,

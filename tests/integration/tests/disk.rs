@@ -18,6 +18,7 @@ fn full_disk_neither_ends_the_daemon_nor_opens_anything() {
     let mut inside = daemon.converse(&envelope("early"), &unique("early"));
     assert!(inside.attempt(&allowed), "control: it works");
 
+    let full = format!("{:.9}", jiff::Timestamp::now());
     let filler = state.join("filler");
     Process::spawn(fill(&filler)).finish(DEADLINE);
     wait_until(DEADLINE, "lines are missing", || {
@@ -43,6 +44,10 @@ fn full_disk_neither_ends_the_daemon_nor_opens_anything() {
     assert!(!inside.attempt(&allowed));
     let said = daemon.wait_for_events(1, "the loss is said", |event| event.kind() == "records-lost");
     assert!(said[0].at("/lost").as_u64().is_some_and(|lost| lost > 0));
+    let times =
+        said[0].text("/detail").rsplit_once(", from ").and_then(|(_, times)| times.split_once(" to "));
+    let (first, last) = times.expect("from when to when");
+    assert!(full.as_str() <= first && first <= last && last <= said[0].text("/time"), "{said:?}");
     assert_eq!(daemon.session("early").expect("it has a process")["state"], "revoked");
     inside.end();
     daemon.wait_idle();

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use integration::{DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, wait_until};
+use integration::{DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, slowness, wait_until};
 
 fn again(event: &Event) -> bool {
     event.kind() == "egress-repeated"
@@ -90,7 +90,8 @@ fn what_tcp_sends_again_is_counted() {
     give(&daemon, &mut helper, &mut inside, &["t"]);
     inside.must("send t text");
     wait_until(DEADLINE, "it is sent again", || (daemon.counter("packets_refused") >= 4).then_some(()));
-    // The sockets of a session that is over are destroyed: nothing more is sent.
+    // Its sockets are destroyed then, also those that it was given: nothing more is sent.
+    daemon.receipt(&["revoke", &daemon.session_id("again")]);
     inside.end();
     helper.end();
     daemon.wait_idle();
@@ -122,7 +123,7 @@ fn refusals_at_too_many_places_are_counted_together() {
     let repeats = || events.iter().filter(|event| again(event));
     assert_eq!(repeats().map(count).sum::<u64>(), MANY);
     let together: Vec<&Event> = repeats().filter(|event| event.at("/destination").is_null()).collect();
-    assert!(!together.is_empty());
+    assert!(!together.is_empty() || slowness() > 1, "more than 512 within one period");
     for event in together {
         assert!(event.is_of("again") && event.is_refused());
         assert_eq!(event.text("/reason"), "several");

@@ -27,7 +27,8 @@ pub(super) extern "C" fn gate_count(
     let (Some(facts), Some(judged)) = (unsafe { facts.as_ref() }, unsafe { judged.as_ref() }) else {
         return 0;
     };
-    let refused = judged.decision().is_refused();
+    let decision = judged.decision();
+    let refused = decision.is_refused();
     if facts.protocol == Protocol::Tcp.raw() && !refused {
         return 0;
     }
@@ -35,7 +36,7 @@ pub(super) extern "C" fn gate_count(
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     let mut key = FlowKey::new(unpack(session), cookie, facts.address(), facts.remote_port, facts.protocol);
     if refused {
-        key.reason = judged.reason;
+        key.reason = decision.reason.raw();
         key.operation = facts.operation().raw();
     }
     let headers = packet::DATAGRAM_HEADER
@@ -54,7 +55,7 @@ pub(super) extern "C" fn gate_count(
     0
 }
 
-/// Likewise a packet of a socket that nothing passes any more. Why, was told of when that began.
+/// Likewise a packet of a socket that nothing passes any more, for this session's sake. Why, was told of when that began.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn gate_count_barred(skb: *mut __sk_buff, facts: *const Facts, session: u64) -> u64 {
