@@ -35,7 +35,7 @@ pub(crate) use files::{LogDir, SegmentFile, read_json};
 use queue::Queue;
 
 /// How long the daemon waits for the last entries when it stops. A disk that takes longer loses them, and the log says so.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the log cannot be written, or read.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! A program that runs beside the test.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -71,6 +72,14 @@ impl Process {
     /// The process id. `enforcer run` becomes the command, so it is the command's as well.
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+
+    /// Whether it traces every thread of a process.
+    pub fn traces(&self, pid: i32) -> bool {
+        let tracer = format!("TracerPid:\t{}\n", self.pid());
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+        let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status"));
+        threads.flatten().all(|thread| status(thread).is_ok_and(|status| status.contains(&tracer)))
     }
 
     /// Whether it has ended.

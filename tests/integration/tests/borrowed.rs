@@ -193,10 +193,7 @@ fn daemon_that_is_killed_when_it_has_frozen_a_borrowed_cgroup_thaws_it_later() {
     trace.args(["-f", "-qq", "-p", &daemon.pid().to_string(), "-e", "trace=write", "-P"]).arg(&freeze);
     trace.args(["-e", "inject=write:delay_exit=60000000"]);
     let trace = Process::spawn(trace);
-    wait_until(DEADLINE, "the daemon is traced", || {
-        let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
-        status.contains(&format!("TracerPid:\t{}", trace.pid())).then_some(())
-    });
+    wait_until(DEADLINE, "the daemon is traced", || trace.traces(daemon.pid()).then_some(()));
     let envelope = daemon.layout().write_envelope(Envelope::of("stuck")).to_string_lossy().into_owned();
     let path = cgroup.path();
     let asked =

@@ -146,10 +146,7 @@ fn torn_file_of_what_was_being_registered_leaves_nobody_stopped() {
         trace.args(["-f", "-qq", "-p", &daemon.pid().to_string(), "-e", "trace=write", "-P"]);
         trace.arg(borrowed.0.join("cgroup.freeze")).args(["-e", "inject=write:delay_exit=10000000"]);
         let trace = Process::spawn(trace);
-        wait_until(DEADLINE, "the daemon is traced", || {
-            let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
-            status.contains(&format!("TracerPid:\t{}", trace.pid())).then_some(())
-        });
+        wait_until(DEADLINE, "the daemon is traced", || trace.traces(daemon.pid()).then_some(()));
         let asked = Process::spawn(daemon.layout().command(&borrowed.arguments(&daemon, "half")));
         wait_until(DEADLINE, "it freezes", || borrowed.is_to_be_frozen().then_some(()));
         daemon.kill9();
