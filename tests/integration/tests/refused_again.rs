@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use integration::{DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, slowness, wait_until};
+use integration::{DEADLINE, Daemon, Envelope, Event, Holder, LOAD_DEADLINE, say, slowness, wait_until};
 
 fn again(event: &Event) -> bool {
     event.kind() == "egress-repeated"
@@ -10,6 +10,16 @@ fn again(event: &Event) -> bool {
 
 fn count(event: &Event) -> u64 {
     event.at("/repeats/count").as_u64().expect("a number")
+}
+
+/// Nothing where a guard keeps sessions from taking sockets of others.
+fn daemon() -> Option<Daemon> {
+    let daemon = Daemon::start();
+    if daemon.status()["guard"]["state"] == "active" {
+        say("skip: what is refused again on a socket of somebody else's: the guard lets no session take one");
+        return None;
+    }
+    Some(daemon)
 }
 
 /// Gives a session sockets that somebody else has made: the gate alone refuses what is sent on them.
@@ -39,7 +49,7 @@ fn all_refused(daemon: &Daemon) -> Vec<Event> {
 
 #[test]
 fn what_is_refused_again_is_counted_with_its_first_and_last_time() {
-    let daemon = Daemon::start();
+    let Some(daemon) = daemon() else { return };
     let far = UdpSocket::bind("127.0.0.20:0").expect("a port is free");
     let to = far.local_addr().expect("it is bound");
     let mut inside = daemon.hold(&Envelope::of("again"));
@@ -82,7 +92,7 @@ fn what_is_refused_again_is_counted_with_its_first_and_last_time() {
 /// TCP sends again by itself, after the process is gone as well.
 #[test]
 fn what_tcp_sends_again_is_counted() {
-    let daemon = Daemon::start();
+    let Some(daemon) = daemon() else { return };
     let far = TcpListener::bind("127.0.0.20:0").expect("a port is free");
     let mut inside = daemon.hold(&Envelope::of("again"));
     let mut helper = Holder::outside();
@@ -104,7 +114,7 @@ fn what_tcp_sends_again_is_counted() {
 #[test]
 fn refusals_at_too_many_places_are_counted_together() {
     const MANY: u64 = 1_100;
-    let daemon = Daemon::start();
+    let Some(daemon) = daemon() else { return };
     let there = UdpSocket::bind("127.0.0.20:0").expect("a port is free");
     let there = there.local_addr().expect("it is bound");
     let mut inside = daemon.hold(&Envelope::of("again").allow_at("there", there));

@@ -19,6 +19,10 @@ pub(crate) const NOT_MADE_HERE: &[(&str, &str)] = &[
         r#"{"version":1,"kind":"egress","time":"2026-11-26T01:02:03.000000004Z","sequence":9000004,"session":{"id":"01a20782-afe2-711f-9837-588be5ca7da2","agent":"handed","owner":"team a","operator":"tests","model":"example/m","purpose":"test","task":"T-1","labels":{"a/b":"c"},"envelope_digest":"ab"},"process":null,"operation":"packet-out","protocol":"132","destination":{"address":"2001:db8::1","port":443},"verdict":"deny","refused":true,"reason":"header","rule":null,"socket":0,"foreign":true}"#,
     ),
     (
+        "egress-repeated",
+        r#"{"version":1,"kind":"egress-repeated","time":"2026-11-26T01:02:03.000000006Z","sequence":9000006,"session":{"id":"01a20782-afe2-711f-9837-588be5ca7da2","agent":"handed","owner":"team a","operator":"tests","model":"example/m","purpose":"test","envelope_digest":"ab"},"process":null,"operation":"packet","protocol":"several","destination":null,"verdict":"deny","refused":true,"reason":"several","rule":null,"socket":0,"repeats":{"count":7,"since":"2026-11-26T01:02:02.000000001Z","duration_ms":1000},"detail":"of sockets and addresses that were too many to be counted one by one"}"#,
+    ),
+    (
         "sink-test",
         r#"{"version":1,"kind":"sink-test","time":"2026-11-26T01:02:03.000000005Z","sequence":0,"detail":"sent by `enforcer sink test`"}"#,
     ),

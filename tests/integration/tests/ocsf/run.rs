@@ -106,8 +106,11 @@ fn packets(daemon: &Daemon) {
     inside.end();
 }
 
-/// On a socket that somebody else has connected, the same is refused again and again.
+/// On a socket that somebody else has connected, the same is refused again and again. A guard lets nobody take one.
 fn again(daemon: &Daemon) {
+    if daemon.status()["guard"]["state"] == "active" {
+        return;
+    }
     let far = UdpSocket::bind("127.0.0.20:0").expect("a port is free");
     let mailbox = daemon.layout().file("mail").display().to_string();
     let mut inside = daemon.hold(&Envelope::of("again"));
