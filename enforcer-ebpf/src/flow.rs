@@ -1,5 +1,5 @@
-//! What is counted of packets: datagrams that pass, and packets that are refused again. Counting changes no verdict: what finds no room is counted with a session's others, and if that fails
-//! as well, as a fault.
+//! What is counted of packets: datagrams that pass, and packets that are refused again. Counting changes no verdict: what finds no
+//! room is counted with a session's others, and if that fails as well, as a fault.
 
 use aya_ebpf::maps::HashMap;
 use enforcer_common::{

@@ -95,7 +95,8 @@ impl Daemon {
         match peer {
             Ok(peer) => match vouch(peer) {
                 Ok(()) => self.record_refusal(peer, what),
-                Err(why) => self.record_refusal(peer, &format!("{} ({why})", short(what))),
+                // Said first: what was asked may be as long as somebody likes.
+                Err(why) => self.record_refusal(peer, &format!("or somebody else ({why}) {what}")),
             },
             Err(why) => {
                 let now_ns = clock::boot_ns();
